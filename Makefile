@@ -1,0 +1,36 @@
+# Two commands: `make demo` and `make test`. Both make their own environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow check format clean
+
+$(STAMP): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
+	touch $@
+
+demo: $(STAMP)  ## render scenes, run the whole pipeline, print scores and the report
+	$(BIN)/python data/make_scenes.py demo/scenes --n 200 --overwrite
+	$(BIN)/datus run pipelines/demo.toml
+
+test: $(STAMP)  ## the quick suite: under three minutes on two cores
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(STAMP)  ## kills and real datasets: some ten minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## ruff, format, types; the import layers are a test of the quick suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,285 @@
+"""Weight files of all the usual shapes, into a timm model, with nothing lost in silence.
+
+    in    a timm ViT, a .safetensors, .pth, .pt, .bin or .pth.tar file, patterns of tensors that may
+          be missing or left over
+    out   the model with the file's weights, or a BackboneError that lists what does not fit
+
+Files of self-supervised training hold the model under other names: inside dicts ("teacher",
+"state_dict"), behind prefixes ("module.backbone."), as the authors of DINOv2 spelled it. The dicts
+are unpacked and the prefixes stripped here, names and position grids are converted by timm's own
+filter of the model. What is left must fit tensor by tensor. Pickles are read without running code.
+"""
+
+import argparse
+import contextlib
+import fnmatch
+import inspect
+import io
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datus.errors import BackboneError
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors = dict[str, "torch.Tensor"]
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
+
+# Dicts that hold the model inside a checkpoint, the wanted one first: DINO, iBOT and DINOv2 store
+# teacher and student and evaluate the teacher; I-JEPA's target_encoder and EMA are the same idea.
+WRAPPERS = (
+    *("teacher", "target_encoder", "model_ema", "state_dict_ema", "ema", "state_dict", "model"),
+    *("module", "student", "encoder", "backbone", "net"),
+)
+
+# Prefixes of tensor names; they are stripped again and again. Same order of preference.
+PREFIXES = (
+    *("teacher.", "target_encoder.", "model_ema.", "ema.", "module.", "_orig_mod.", "model."),
+    *("backbone.", "base_encoder.", "encoder_q.", "encoder.", "student.", "net.", "trunk."),
+)
+
+SHOWN = 10
+"""Names that an error lists; the count says how many more there are."""
+
+
+def load_checkpoint(
+    model: "torch.nn.Module",
+    path: Path,
+    name: str,
+    allow_missing: Iterable[str] = (),
+    allow_unexpected: Iterable[str] = (),
+) -> None:
+    """Fill `model` (timm, float32, on the CPU) with the weights at `path`, in place.
+
+    `name` is what errors call the model. The patterns are those of `fnmatch`, on names after
+    conversion. Raises BackboneError if the file cannot be read or a tensor does not fit.
+    """
+    expected = model.state_dict()
+    found = strip_prefixes(read_checkpoint(path), expected)
+    found = {
+        key: value.float() if value.is_floating_point() else value for key, value in found.items()
+    }
+    _check_patches(found, expected, path, name)
+    found = _converted(found, model, path, name)
+    _check_fit(found, expected, f"{path}: does not fit {name}", allow_missing, allow_unexpected)
+    model.load_state_dict({key: found[key] for key in expected if key in found}, strict=False)
+
+
+def read_checkpoint(path: Path) -> Tensors:
+    """The tensors of the model inside the file, names as they stand there."""
+    if not path.name.endswith(SUFFIXES):
+        raise BackboneError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return _unwrap(content, path)
+
+
+def strip_prefixes(tensors: Tensors, known: Iterable[str]) -> Tensors:
+    """Rename so that as many names as possible are `known`; nothing is left out.
+
+    One chain of PREFIXES ("module.backbone.") is chosen, the one that covers most known names, and
+    is taken off the names that start with it. Other names stay as they are.
+    """
+    names = set(known)
+    covered: dict[str, int] = {}
+    for key in tensors:
+        for chain in _chains(key):
+            covered[chain] = covered.get(chain, 0) + (key[len(chain) :] in names)
+    # on a tie the chain that comes first in PREFIXES wins: the teacher before the student
+    best = min(covered, key=lambda chain: (-covered[chain], _rank(chain)), default="")
+    inside = {key[len(best) :]: value for key, value in tensors.items() if key.startswith(best)}
+    outside = {key: value for key, value in tensors.items() if not key.startswith(best)}
+    # a name that is both inside and outside keeps its inner meaning; the outer one stays unexpected
+    return {f"/{key}" if key in inside else key: value for key, value in outside.items()} | inside
+
+
+def _chains(key: str) -> list[str]:
+    """All chains of prefixes that `key` starts with, the empty one first."""
+    chains, start = [""], 0
+    while prefix := next((p for p in PREFIXES if key.startswith(p, start)), ""):
+        start += len(prefix)
+        chains.append(key[:start])
+    return chains
+
+
+def _rank(chain: str) -> tuple[int, ...]:
+    parts = [f"{part}." for part in chain.split(".")[:-1]]
+    return tuple(PREFIXES.index(part) for part in parts)
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise BackboneError(
+            f"{path}: damaged or not a safetensors file ({error}); copy or download it again"
+        ) from error
+    except OSError as error:
+        raise BackboneError(f"{path}: {error.strerror or error}") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    """Whatever the file holds, tensors and plain values only."""
+    import torch
+
+    # MAE, DINO and MoCo keep their command line beside the weights; a Namespace only holds values
+    allow = getattr(torch.serialization, "safe_globals", lambda _: contextlib.nullcontext())
+    try:
+        with allow([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BackboneError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # a damaged pickle raises almost any type
+        refused = re.search(
+            r"[Uu]nsupported (?:global|class|operand)[^\n]*?([\w.]+\.[\w.]+)", str(error)
+        )
+        if refused:
+            raise BackboneError(
+                f"{path}: needs {refused.group(1)}, which could run code, and was not opened; "
+                "convert it to safetensors on a machine you trust"
+            ) from error
+        raise BackboneError(
+            f"{path}: damaged or not a PyTorch checkpoint; copy or download it again"
+        ) from error
+
+
+def _unwrap(content: Any, path: Path) -> Tensors:
+    """The tensors inside nested dicts, by the names in WRAPPERS."""
+    import torch
+
+    while isinstance(content, Mapping):
+        inner = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = content[inner]
+    if not isinstance(content, Mapping):
+        raise BackboneError(
+            f"{path}: expected a dict of tensors, got {type(content).__name__}; "
+            "save model.state_dict()"
+        )
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        keys = _listed(map(str, content))
+        raise BackboneError(f"{path}: holds no tensors under a known name; its keys are {keys}")
+    return tensors
+
+
+def _converted(found: Tensors, model: "torch.nn.Module", path: Path, name: str) -> Tensors:
+    """Names and position grids as timm's own filter for this kind of model makes them."""
+    modules = (sys.modules[kind.__module__] for kind in type(model).__mro__)
+    convert = next(
+        (
+            module.checkpoint_filter_fn
+            for module in modules
+            if hasattr(module, "checkpoint_filter_fn")
+        ),
+        None,
+    )
+    if convert is None:
+        return found
+    options = {}
+    if "adapt_layer_scale" in inspect.signature(convert).parameters:
+        options["adapt_layer_scale"] = True  # DeiT III spells ls1.gamma as gamma_1
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # timm's EVA filter prints
+            return dict(convert(dict(found), model, **options))
+    except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise BackboneError(
+            f"{path}: does not fit {name}: timm cannot convert it ({_first_line(error)}); "
+            "is features.backbone the model that it was made for?"
+        ) from error
+
+
+def _check_patches(found: Tensors, expected: Tensors, path: Path, name: str) -> None:
+    """Refuse another patch size: timm's filter would resample the kernel, and say nothing."""
+    key = "patch_embed.proj.weight"
+    if key in found and key in expected and found[key].ndim == 4:
+        has, wants = tuple(found[key].shape), tuple(expected[key].shape)
+        if has[2:] != wants[2:]:
+            raise BackboneError(
+                f"{path}: does not fit {name}: it was trained on patches of {has[2]} pixels, the "
+                f"model has {wants[2]}; choose the backbone that it was made for"
+            )
+
+
+def _check_fit(
+    found: Tensors,
+    expected: Tensors,
+    message: str,
+    allow_missing: Iterable[str],
+    allow_unexpected: Iterable[str],
+) -> None:
+    """Raise one error that lists everything that does not fit, and the cure."""
+    missing = _without(allow_missing, (key for key in expected if key not in found))
+    unexpected = _without(allow_unexpected, (key for key in found if key not in expected))
+    both = [key for key in expected if key in found]
+    shapes = [
+        f"{key} {tuple(found[key].shape)} should be {tuple(expected[key].shape)}"
+        for key in both
+        if found[key].shape != expected[key].shape
+    ]
+    parts = [
+        f"{len(names)} {what} ({_listed(names)})"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", shapes),
+        )
+        if names
+    ]
+    if not both:
+        parts = parts or ["no tensor has a name of the model"]
+    if parts:
+        raise BackboneError(
+            f"{message}: {'; '.join(parts)}\n{_cure(missing, unexpected, expected)}"
+        )
+
+
+def _without(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+    allowed = tuple(patterns)
+    return [n for n in names if not any(fnmatch.fnmatchcase(n, pattern) for pattern in allowed)]
+
+
+def _cure(missing: list[str], unexpected: list[str], expected: Iterable[str]) -> str:
+    """What to declare, unless the trunk itself differs."""
+    trunk = {key.partition(".")[0] for key in expected}
+    extra = _patterns(key for key in unexpected if key.partition(".")[0] not in trunk)
+    cure = "Check that features.backbone is the model that the file was made for"
+    if missing and len(missing) <= SHOWN:
+        cure += f", or declare features.allow_missing = {_toml(_patterns(missing))}"
+    if extra:
+        cure += f". If the rest is heads or decoders: features.allow_unexpected = {_toml(extra)}"
+    return cure
+
+
+def _patterns(names: Iterable[str]) -> list[str]:
+    """One pattern for each first part of the names; decoder_embed, decoder_norm -> decoder_*."""
+    patterns = []
+    for name in names:
+        first, dot, _ = name.partition(".")
+        if first.startswith("decoder_"):
+            patterns.append("decoder_*")
+        else:
+            patterns.append(f"{first}.*" if dot else name)
+    return list(dict.fromkeys(patterns))
+
+
+def _toml(patterns: list[str]) -> str:
+    return "[" + ", ".join(f'"{pattern}"' for pattern in patterns) + "]"
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + more
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,269 @@
+"""Vectors to (PCA to) k-means to centroids, and segments to the nearest centroid (paper III-D).
+
+    fit_clusters   float32 (n, E), all valid segments of the dataset -> ClusterModel, K centroids
+    assign         the segments of one image -> a cluster id and a confidence each; needs no FAISS
+
+FAISS runs k-means from several random starts; the start with the least inertia wins. It sees every
+vector (its own default drops all but 256 a cluster). Starts run side by side, each on one thread,
+so the bytes do not depend on the number of threads. On a GPU the distances in training come from
+the GPU, so the last digits may differ from a CPU's.
+
+With `spherical` the centroids have length 1, and the nearest centroid is the one with the largest
+cosine. After a PCA the vectors are centred and no longer of length 1, but centroids still are: the
+nearest centroid is again the one with the largest cosine, while vectors close to the mean of the
+dataset pull less on the centroids. A full rotation (`pca = -1`) keeps all distances, and so changes
+nothing without `spherical` but the last digits.
+"""
+
+import functools
+import warnings
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from datus.config import ClustersConfig
+from datus.errors import ClusterError, MissingPackage
+from datus.records import Array, Assignments, ClusterModel, SegmentEmbeddings
+from datus.threads import map_threads
+
+_INSTALL = "pip install 'datus[cpu]' (or 'datus[gpu]' on a CUDA machine; never both)"
+
+_CPU_WHEELS = ("faiss-cpu",)
+_GPU_WHEELS = ("faiss-gpu-cu13", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss-gpu")
+
+_CHUNK_ROWS = 65_536
+"""Rows in float64 at a time: 200 MB at E = 384. Fixed, since it decides the order of sums."""
+
+
+def fit_clusters(
+    vectors: Array,
+    k: int,
+    settings: ClustersConfig,
+    seed: int,
+    device: str = "auto",
+    *,
+    n_threads: int = 1,
+) -> ClusterModel:
+    """Train k-means on `vectors` float32 (n, E), unit rows; `k` is one of `settings.k`.
+
+    `device` "cpu" keeps to the CPU; "auto", "cuda" and "cuda:1" use a GPU if the FAISS build can.
+    `n_threads` starts run side by side; it changes no byte. Same input, seed and FAISS build give
+    the same bytes. Raises ClusterError (too few vectors, too few different ones, not finite, too
+    many PCA dimensions) and MissingPackage.
+    """
+    _check_vectors(vectors, k, settings.pca)
+    gpu = _gpu_number(load_faiss(), device)
+    ((mean, axes),) = map_threads(functools.partial(_fit_pca, vectors), [settings.pca], 1)
+    places = np.ascontiguousarray(_project(vectors, mean, axes))
+    train = functools.partial(_train, places, k, settings, gpu)
+    runs = map_threads(train, _seeds(seed, settings.restarts), n_threads if gpu is None else 1)
+    whole = [run for run in runs if run is not None]
+    if not whole:
+        raise ClusterError(
+            f"k-means left a cluster empty in each of {settings.restarts} restarts: "
+            f"the {len(vectors)} vectors make fewer than {k} groups (many are identical); "
+            "use fewer --clusters, or more different images"
+        )
+    inertia, start, centroids = min(whole, key=lambda run: run[0])
+    return ClusterModel(
+        centroids=centroids,
+        pca_mean=mean,
+        pca_axes=axes,
+        inertia=inertia,
+        n_trained=len(vectors),
+        seed=start,
+        library=faiss_library() if gpu is None else f"{faiss_library()}, GPU {gpu}",
+    )
+
+
+def assign(model: ClusterModel, embeddings: SegmentEmbeddings) -> Assignments:
+    """The nearest centroid of every valid segment of one image; the lowest id on a tie.
+
+    The margin is 1 - d1 / d2, from the distances to the nearest and the second nearest centroid; 0
+    if both are 0, and 1 with a single cluster. Computed in float64, each segment by itself: what
+    else is in the image changes no byte. Raises ClusterError if the vectors have another size than
+    those that the model was trained on.
+    """
+    cluster = np.full(len(embeddings.valid), -1, np.int16)
+    margin = np.zeros(len(embeddings.valid), np.float32)
+    trained_size = len(model.pca_mean) or model.centroids.shape[1]
+    if embeddings.vectors.shape[1] != trained_size:
+        raise ClusterError(
+            f"the clusters were trained on vectors of size {trained_size}, got "
+            f"{embeddings.vectors.shape[1]}: embed with the backbone of that run"
+        )
+    places = _project(embeddings.vectors[embeddings.valid], model.pca_mean, model.pca_axes)
+    places = places.astype(np.float64)
+    distances_KS = np.sqrt([((places - centroid) ** 2).sum(axis=1) for centroid in model.centroids])
+    cluster[embeddings.valid] = distances_KS.argmin(axis=0)
+    margin[embeddings.valid] = _margin(distances_KS)
+    return Assignments(cluster=cluster, margin=margin)
+
+
+def load_faiss() -> ModuleType:
+    """The faiss module. Raises MissingPackage with the command that helps."""
+    faiss_library()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its generated wrappers warn on newer Pythons
+            import faiss
+    except ModuleNotFoundError as error:
+        if error.name != "faiss":
+            raise MissingPackage(f"faiss needs {error.name}, which is not installed") from error
+        raise MissingPackage(f"faiss is not installed: {_INSTALL}") from None
+    except ImportError as error:
+        raise MissingPackage(
+            f"faiss is installed but cannot be loaded ({error}): {_INSTALL}"
+        ) from error
+    return faiss
+
+
+def faiss_library() -> str:
+    """The installed wheel and version, such as 'faiss-cpu 1.15.1'; 'faiss' if it is no known wheel.
+
+    Raises MissingPackage if a CPU and a GPU wheel are both there: they share one module.
+    """
+    found = [name for name in (*_CPU_WHEELS, *_GPU_WHEELS) if _version(name)]
+    if len(found) > 1:
+        raise MissingPackage(
+            f"{' and '.join(found)} are installed together, but share one module: "
+            f"pip uninstall -y {' '.join(found)}, then {_INSTALL}"
+        )
+    return f"{found[0]} {_version(found[0])}" if found else "faiss"
+
+
+def _version(wheel: str) -> str | None:
+    try:
+        return metadata.version(wheel)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu_number(faiss: Any, device: str) -> int | None:
+    """The GPU to use; None for the CPU, if it was asked for or the build has nothing else."""
+    n_gpus = int(faiss.get_num_gpus()) if hasattr(faiss, "GpuIndexFlat") else 0
+    if device == "cpu" or n_gpus == 0:
+        return None
+    number = int(device.partition(":")[2] or 0)
+    if number >= n_gpus:
+        raise ClusterError(f"device {device}: faiss sees {n_gpus} GPU(s), numbered from 0")
+    return number
+
+
+def _seeds(seed: int, restarts: int) -> list[int]:
+    """One seed a start, below 2**31 as FAISS wants; more restarts keep the earlier ones."""
+    return [int(one) for one in np.random.SeedSequence(seed).generate_state(restarts) >> 1]
+
+
+def _train(
+    places: Array, k: int, settings: ClustersConfig, gpu: int | None, seed: int
+) -> tuple[float, int, Array] | None:
+    """One k-means run on (n, P): inertia, seed, centroids (K, P); None if a cluster is empty."""
+    import faiss  # not load_faiss(): it handles warnings, which is not safe in threads
+
+    n_vectors, size = places.shape
+    kmeans = faiss.Kmeans(
+        size,
+        k,
+        niter=settings.iterations,
+        spherical=settings.spherical,
+        seed=seed,
+        min_points_per_centroid=1,  # else it warns on standard output
+        max_points_per_centroid=n_vectors,  # else it trains on a sample
+    )
+    if gpu is not None:
+        kmeans.index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), gpu, kmeans.index)
+    kmeans.train(places)
+    centroids: Array = np.asarray(kmeans.centroids)
+    if settings.spherical:  # with K = n FAISS copies the vectors, which a PCA has made shorter
+        lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
+        centroids = centroids / np.maximum(lengths, np.finfo(np.float32).tiny)
+    index = faiss.IndexFlatL2(size)
+    index.add(centroids)
+    nearest = index.search(places, 1)[1][:, 0]
+    if np.bincount(nearest, minlength=k).min() == 0:
+        return None  # FAISS splits empty clusters, but not after the last step, nor equal vectors
+    return _inertia(places, centroids, nearest), seed, centroids
+
+
+def _inertia(places: Array, centroids: Array, nearest: Array) -> float:
+    """Sum of squared distances, in float64: FAISS adds them in float32."""
+    total = 0.0
+    for rows in _chunks(len(places)):
+        offsets = places[rows].astype(np.float64) - centroids[nearest[rows]]
+        total += float((offsets**2).sum())
+    return total
+
+
+def _fit_pca(vectors: Array, dims: int) -> tuple[Array, Array]:
+    """Mean float32 (E,) and axes float32 (P, E), largest variance first; both empty for 0 dims.
+
+    All axes (-1) are min(n, E): beyond the n-th, no vector has an extent. The largest entry of an
+    axis, by size, is made positive, since eigenvectors come with either sign.
+    """
+    if dims == 0:
+        return np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+    n_vectors, size = vectors.shape
+    n_axes = min(n_vectors, size) if dims == -1 else dims
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    scatter = np.zeros((size, size))
+    for rows in _chunks(n_vectors):
+        centred = vectors[rows] - mean
+        scatter += centred.T @ centred
+    axes = np.linalg.eigh(scatter).eigenvectors[:, ::-1].T[:n_axes]
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
+    return mean.astype(np.float32), (axes * np.sign(largest)).astype(np.float32)
+
+
+def _project(vectors: Array, mean: Array, axes: Array) -> Array:
+    """float32 (n, E) to (n, P). No BLAS, so a row's bytes depend on no other row and no thread."""
+    if not len(mean):
+        return vectors
+    places = np.empty((len(vectors), len(axes)), np.float32)
+    axes64 = axes.astype(np.float64)
+    for rows in _chunks(len(vectors)):
+        centred = vectors[rows].astype(np.float64) - mean
+        places[rows] = np.einsum("ne,pe->np", centred, axes64, optimize=False)
+    return places
+
+
+def _chunks(n_rows: int) -> list[slice]:
+    return [slice(start, start + _CHUNK_ROWS) for start in range(0, n_rows, _CHUNK_ROWS)]
+
+
+def _margin(distances_KS: Array) -> Array:
+    """float64 (S,): 1 - nearest / second nearest."""
+    if len(distances_KS) == 1:
+        return np.ones(distances_KS.shape[1])
+    first, second = np.partition(distances_KS, 1, axis=0)[:2]
+    share: Array = np.divide(first, second, out=np.ones_like(first), where=second > 0)
+    return 1 - share
+
+
+def _check_vectors(vectors: Array, k: int, pca: int) -> None:
+    if vectors.dtype != np.float32 or vectors.ndim != 2:
+        raise TypeError(f"vectors: expected float32 (n, E), got {vectors.dtype} {vectors.shape}")
+    n_vectors, size = vectors.shape
+    if n_vectors == 0:
+        raise ClusterError(
+            "no image gave a valid segment, so there is nothing to cluster: "
+            "lower embeddings.min_patches, or use other images"
+        )
+    if k > n_vectors:
+        raise ClusterError(
+            f"{k} clusters asked of {n_vectors} valid segments: "
+            f"use --clusters {n_vectors} or fewer, or more images"
+        )
+    n_broken = int((~np.isfinite(vectors).all(axis=1)).sum())
+    if n_broken:
+        raise ClusterError(
+            f"{n_broken} of {n_vectors} vectors hold NaN or infinity: "
+            "use features.precision = float32, or other weights"
+        )
+    if pca > min(n_vectors, size):
+        raise ClusterError(
+            f"clusters.pca: {pca} dimensions asked of {n_vectors} vectors of size {size}: "
+            f"use {min(n_vectors, size)} or fewer, -1 for all, or 0 for no PCA"
+        )

@@ -1,0 +1,381 @@
+"""Every setting, one frozen class per stage, the reason or the paper's section beside each default.
+
+    Config.load(Path("pipelines/suim.toml"))            from a file
+    Config.load(None, {"data.images": "photos"})        from nothing but overrides
+    load_classes(Path("data/classes/suim6.toml"))       a table of true classes
+
+A preset fills in values first ("best" is the default, "paper" does what the authors did), the file
+comes next, overrides last. An unknown key is an error that names the nearest one.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from datus.errors import ConfigError, UsageError
+from datus.records import IGNORE, MAX_CLUSTERS, ClassTable
+
+EMBEDDED_BACKBONE = "datus_vit_t8"
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """What goes in."""
+
+    images: str = ""
+    """Folder of images; sub-folders are read too."""
+    truth: str = ""
+    """Folder of true masks, same names as the images; empty = nothing to score against."""
+    classes: str = ""
+    """TOML that says what the ids in the true masks mean; needed with `truth`."""
+    shard_images: int = 32
+    """Images a shard holds on average: what a kill loses, what a worker takes at a time."""
+    max_pixels: int = 200_000_000
+    """An image that claims more is refused before it is decoded (decompression bombs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesConfig:
+    """One forward pass of a frozen self-supervised ViT (paper III-A)."""
+
+    backbone: str = EMBEDDED_BACKBONE
+    """The embedded model, or any timm ViT by name, for example vit_small_patch8_224.dino."""
+    weights: str = "auto"
+    """auto = embedded if the package ships it, else hub; hub; random; or a path to a
+    .safetensors or .pth file."""
+    allow_missing: tuple[str, ...] = ()
+    """Tensors (patterns) that the checkpoint may lack. Anything else missing is an error."""
+    allow_unexpected: tuple[str, ...] = ()
+    """Tensors (patterns) that the checkpoint may have beyond the model: heads, decoders."""
+    image_px: int = 224
+    """The side T that the ViT sees; with resize = keep, the side of a square of the same area."""
+    resize: Literal["keep", "squash"] = "keep"
+    """keep the aspect ratio, sides rounded to patches; squash to T x T is what the paper did."""
+    channels: Literal["rgb", "bgr"] = "rgb"
+    """The authors fed BGR by mistake; the flag exists to measure it."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the forward pass. Changes bytes, so it is a setting and not a matter of speed."""
+    store: Literal["float32", "float16"] = "float32"
+    """Of the stored keys and tokens. float16 halves the disk and flips a few edges."""
+    keep: bool = True
+    """False: never written; features, graphs and segments are then made in one go."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphsConfig:
+    """Keys to packed affinity bits (paper III-B, eq. 1)."""
+
+    center: Literal["none", "image"] = "image"
+    """Subtract the mean key of the image first; the paper does not (none)."""
+    keep: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentsConfig:
+    """Louvain communities, split into connected segments (paper III-C, eq. 2)."""
+
+    backend: Literal["scikit-network", "python-louvain"] = "scikit-network"
+    """scikit-network is what the authors ran; python-louvain is the slow reference."""
+    resolution: float = 1.0
+    restarts: int = 4
+    """Best modularity of this many node orders; the first is the backend's own default order."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsConfig:
+    """Segments to unit vectors (paper III-D)."""
+
+    mode: Literal["pool", "crop"] = "pool"
+    """pool = mean patch token of the first pass; crop = CLS of each masked crop (paper)."""
+    crop: Literal["whole", "paper"] = "whole"
+    """whole = the segment stays visible; paper = short side to 256, centre 224, rim cut off."""
+    crop_px: int = 224
+    """Side of the square that the embedder sees in crop mode."""
+    min_patches: int = 6
+    """A segment is valid with more than five patches, at every patch size (paper IV-B)."""
+    backbone: str = "same"
+    """The embedder in crop mode: same = the one of [features]."""
+    weights: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class ClustersConfig:
+    """k-means over the valid segments of the dataset (paper III-D)."""
+
+    k: tuple[int, ...] = (12,)
+    """Clusters. Several values make a sweep: nothing before this stage runs twice."""
+    pca: int = 0
+    """Dimensions after a PCA; 0 = no PCA, -1 = full rotation, as the authors did."""
+    spherical: bool = True
+    """Centroids are kept on the unit sphere, where the vectors are."""
+    restarts: int = 10
+    """The run with the least inertia wins."""
+    iterations: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class MasksConfig:
+    """Segments and clusters to pixel masks at the image's own size (paper III-E)."""
+
+    noise: Literal["ignore"] = "ignore"
+    """Pixels of segments that are not valid stay unlabelled (255)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportConfig:
+    """The page that people look at."""
+
+    examples: int = 12
+    """Images shown with mask and truth."""
+    gallery: int = 8
+    """Segments shown for each cluster, the most confident first."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedConfig:
+    """How fast, never what: nothing here changes a byte of the results on a CPU."""
+
+    executor: Literal["serial", "processes"] = "serial"
+    workers: int = 0
+    """Processes; 0 = one per core."""
+    threads: int = 0
+    """Images worked on at a time in one process; 0 = the cores, divided by the workers."""
+    batch: int = 16
+    """Images or crops a GPU sees at once. A CPU takes one at a time: same bytes on any machine."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    max_failed: int = 0
+    """More images that cannot be used than this end a stage with an error; the rest is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of it. `section(name)` gives one stage's settings."""
+
+    preset: str = "best"
+    seed: int = 0
+    run_dir: str = ""
+    """Where everything is written; empty = runs/<name of the image folder>."""
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    graphs: GraphsConfig = field(default_factory=GraphsConfig)
+    segments: SegmentsConfig = field(default_factory=SegmentsConfig)
+    embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+    clusters: ClustersConfig = field(default_factory=ClustersConfig)
+    masks: MasksConfig = field(default_factory=MasksConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            section, _, key = name.rpartition(".")
+            value = getattr(getattr(self, section) if section else self, key)
+            for one in value if isinstance(value, tuple) else (value,):
+                if not low <= one <= high:
+                    raise ConfigError(f"{name}: expected {low} to {high}, got {one}")
+        if not self.clusters.k or len(set(self.clusters.k)) < len(self.clusters.k):
+            raise ConfigError(f"clusters.k: expected different numbers, got {self.clusters.k}")
+        if self.segments.backend == "python-louvain" and self.segments.resolution != 1.0:
+            raise ConfigError(
+                "segments.resolution: python-louvain is only right at 1.0, "
+                f"got {self.segments.resolution}; use backend scikit-network"
+            )
+
+    @property
+    def run_path(self) -> Path:
+        if self.run_dir:
+            return Path(self.run_dir)
+        return Path("runs") / (Path(self.data.images).resolve().name or "images")
+
+    @staticmethod
+    def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> "Config":
+        """Preset, then the TOML at `path`, then dotted `overrides`. Raises UsageError."""
+        table = _read_toml(path) if path else {}
+        for name, value in (overrides or {}).items():
+            section, _, key = name.rpartition(".")
+            inner = table.setdefault(section, {}) if section else table
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{name}: there is no section [{section}]")
+            inner[key] = value
+        preset = table.get("preset", "best")
+        if preset not in PRESETS:
+            raise ConfigError(f"preset: expected {' or '.join(PRESETS)}, got {preset!r}")
+        merged = dict(table)
+        for section, settings in PRESETS[preset].items():
+            merged[section] = {**settings, **merged.get(section, {})}
+        return typing.cast(Config, _build(Config, merged, ""))
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("seed", 0, 2**31 - 1),
+    ("data.shard_images", 1, 100_000),
+    ("data.max_pixels", 1, 10**12),
+    ("features.image_px", 8, 4096),
+    ("segments.resolution", 0.001, 1000.0),
+    ("segments.restarts", 1, 1000),
+    ("embeddings.min_patches", 1, 10**6),
+    ("embeddings.crop_px", 8, 4096),
+    ("clusters.k", 1, MAX_CLUSTERS),
+    ("clusters.pca", -1, 65_536),
+    ("clusters.restarts", 1, 10_000),
+    ("clusters.iterations", 1, 100_000),
+    ("report.examples", 0, 1000),
+    ("report.gallery", 0, 1000),
+    ("speed.workers", 0, 4096),
+    ("speed.threads", 0, 4096),
+    ("speed.batch", 1, 65_536),
+    ("speed.max_failed", 0, 10**9),
+)
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # The defaults above are "best". What differs in "paper" is listed here and nowhere else.
+    "best": {},
+    "paper": {
+        "features": {"resize": "squash"},
+        "graphs": {"center": "none"},
+        "segments": {"restarts": 1},
+        "embeddings": {"mode": "crop", "crop": "paper"},
+        "clusters": {"pca": -1, "spherical": False, "restarts": 1},
+    },
+}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+
+
+def _build(cls: type, table: Mapping[str, Any], where: str) -> Any:
+    """A config class from a table, every key and type checked."""
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        name = f"{where}{key}"
+        if key not in hints:
+            raise ConfigError(_unknown(name, key, list(hints), where))
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{name}: expected a section [{name}], got {value!r}")
+            values[key] = _build(typing.cast(type, hints[key]), value, f"{name}.")
+        else:
+            values[key] = _convert(name, hints[key], value)
+    return cls(**values)
+
+
+def _unknown(name: str, key: str, known: list[str], where: str) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if near:
+        return f"{name}: unknown setting; did you mean {where}{near[0]}?"
+    return f"{name}: unknown setting; known: {', '.join(known)}"
+
+
+def _convert(name: str, hint: Any, value: Any) -> Any:
+    """`value` as `hint` asks. An int passes for a float, one item for a tuple, no more."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            more = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{name}: expected {' or '.join(choices)}, got {value!r}{more}")
+        return value
+    if origin is tuple:
+        items = list(value) if isinstance(value, list | tuple) else [value]
+        return tuple(_convert(name, typing.get_args(hint)[0], item) for item in items)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{name}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """'segments.restarts=8' -> ('segments.restarts', 8). The value is TOML, else plain text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"--set {text}: expected section.key=value")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return name.strip(), parsed
+
+
+def settings_of(section: Any) -> dict[str, Any]:
+    """A section as plain JSON values, without what does not change results (`keep`)."""
+    return {f.name: _plain(getattr(section, f.name)) for f in fields(section) if f.name != "keep"}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def load_classes(path: Path) -> ClassTable:
+    """Read a class table. Raises UsageError with the cure.
+
+    name = "suim6"
+    source = "..."
+    ignore = [255]              # ids that mean "not known"; 255 always does
+    [[classes]]
+    name = "background"
+    colour = [0, 0, 0]
+    ids = [0, 2, 7]             # ids in the truth files that make up this class
+    """
+    table = _read_toml(path)
+    classes = table.get("classes")
+    if not isinstance(classes, list) or not classes:
+        raise UsageError(f"{path}: expected one [[classes]] block per class, got none")
+    lookup = np.full(256, IGNORE, np.uint8)
+    known = np.zeros(256, bool)
+    known[IGNORE] = True
+    for value in table.get("ignore", []):
+        known[_class_id(path, "ignore", value)] = True
+    for number, entry in enumerate(classes):
+        name = entry.get("name", "")
+        if set(entry) != {"name", "colour", "ids"}:
+            raise UsageError(f"{path}: class {number}: expected name, colour and ids")
+        for value in entry["ids"]:
+            one = _class_id(path, f"class {name!r}", value)
+            if known[one]:
+                raise UsageError(f"{path}: class {name!r}: id {one} is used twice")
+            lookup[one], known[one] = number, True
+    return ClassTable(
+        name=str(table.get("name", path.stem)),
+        names=tuple(str(entry["name"]) for entry in classes),
+        colours=tuple(_colour(path, entry) for entry in classes),
+        lookup=lookup,
+        known=known,
+        source=str(table.get("source", "")),
+    )
+
+
+def _class_id(path: Path, where: str, value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= 255:
+        raise UsageError(f"{path}: {where}: expected ids 0 to 255, got {value!r}")
+    return value
+
+
+def _colour(path: Path, entry: Mapping[str, Any]) -> tuple[int, int, int]:
+    colour = entry["colour"]
+    if (
+        not isinstance(colour, list)
+        or len(colour) != 3
+        or not all(type(value) is int and 0 <= value <= 255 for value in colour)
+    ):
+        name = entry["name"]
+        raise UsageError(f"{path}: class {name!r}: expected colour = [r, g, b], got {colour}")
+    red, green, blue = colour
+    return red, green, blue

@@ -1,0 +1,111 @@
+"""Score any two folders of label PNGs: ours, another method's, a hand-made one.
+
+In:  a folder of masks (cluster ids, 255 = unlabelled), a folder of true masks, a class table.
+Out: the scores of all rules (module `metrics`) as a JSON-ready dict, and who was left out and why.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datus.config import DataConfig, load_classes
+from datus.errors import ImageError, TooManyFailures, UsageError
+from datus.masks import decode_labels, truth_classes
+from datus.metrics import RULES, add, count_pixels, score_all
+from datus.records import IGNORE, MAX_CLUSTERS, Array, ClassTable, Confusion
+from datus.threads import map_threads, n_cores
+
+SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
+
+
+def evaluate_folders(
+    masks: Path, truth: Path, classes: Path, n_clusters: int = 0, max_failed: int = 0
+) -> dict[str, Any]:
+    """`n_clusters` = 0: the highest label + 1. Files are matched by relative path without suffix.
+
+    Raises UsageError if folders do not fit, TooManyFailures if more than `max_failed` masks lack a
+    partner or cannot be used.
+    """
+    table = load_classes(classes)
+    made, true = _labels_in(masks), _labels_in(truth)
+    shared = sorted(made.keys() & true.keys())
+    if not shared:
+        raise UsageError(
+            f"{masks} and {truth} share no file name: expected for example "
+            f"{next(iter(true))}.png in both"
+        )
+    failures = dict.fromkeys(true.keys() - made.keys(), f"no mask in {masks}")
+    failures |= dict.fromkeys(made.keys() - true.keys(), f"no true mask in {truth}")
+
+    def one(name: str) -> tuple[str, Array | str]:
+        try:
+            return name, _counts(masks / made[name], truth / true[name], table)
+        except ImageError as error:
+            return name, str(error)
+
+    counted = dict(map_threads(one, shared, n_cores()))
+    failures |= {name: found for name, found in counted.items() if isinstance(found, str)}
+    counts = [found for found in counted.values() if not isinstance(found, str)]
+    if len(failures) > max_failed or not counts:
+        rows = [f"  {name}: {reason}" for name, reason in sorted(failures.items())[:10]]
+        raise TooManyFailures(
+            f"{len(failures)} masks cannot be used, {max_failed} are allowed: mend them, or add "
+            f"--max-failed {len(failures)}\n" + "\n".join(rows)
+        )
+    confusion = _fitted(counts, n_clusters)
+    scores = {rule: found.as_dict() for rule, found in score_all(confusion).items()}
+    return {
+        "n_images": len(counts),
+        "clusters": confusion.n_clusters,
+        "classes": table.n_classes,
+        "scores": {rule: scores[rule] for rule in RULES if rule in scores},
+        "failures": dict(sorted(failures.items())),
+    }
+
+
+def _labels_in(folder: Path) -> dict[str, str]:
+    """Relative name without suffix -> relative path."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found: dict[str, str] = {}
+    for path in paths:
+        relative = path.relative_to(folder).as_posix()
+        name = relative[: -len(path.suffix)]
+        if path.name.startswith("."):
+            continue
+        if name in found:
+            raise UsageError(f"{folder}: {found[name]} and {relative} share one name: remove one")
+        found[name] = relative
+    if not found:
+        raise UsageError(f"{folder}: no label image in it ({' '.join(SUFFIXES)})")
+    return found
+
+
+def _counts(mask_path: Path, truth_path: Path, table: ClassTable) -> Array:
+    """int64 (256, C): pixels by (label, class); row 255 is unlabelled."""
+    limit = DataConfig().max_pixels
+    mask = decode_labels(_read(mask_path), limit)
+    labels = decode_labels(_read(truth_path), limit)
+    height, width = mask.shape
+    truth = truth_classes(labels, table, (height, width))
+    return count_pixels(mask, truth, MAX_CLUSTERS, table.n_classes).counts
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from None
+
+
+def _fitted(counts: list[Array], n_clusters: int) -> Confusion:
+    """The sum over images, with only as many cluster rows as there are clusters."""
+    total = add(Confusion(one) for one in counts).counts
+    used = np.flatnonzero(total[:IGNORE].sum(axis=1))
+    highest = int(used.max()) + 1 if len(used) else 1
+    if n_clusters and highest > n_clusters:
+        raise UsageError(f"--clusters {n_clusters}: the masks hold label {highest - 1}")
+    kept = n_clusters or highest
+    return Confusion(np.concatenate([total[:kept], total[IGNORE:]]))

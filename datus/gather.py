@@ -1,0 +1,276 @@
+"""What the stages do to the whole dataset: k-means over all segments, and the report.
+
+Both read shard by shard, so that memory stays bounded: clusters keeps one vector per valid segment,
+the report a few pictures.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from datus.config import Config, load_classes, settings_of
+from datus.errors import WorkError
+from datus.executors import Advance
+from datus.index import Index, Shard
+from datus.records import Array, ClusterModel, Confusion, ImageRecord, ShardData
+from datus.report.records import Distribution, Example, GalleryItem, KResult, ReportInputs
+from datus.store import ShardReport
+from datus.work import Context, cluster_arrays, cluster_model, read_image, read_truth
+
+MAIN = ""
+"""The key of a dataset stage's only entry, where shard stages have image ids."""
+
+
+class Dataset(Protocol):
+    """All shards of the stages that a dataset stage needs, one in memory at a time."""
+
+    index: Index
+    warnings: tuple[str, ...]
+
+    def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]: ...
+    def reports(self, stage: str, k: int) -> Iterator[ShardReport]: ...
+    def file(self, stage: str, k: int, name: str) -> bytes: ...
+
+
+DatasetWork = Callable[[Dataset, Advance], ShardData]
+
+
+# --- clusters: centroids (K, P), pca_mean, pca_axes, figures, library ---------------------------
+
+
+def build_clusters(context: Context) -> DatasetWork:
+    from datus.clusters import fit_clusters
+
+    def work(dataset: Dataset, advance: Advance) -> ShardData:
+        parts = []
+        for shard, data in dataset.data("embeddings", context.k):
+            for record in shard.records:
+                if record.image_id in data.arrays:
+                    arrays = data.arrays[record.image_id]
+                    parts.append(arrays["vectors"][arrays["valid"]])
+            advance(len(shard.records))
+        vectors = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+        config = context.config
+        model = fit_clusters(
+            vectors, context.k, config.clusters, config.seed, context.runtime.device
+        )
+        figures = {"inertia": model.inertia, "n_trained": float(model.n_trained)}
+        return ShardData(arrays={MAIN: cluster_arrays(model)}, numbers={MAIN: figures})
+
+    return work
+
+
+# --- report: files report.json, report.md, report.html ------------------------------------------
+
+
+def build_report_stage(context: Context) -> DatasetWork:
+    from datus.report import build_report
+
+    def work(dataset: Dataset, advance: Advance) -> ShardData:
+        files = build_report(_inputs(context.config, dataset, advance))
+        return ShardData(arrays={}, files=dict(files))
+
+    return work
+
+
+def title(config: Config) -> str:
+    return Path(config.data.images).resolve().name
+
+
+def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
+    classes = load_classes(Path(config.data.classes)) if config.data.truth else None
+    sweep = tuple(_result(config, dataset, k) for k in config.clusters.k)
+    sections = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
+    return ReportInputs(
+        title=title(config),
+        preset=config.preset,
+        n_images=len(dataset.index.records),
+        sweep=sweep,
+        settings={name: settings_of(getattr(config, name)) for name in sections}
+        | {"run": {"seed": config.seed}},
+        provenance=_provenance(config, sweep[0].library),
+        failures=_failures(config, dataset),
+        warnings=dataset.warnings,
+        numbers=_numbers(config, dataset),
+        classes=classes,
+        examples=tuple(_examples(config, dataset)),
+        gallery=_gallery(config, dataset, advance),
+    )
+
+
+def _result(config: Config, dataset: Dataset, k: int) -> KResult:
+    from datus.metrics import score_all
+
+    model = model_of(dataset, k)
+    pixels = np.zeros(k + 1, np.int64)
+    for _, data in dataset.data("masks", k):
+        for arrays in data.arrays.values():
+            pixels += arrays["pixels"]
+    confusion = _confusion(dataset, k) if config.data.truth else None
+    return KResult(
+        k=k,
+        cluster_pixels=pixels,
+        inertia=model.inertia,
+        n_trained=model.n_trained,
+        library=model.library,
+        confusion=confusion,
+        scores=score_all(confusion, model.centroids) if confusion else {},
+    )
+
+
+def model_of(dataset: Dataset, k: int) -> ClusterModel:
+    for _, data in dataset.data("clusters", k):
+        return cluster_model(data.arrays[MAIN])
+    raise WorkError(f"no clusters for K = {k}")
+
+
+def _confusion(dataset: Dataset, k: int) -> Confusion:
+    from datus.metrics import add
+
+    counts = [
+        Confusion(arrays["counts"])
+        for _, data in dataset.data("evaluate", k)
+        for arrays in data.arrays.values()
+    ]
+    if not counts:
+        raise WorkError("no image has a usable true mask, nothing can be scored: see the failures")
+    return add(counts)
+
+
+def _provenance(config: Config, library: str) -> dict[str, str]:
+    from datus import __version__
+    from datus.backbones import weights_id
+
+    found = {
+        "datus": __version__,
+        "backbone": config.features.backbone,
+        "weights": weights_id(config.features.backbone, config.features.weights),
+        "k-means": library,
+    }
+    for package in ("torch", "timm", "numpy", "scikit-network", "opencv-python-headless", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _failures(config: Config, dataset: Dataset) -> tuple[tuple[str, str, str], ...]:
+    rows = [("index", image_id, reason) for image_id, reason in dataset.index.failures.items()]
+    stages = ["features", "embeddings", "masks"] + (["evaluate"] if config.data.truth else [])
+    for stage in stages:
+        for report in dataset.reports(stage, config.clusters.k[0]):
+            rows += [(stage, image_id, reason) for image_id, reason in report.failures.items()]
+    return tuple(sorted(rows))
+
+
+FIGURES = {
+    "graphs": ("density",),
+    "segments": ("modularity", "n_communities", "n_segments"),
+    "embeddings": ("n_valid", "valid_share", "valid_patch_share"),
+    "masks": ("labelled",),
+}
+
+
+def _numbers(config: Config, dataset: Dataset) -> dict[str, dict[str, Distribution]]:
+    found: dict[str, dict[str, Distribution]] = {}
+    for stage, names in FIGURES.items():
+        rows = [
+            row
+            for report in dataset.reports(stage, config.clusters.k[0])
+            for row in report.numbers.values()
+        ]
+        found[stage] = {
+            name: Distribution.of(row[name] for row in rows if name in row) for name in names
+        }
+    return found
+
+
+def _examples(config: Config, dataset: Dataset) -> Iterator[Example]:
+    """Images spread evenly over the dataset; those with truth, where there is truth."""
+    from datus.masks import decode_labels, truth_classes
+
+    k = config.clusters.k[0]
+    done = {image for report in dataset.reports("masks", k) for image in report.images}
+    usable = [r for r in dataset.index.records if r.image_id in done]
+    if config.data.truth:
+        scored = {image for report in dataset.reports("evaluate", k) for image in report.images}
+        usable = [r for r in usable if r.image_id in scored]
+    classes = load_classes(Path(config.data.classes)) if config.data.truth else None
+    for record in _spread(usable, config.report.examples):
+        mask = decode_labels(
+            dataset.file("masks", k, f"{record.image_id}.png"), config.data.max_pixels
+        )
+        labels = read_truth(config, record) if classes else None
+        truth = None
+        if classes and labels is not None:
+            truth = truth_classes(labels, classes, (record.height, record.width))
+        yield Example(record.image_id, read_image(config, record), mask, truth)
+
+
+def _spread(records: list[ImageRecord], n_wanted: int) -> list[ImageRecord]:
+    n_taken = min(n_wanted, len(records))
+    return [records[(2 * i + 1) * len(records) // (2 * n_taken)] for i in range(n_taken)]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Candidate:
+    """A segment for the gallery; the order is by confidence, then by name."""
+
+    margin: float
+    image_id: str
+    box: tuple[float, float, float, float]
+    """In shares of the image's height and width."""
+    segment: int
+
+
+def _gallery(
+    config: Config, dataset: Dataset, advance: Advance
+) -> tuple[tuple[GalleryItem, ...], ...]:
+    """The most confident segments of each cluster, one from an image."""
+    k, size = config.clusters.k[0], config.report.gallery
+    best: list[list[_Candidate]] = [[] for _ in range(k)]
+    segments = dataset.data("segments", k)
+    for (shard, masks), (_, segmented) in zip(dataset.data("masks", k), segments, strict=True):
+        for record in shard.records:
+            if record.image_id in masks.arrays:
+                arrays = masks.arrays[record.image_id], segmented.arrays[record.image_id]
+                for cluster, candidate in _candidates(record, *arrays):
+                    best[cluster] = heapq.nlargest(size, [*best[cluster], candidate])
+        advance(len(shard.records))
+    wanted = {one.image_id for row in best for one in row}
+    records = {r.image_id: r for r in dataset.index.records if r.image_id in wanted}
+    return tuple(tuple(_item(config, records[one.image_id], one) for one in row) for row in best)
+
+
+def _candidates(
+    record: ImageRecord, masks: dict[str, Array], segments: dict[str, Array]
+) -> Iterator[tuple[int, _Candidate]]:
+    """(cluster, the image's most confident segment of it)."""
+    rows, columns = segments["labels"].shape
+    cluster, margin = masks["cluster"], masks["margin"]
+    for one in np.unique(cluster[cluster >= 0]).tolist():
+        members = np.flatnonzero(cluster == one)
+        segment = int(members[np.argmax(margin[members])])
+        top, left, bottom, right = segments["boxes"][segment].tolist()
+        box = (top / rows, left / columns, bottom / rows, right / columns)
+        yield one, _Candidate(float(margin[segment]), record.image_id, box, segment)
+
+
+def _item(config: Config, record: ImageRecord, one: _Candidate) -> GalleryItem:
+    top, left, bottom, right = one.box
+    picture = read_image(config, record)[
+        _pixels(top, bottom, record.height), _pixels(left, right, record.width)
+    ]
+    return GalleryItem(record.image_id, picture, one.margin)
+
+
+def _pixels(low: float, high: float, side: int) -> slice:
+    """At least one pixel, also where patches are smaller than pixels."""
+    first = min(int(low * side), side - 1)
+    return slice(first, max(first + 1, round(high * side)))

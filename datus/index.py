@@ -1,0 +1,232 @@
+"""The first stage: which images there are, what they hold, which shard each falls in.
+
+In:  the folders of [data].
+Out: Index: one ImageRecord for every usable image, in order of id; who cannot be used and why.
+
+The index stands in the chain by content: sorted ids and hashes of the files' bytes. Touching a
+file changes nothing; adding images changes only the shards they fall in. Shards are cut where the
+hash of an image id says so (content-defined chunking), never by the number of workers.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from datus.config import Config
+from datus.errors import ImageError, UsageError
+from datus.images import find_images, image_id_of, image_size, sha256_of
+from datus.records import ImageRecord
+from datus.store import Store, canonical_json
+from datus.threads import map_threads, n_cores
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""(name, total) -> a progress bar: with bar(...) as advance: advance(n)."""
+
+TRUTH_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Images that are worked on together."""
+
+    key: str
+    """12 hex digits of the hash of the ids and contents of its images."""
+    records: tuple[ImageRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    records: tuple[ImageRecord, ...]
+    failures: dict[str, str]
+    """image id -> reason."""
+    n_other: int
+    """Files that do not have the suffix of an image."""
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        by_key: dict[str, list[ImageRecord]] = {}
+        for record in self.records:
+            by_key.setdefault(record.shard, []).append(record)
+        return tuple(Shard(key, tuple(records)) for key, records in by_key.items())
+
+    @property
+    def content(self) -> str:
+        """Hash of all ids and contents, without truth."""
+        return _hash([[r.image_id, r.sha256] for r in self.records])
+
+    @property
+    def truth_content(self) -> str:
+        return _hash([[r.image_id, r.truth_sha256] for r in self.records])
+
+
+def make_index(config: Config, store: Store, bar: Bar) -> Index:
+    """Read every image once (again only if its size or time changed) and write RUN/index."""
+    folder = Path(config.data.images)
+    paths = find_images(folder)
+    truths = _find_truth(config.data.truth, paths.paths)
+    known = _known(store)
+    seen: dict[str, Any] = {}
+
+    def look(path: str) -> tuple[str, list[Any] | str]:
+        found = _look(folder / path, known.get(path), config.data.max_pixels)
+        advance(1)
+        return path, found
+
+    rows, failures = [], {}
+    with bar("index", len(paths.paths)) as advance:
+        looked = map_threads(look, paths.paths, n_cores())
+    for path, found in looked:
+        if isinstance(found, str):
+            failures[image_id_of(path)] = found
+        else:
+            rows.append((path, found))
+            seen[path] = found
+    truth_rows = _hash_truth(Path(config.data.truth), truths, known, seen)
+    records = [_record(path, row, truth_rows.get(image_id_of(path))) for path, row in rows]
+    records.sort(key=lambda record: record.image_id)
+    index = Index(_sharded(records, config.data.shard_images), failures, paths.n_other)
+    _write(store, index, seen)
+    return index
+
+
+def read_index(store: Store) -> Index | None:
+    """The index of the last run, or None."""
+    try:
+        lines = store.read("index", "index.jsonl").decode().splitlines()
+        rest = json.loads(store.read("index", "index.json"))
+    except FileNotFoundError:
+        return None
+    records = tuple(ImageRecord(**json.loads(line)) for line in lines)
+    return Index(records, rest["failures"], rest["n_other"])
+
+
+def _look(path: Path, known: list[Any] | None, max_pixels: int) -> list[Any] | str:
+    """[bytes, mtime, sha256, height, width] of an image, or the reason why it cannot be used."""
+    try:
+        stat = path.stat()
+        if known and known[:2] == [stat.st_size, stat.st_mtime_ns]:
+            return known
+        data = path.read_bytes()
+        height, width = image_size(data, max_pixels)
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return [stat.st_size, stat.st_mtime_ns, sha256_of(data), height, width]
+
+
+def _find_truth(folder: str, images: tuple[str, ...]) -> dict[str, str]:
+    """image id -> relative path of its true mask, for the images that have one."""
+    if not folder:
+        return {}
+    if not Path(folder).is_dir():
+        raise UsageError(f"truth folder {folder}: no such folder")
+    found: dict[str, str] = {}
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix.lower() in TRUTH_SUFFIXES and not path.name.startswith("."):
+            relative = path.relative_to(folder).as_posix()
+            image_id = relative[: -len(path.suffix)]
+            if image_id in found:
+                raise UsageError(
+                    f"truth folder {folder}: {found[image_id]} and {relative} share one name; "
+                    "remove one of them"
+                )
+            found[image_id] = relative
+    wanted = {image_id_of(path) for path in images}
+    matched = {image_id: path for image_id, path in found.items() if image_id in wanted}
+    if not matched:
+        example = image_id_of(images[0])
+        raise UsageError(
+            f"truth folder {folder}: none of its {len(found)} masks has the name of an image; "
+            f"expected for example {example}.png"
+        )
+    return matched
+
+
+def _hash_truth(
+    folder: Path, truths: Mapping[str, str], known: Mapping[str, Any], seen: dict[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """image id -> (relative path, sha256); a mask that cannot be read hashes to its reason."""
+    rows = {}
+    for image_id, relative in truths.items():
+        name = f"truth:{relative}"
+        try:
+            stat = (folder / relative).stat()
+            row = known.get(name)
+            if not row or row[:2] != [stat.st_size, stat.st_mtime_ns]:
+                digest = sha256_of((folder / relative).read_bytes())
+                row = [stat.st_size, stat.st_mtime_ns, digest]
+            seen[name] = row
+            rows[image_id] = (relative, row[2])
+        except OSError as error:
+            rows[image_id] = (relative, f"cannot be read: {error.strerror}")
+    return rows
+
+
+def _record(path: str, row: list[Any], truth: tuple[str, str] | None) -> ImageRecord:
+    truth_path, truth_sha256 = truth or (None, None)
+    return ImageRecord(
+        image_id=image_id_of(path),
+        path=path,
+        height=row[3],
+        width=row[4],
+        sha256=row[2],
+        shard="",
+        truth_path=truth_path,
+        truth_sha256=truth_sha256,
+    )
+
+
+def _sharded(records: list[ImageRecord], mean_size: int) -> tuple[ImageRecord, ...]:
+    """Cut after an image whose id hashes to 0, between half and twice the mean size."""
+    done: list[ImageRecord] = []
+    shard: list[ImageRecord] = []
+    half = max(1, mean_size // 2)
+    for position, record in enumerate(records):
+        shard.append(record)
+        full = len(shard) >= 2 * mean_size
+        marked = len(shard) >= half and crc32(record.image_id.encode()) % half == 0
+        if full or marked or position == len(records) - 1:
+            key = _hash([[r.image_id, r.sha256] for r in shard])[:12]
+            done.extend(dataclasses.replace(r, shard=key) for r in shard)
+            shard = []
+    return tuple(done)
+
+
+def _known(store: Store) -> dict[str, Any]:
+    """What the last look saw: path -> [bytes, mtime, sha256, ...]. Lost or torn: look again."""
+    try:
+        table = json.loads(store.read("index", "seen.json"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def _write(store: Store, index: Index, seen: Mapping[str, Any]) -> None:
+    """Each file only if it changed, so that a second run writes nothing."""
+    lines = "".join(
+        json.dumps(dataclasses.asdict(record), sort_keys=True) + "\n" for record in index.records
+    )
+    rest = canonical_json({"failures": index.failures, "n_other": index.n_other})
+    files = (
+        ("index.jsonl", lines.encode()),
+        ("index.json", rest + b"\n"),
+        ("seen.json", canonical_json(seen)),
+    )
+    for name, content in files:
+        try:
+            same = store.read("index", name) == content
+        except FileNotFoundError:
+            same = False
+        if not same:
+            store.write(content, "index", name)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()

@@ -1,0 +1,240 @@
+"""Bytes of a picture file -> a loaded, upright picture, or ImageError with the reason.
+
+    picture_size(data, max_pixels)    (height, width) from the header
+    load_picture(data, max_pixels)    first frame or page, EXIF orientation applied
+
+`images` and `masks` read files through here and nowhere else, so that every hostile file meets one
+door. Pillow decodes. Its readers are called directly and not through `Image.open`, which would hide
+the reason of a failure, follow a JPEG into its second picture, and warn about large pictures.
+
+What Pillow lets pass and this module does not: a PNG whose data do not match their checksum, and a
+JPEG that was cut off and closed with an end marker, the rest of which decodes to plain grey. A
+*progressive* JPEG cut so is only less sharp, and passes. Flipped bits inside a JPEG pass too: the
+format has no checksum.
+"""
+
+import io
+import re
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from datus.errors import ImageError
+
+FORMATS = "JPEG, PNG, BMP, TIFF, GIF, WebP, PBM, PGM or PPM"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A loaded picture."""
+
+    image: Image.Image
+    """First frame or page, pixels loaded, upright."""
+    format: str
+    """JPEG, PNG, BMP, TIFF, GIF, WEBP or PPM: what the bytes are, whatever the file is called."""
+    rawmode: str
+    """Pillow's name for the samples in the file, for example 'L;4': 4-bit grey."""
+
+
+def picture_size(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """(height, width) after EXIF orientation, from the header. Raises ImageError."""
+    with pillow_errors("damaged header"):
+        image = _open(data, max_pixels)
+        width, height = _stored_size(image)
+        if _header_orientation(image, data) in _SWAPS_SIDES:
+            width, height = height, width
+        return height, width
+
+
+def load_picture(data: bytes, max_pixels: int) -> Picture:
+    """The first frame or page, upright. Raises ImageError if any of its pixels cannot be had."""
+    with pillow_errors("damaged header"):
+        image = _open(data, max_pixels)
+    with pillow_errors(f"damaged {image.format}"):
+        scan = image.fp.tell() if image.fp else 0
+        rawmode = _rawmode(image)
+        image.load()
+        if image.format == "PNG":
+            _check_png(data)
+        if image.format == "JPEG":
+            _check_jpeg(data, scan, image)
+        # Pillow has turned a TIFF already, and then says that its orientation is 1
+        turn = _TURNS.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        return Picture(upright, str(image.format), rawmode)
+
+
+@contextmanager
+def pillow_errors(what: str) -> Iterator[None]:
+    """Whatever Pillow raises inside becomes ImageError('what: reason'); its warnings are dropped.
+
+    Hostile bytes make it raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more.
+    """
+    _hush_pillow()
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ImageError(f"{what}: {reason or type(error).__name__}") from error
+
+
+_READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (rb"BM", BmpImagePlugin.BmpImageFile),
+    (rb"II[*+]\0|MM\0[*+]", TiffImagePlugin.TiffImageFile),
+    (rb"GIF8[79]a", GifImagePlugin.GifImageFile),
+    (rb"(?s:RIFF....WEBP)", WebPImagePlugin.WebPImageFile),
+    (rb"P[1-6]\s", PpmImagePlugin.PpmImageFile),
+)
+
+_ORIENTATION = 0x0112
+_SWAPS_SIDES = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """The reader for these bytes, header read, size checked, nothing decoded."""
+    if not data:
+        raise ImageError("empty file (0 bytes)")
+    reader = next((reader for magic, reader in _READERS if re.match(magic, data)), None)
+    if reader is None:
+        raise ImageError(f"not an image: expected {FORMATS}, got {_what_else(data)}")
+    _raise_pillow_limit(max_pixels)
+    try:
+        image = reader(io.BytesIO(data))
+    except Image.DecompressionBombError:
+        raise ImageError(f"too large: more than max_pixels = {max_pixels}; raise it") from None
+    except SyntaxError as error:
+        if str(error) != "not identified by this driver":
+            raise
+        raise ImageError("no pixels: height or width is 0, or no known pixel type") from error
+    width, height = image.size
+    if height * width > max_pixels:
+        raise ImageError(
+            f"too large: {height}x{width} (height x width) is {height * width} pixels, "
+            f"more than max_pixels = {max_pixels}; raise it or shrink the image"
+        )
+    return image
+
+
+def _what_else(data: bytes) -> str:
+    if data[4:8] == b"ftyp":
+        return "HEIC, AVIF or a video: convert it to JPEG or PNG first"
+    return f"a file that starts with {data[:8]!r}"
+
+
+def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """(width, height) as stored. Only some versions of Pillow swap the sides of a turned TIFF."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[256]), int(image.tag_v2[257])
+    return image.size
+
+
+def _header_orientation(image: ImageFile.ImageFile, data: bytes) -> int:
+    """EXIF orientation before the pixels are loaded: the same as after."""
+    marks = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+    if image.format == "PNG" and not any(mark in data for mark in marks):
+        return 1  # else Pillow decodes the whole PNG, to look behind its pixels
+    return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged EXIF block says nothing about the pixels: upright
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _rawmode(image: ImageFile.ImageFile) -> str:
+    """How the samples are stored; known only before they are loaded."""
+    args = image.tile[0][3] if image.tile else ""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
+def _check_png(data: bytes) -> None:
+    """Raise unless all critical chunks match their checksum, up to the end.
+
+    Pillow stops reading at the last row, before zlib has compared its own checksum.
+    """
+    view, start = memoryview(data), 8
+    while start + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, start)
+        kind, end = data[start + 4 : start + 8], start + 8 + length
+        critical = not kind[0] & 0x20
+        if critical and zlib.crc32(view[start + 4 : end]).to_bytes(4) != data[end : end + 4]:
+            raise ImageError(f"damaged PNG: chunk {kind.decode('latin-1')} has a wrong checksum")
+        if kind == b"IEND":
+            return
+        start = end + 4
+    raise ImageError("damaged PNG: the file is truncated, its end is missing")
+
+
+def _check_jpeg(data: bytes, scan: int, image: Image.Image) -> None:
+    """Raise if the data run out before the pixels do. `scan`: where the first scan starts.
+
+    libjpeg then fills up with mid grey and warns where nobody hears it. So if the last pixel is mid
+    grey, decode again with more data put in before the end marker: they change nothing in a whole
+    picture, for all of its pixels are read by then, but they do where pixels were missing.
+    """
+    width, height = image.size
+    last = image.crop((width - 1, height - 1, width, height))
+    if image.mode != "CMYK" and abs(int(last.convert("L").tobytes()[0]) - 128) > 2:
+        return
+    end = data.find(b"\xff\xd9", scan)
+    padded = data[:end] + bytes(range(1, 200)) * 3 + data[end:]
+    again = JpegImagePlugin.JpegImageFile(io.BytesIO(padded))
+    again.load()
+    if again.tobytes() != image.tobytes():
+        raise ImageError("damaged JPEG: the file is truncated, the rest of its pixels is missing")
+
+
+_PILLOW_WARNING = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_lock = threading.Lock()
+
+
+def _hush_pillow() -> None:
+    """Put one filter first: no warnings from Pillow's own modules ('Corrupt EXIF data' ...).
+
+    `warnings.catch_warnings` would be tidier but swaps a list that all threads share.
+    """
+    with _lock:
+        if not warnings.filters or warnings.filters[0] != _PILLOW_WARNING:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _raise_pillow_limit(max_pixels: int) -> None:
+    """Let `max_pixels` rule: Pillow's own limit is only ever raised, so no thread sees it fall."""
+    with _lock:
+        if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = max_pixels

@@ -1,0 +1,158 @@
+"""The stages of one run with their recipes: what is done, what is missing, and why.
+
+    plan = make_plan(config, index)
+    plan.groups()              stages in the order of work; those that share memory stand together
+    why(store, plan, node)     the first setting that differs from the newest earlier recipe
+
+A recipe is {stage, version, settings, upstream fingerprints}; its hash names the stage's folder.
+The shards of the index stand beside it, by content, so that one changed image redoes one shard.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datus.config import Config
+from datus.index import Index, Shard
+from datus.stages import STAGES, Stage, active_stages
+from datus.store import Store, fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One stage of the run, for one K if the stage depends on it."""
+
+    stage: str
+    k: int
+    """0 for the stages before clusters and for the report."""
+    mark: str
+    """The fingerprint: the name of its folder."""
+    recipe: Mapping[str, Any]
+    needs: tuple[str, ...]
+    keep: bool
+
+    @property
+    def row(self) -> Stage:
+        return next(stage for stage in STAGES if stage.name == self.stage)
+
+    @property
+    def scope(self) -> str:
+        return self.row.scope
+
+    @property
+    def label(self) -> str:
+        return f"{self.stage} (K = {self.k})" if self.k else self.stage
+
+
+DATASET_KEY = "all"
+"""The shard key of stages that work on the whole dataset."""
+
+
+def find_node(nodes: Sequence[Node], stage: str, k: int) -> Node:
+    """The node of a stage that serves K."""
+    return next(node for node in nodes if node.stage == stage and node.k in (0, k))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    nodes: tuple[Node, ...]
+    """In the order of work."""
+    shards: tuple[Shard, ...]
+
+    def places(self, node: Node) -> Iterator[tuple[str, str, str]]:
+        """(stage, fingerprint, shard key) of everything a node makes."""
+        if node.scope == "dataset":
+            yield node.stage, node.mark, DATASET_KEY
+        else:
+            for shard in self.shards:
+                yield node.stage, node.mark, shard.key
+
+    def groups(self) -> list[tuple[Node, ...]]:
+        """Nodes that run in one go: a stage that is not kept, up to the last one that needs it."""
+        groups: list[tuple[Node, ...]] = []
+        start = 0
+        while start < len(self.nodes):
+            end = start
+            for position, node in enumerate(self.nodes):
+                if start <= position <= end and not node.keep:
+                    end = max(end, self._last_user(node))
+            groups.append(self.nodes[start : end + 1])
+            start = end + 1
+        return groups
+
+    def _last_user(self, node: Node) -> int:
+        """Position of the last shard stage that reads `node`, before any dataset stage."""
+        last = self.nodes.index(node)
+        for position in range(last + 1, len(self.nodes)):
+            if self.nodes[position].scope == "dataset":
+                break
+            if node.stage in self.nodes[position].needs:
+                last = position
+        return last
+
+
+def make_plan(config: Config, index: Index) -> Plan:
+    """Every stage that this config runs. The branches of a sweep share all that is before them."""
+    nodes: list[Node] = []
+    shared = [stage for stage in active_stages(config) if not stage.per_k]
+    before = [stage for stage in shared if stage.name != "report"]
+    for stage in before:
+        nodes.append(_node(config, index, stage, 0, nodes))
+    for k in config.clusters.k:
+        for stage in active_stages(config):
+            if stage.per_k:
+                nodes.append(_node(config, index, stage, k, nodes))
+    report = next(stage for stage in shared if stage.name == "report")
+    nodes.append(_node(config, index, report, 0, nodes))
+    return Plan(tuple(nodes), index.shards)
+
+
+def _node(config: Config, index: Index, stage: Stage, k: int, made: list[Node]) -> Node:
+    needs = stage.needs(config)
+    upstream = {
+        f"{node.stage}:{node.k}" if stage.name == "report" and node.k else node.stage: node.mark
+        for node in made
+        if node.stage in needs and (stage.name == "report" or node.k in (0, k))
+    }
+    recipe = {
+        "stage": stage.name,
+        "version": stage.version,
+        "settings": stage.settings(config, k, index),
+        "upstream": upstream,
+    }
+    keep = bool(getattr(getattr(config, stage.name, None), "keep", True))
+    return Node(stage.name, k, fingerprint(recipe), recipe, needs, keep)
+
+
+def why(store: Store, plan: Plan, node: Node) -> str:
+    """Why a node is not done: its first difference from the newest earlier recipe."""
+    earlier = [recipe for mark, recipe in store.recipes(node.stage) if mark != node.mark]
+    same_k = [r for r in earlier if r["settings"].get("k") == node.recipe["settings"].get("k")]
+    if not earlier:
+        return "it never ran with these settings" if node.k else "it never ran"
+    before = (same_k or earlier)[0]
+    if before["version"] != node.recipe["version"]:
+        return f"the stage itself changed: version {before['version']} -> {node.recipe['version']}"
+    old, new = before["settings"], node.recipe["settings"]
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            return _difference(node.stage, name, old.get(name), new.get(name))
+    for name in sorted({*before["upstream"], *node.recipe["upstream"]}):
+        if before["upstream"].get(name) != node.recipe["upstream"].get(name):
+            stage, _, k = name.partition(":")
+            upstream = find_node(plan.nodes, stage, int(k) if k else node.k)
+            return f"{upstream.label} changed: {why(store, plan, upstream)}"
+    return "some shards are new or were removed"
+
+
+def _difference(stage: str, name: str, old: Any, new: Any) -> str:
+    if name in ("dataset", "truth", "failures"):
+        return {"dataset": "the images changed", "truth": "the true masks changed"}.get(
+            name, "other images failed"
+        )
+    return f"{stage}.{name}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

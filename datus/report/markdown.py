@@ -1,0 +1,166 @@
+"""report.md: the report in short, for a terminal or a repository page.
+
+The name of the rule stands next to every score. File names can hold anything, so all text from
+outside is escaped: it can neither break a table nor become markup.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import datus
+from datus.report import view
+from datus.report.figures import short
+from datus.report.records import KResult, ReportInputs
+from datus.report.summary import HEADLINE, NO_TRUTH, RULES, ordered
+
+MAX_FAILURES = 20
+"""More are counted here and listed in report.json."""
+
+_ESCAPES = str.maketrans({sign: f"\\{sign}" for sign in "\\`*[]|"} | {"<": "&lt;", "&": "&amp;"})
+
+
+def to_markdown(inputs: ReportInputs) -> bytes:
+    """The bytes of report.md, UTF-8."""
+    parts = (
+        [f"# {plain(inputs.title)}", ""],
+        _headline(inputs),
+        _warnings(inputs),
+        _rules(inputs.main),
+        _classes(inputs),
+        _sweep(inputs),
+        _numbers(inputs),
+        _failures(inputs),
+    )
+    lines = [line for part in parts for line in part]
+    return ("\n".join(lines).rstrip() + "\n").encode("utf-8", "backslashreplace")
+
+
+def plain(text: str) -> str:
+    """One line that shows as it is written."""
+    return " ".join(text.split()).translate(_ESCAPES)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The first column is left-aligned, the others are right-aligned figures."""
+    written = [list(head), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*written, strict=True)]
+    lines = []
+    for cells in written:
+        first, *others = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        lines.append(f"| {' | '.join([first, *others])} |")
+    first_rule, *rules = ("-" * max(width - bool(n), 2) for n, width in enumerate(widths))
+    lines.insert(1, f"| {' | '.join([first_rule, *(f'{rule}:' for rule in rules)])} |")
+    return [*lines, ""]
+
+
+def _headline(inputs: ReportInputs) -> list[str]:
+    main, scores = inputs.main, view.headline(inputs.main)
+    images = f"{inputs.n_images:,} image{'s' if inputs.n_images != 1 else ''}"
+    facts = (
+        f"{images}, {main.k} clusters, {main.coverage:.1f} % of all pixels labelled. "
+        f"Preset `{inputs.preset}`, DatUS {datus.__version__}."
+    )
+    if scores is None:
+        return [NO_TRUTH, "", facts, ""]
+    return [
+        f"**{HEADLINE}: {scores.miou:.1f} % mIoU**, {scores.accuracy:.1f} % accuracy, "
+        f"{scores.f1:.1f} % mean F1.",
+        "",
+        facts,
+        "",
+    ]
+
+
+def _warnings(inputs: ReportInputs) -> list[str]:
+    if not inputs.warnings:
+        return []
+    return ["## Warnings", "", *(f"- {plain(text)}" for text in inputs.warnings), ""]
+
+
+def _rules(main: KResult) -> list[str]:
+    if not main.scores:
+        return []
+    rows = [
+        (rule, *(f"{value:.1f}" for value in (one.miou, one.accuracy, one.f1, one.coverage)))
+        for rule, one in ordered(main.scores)
+    ]
+    return [
+        "## Scores, percent",
+        "",
+        *table(("rule", "mIoU", "accuracy", "mean F1", "coverage"), rows),
+        *(f"- {rule}: {RULES[rule]}" for rule, _ in ordered(main.scores) if rule in RULES),
+        "",
+        "Coverage is the share of the pixels with a known true class that got a label.",
+        "",
+    ]
+
+
+def _classes(inputs: ReportInputs) -> list[str]:
+    rows = [
+        (
+            plain(one.name),
+            "–" if one.cluster is None else str(one.cluster),
+            *(_percent(value) for value in (one.iou, one.precision, one.recall, one.f1)),
+            f"{one.share:.1f}",
+        )
+        for one in view.class_rows(inputs)
+    ]
+    if not rows:
+        return []
+    head = ("class", "cluster", "IoU", "precision", "recall", "F1", "share of pixels")
+    note = ["– = the class is not in the truth, or no cluster is matched to it.", ""]
+    dashes = any("–" in row for row in rows)
+    return [f"## Classes under {HEADLINE}, percent", "", *table(head, rows), *(note * dashes)]
+
+
+def _sweep(inputs: ReportInputs) -> list[str]:
+    if len(inputs.sweep) < 2:
+        return []
+    sweep = sorted(inputs.sweep, key=lambda result: result.k)
+    rules = view.sweep_rules(inputs)
+    rows = [
+        (
+            str(one.k),
+            *(_percent(one.scores[rule].miou if rule in one.scores else None) for rule in rules),
+            f"{one.coverage:.1f}",
+            short(one.inertia / max(one.n_trained, 1)),
+        )
+        for one in sweep
+    ]
+    head = ("K", *(f"mIoU {rule}" for rule in rules), "% labelled", "mean squared distance")
+    return ["## Number of clusters", "", *table(head, rows)]
+
+
+def _numbers(inputs: ReportInputs) -> list[str]:
+    rows = [
+        (
+            plain(name),
+            *(short(v) for v in (one.minimum, one.q25, one.median, one.q75, one.maximum)),
+            f"{one.n:,}",
+        )
+        for name, _, one, _ in view.boxes(inputs)
+    ]
+    if not rows:
+        return []
+    head = ("figure", "min", "25 %", "median", "75 %", "max", "images")
+    return ["## Over the images", "", *table(head, rows)]
+
+
+def _failures(inputs: ReportInputs) -> list[str]:
+    failures = inputs.failures
+    if not failures:
+        return []
+    more = len(failures) - MAX_FAILURES
+    return [
+        f"## Failures: {len(failures):,}",
+        "",
+        *(f"- {plain(s)}: {plain(i)}: {plain(why)}" for s, i, why in failures[:MAX_FAILURES]),
+        *([f"- and {more:,} more, all in report.json"] if more > 0 else []),
+        "",
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,76 @@
+"""report.html: one file to look at. No script, no request to anywhere, light and dark, printable.
+
+The page is drawn by `page.html.j2` with autoescape on, so image ids, class names and settings are
+only ever text; a content security policy forbids scripts and requests on top of that.
+"""
+
+import functools
+import json
+from collections import Counter
+from typing import Any
+
+import jinja2
+
+import datus
+from datus.report import view
+from datus.report.figures import short
+from datus.report.records import ReportInputs
+from datus.report.summary import DEFINITIONS, HEADLINE, NO_TRUTH, RULES, ordered, portable
+
+MAX_FAILURES = 50
+"""More are counted on the page and listed in report.json."""
+MAX_OPEN_CLUSTERS = 48
+"""The rest is folded: a page of 255 galleries is no use at first sight."""
+MAX_LEGEND = 32
+
+
+def to_html(inputs: ReportInputs) -> bytes:
+    """The bytes of report.html, UTF-8."""
+    page = _environment().get_template("page.html.j2")
+    return page.render(**_context(inputs)).encode("utf-8", "backslashreplace")
+
+
+def _context(inputs: ReportInputs) -> dict[str, Any]:
+    clusters = view.clusters(inputs)
+    return {
+        "version": datus.__version__,
+        "inputs": inputs,
+        "main": inputs.main,
+        "headline": HEADLINE,
+        "scores": view.headline(inputs.main),
+        "rules": [(rule, RULES.get(rule, ""), one) for rule, one in ordered(inputs.main.scores)],
+        "no_truth": NO_TRUTH,
+        "definitions": DEFINITIONS,
+        "panels": view.panels(inputs),
+        "classes": view.class_rows(inputs),
+        "clusters": view.largest_first(clusters),
+        "confusion": view.confusion_rows(inputs, clusters),
+        "sweep_rules": view.sweep_rules(inputs),
+        "charts": view.charts(inputs),
+        "sweep": sorted(inputs.sweep, key=lambda result: result.k),
+        "boxes": view.boxes(inputs),
+        "failures": inputs.failures[:MAX_FAILURES],
+        "n_failures": len(inputs.failures),
+        "failed_stages": Counter(stage for stage, _, _ in inputs.failures),
+        "settings": portable(inputs.settings),
+        "provenance": portable(inputs.provenance),
+        "max_open": MAX_OPEN_CLUSTERS,
+        "max_legend": MAX_LEGEND,
+    }
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("datus.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
+    environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["short"] = short
+    environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment

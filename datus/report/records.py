@@ -1,0 +1,171 @@
+"""What a report is made from. Plain values and arrays; nothing here reads a disk.
+
+`ReportInputs` is all of it. Frames as in `datus.records`: rows before columns, RGB, IGNORE = 255 is
+a pixel without a label. Scores and shares are percent. Nothing given here may depend on the clock
+or on the machine: the report repeats it, and the same run has to give the same bytes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from datus.metrics import Scores
+from datus.records import MAX_CLUSTERS, Array, ClassTable, Confusion
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """One figure over the images of a run, in the seven numbers of a box plot."""
+
+    n: int
+    mean: float
+    minimum: float
+    q25: float
+    median: float
+    q75: float
+    maximum: float
+
+    @staticmethod
+    def of(values: Iterable[float]) -> "Distribution":
+        """Of the finite values, others are left out. n = 0 and all NaN where none is left."""
+        array = np.asarray(list(values), np.float64)
+        array = array[np.isfinite(array)]
+        if not array.size:
+            return Distribution(0, *[float("nan")] * 6)
+        low, q25, median, q75, high = np.quantile(array, (0, 0.25, 0.5, 0.75, 1)).tolist()
+        return Distribution(array.size, float(array.mean()), low, q25, median, q75, high)
+
+
+@dataclass(frozen=True, slots=True)
+class KResult:
+    """What came out for one number of clusters."""
+
+    k: int
+    cluster_pixels: Array
+    """int64 (k + 1,): pixels of each cluster over all masks; the last counts unlabelled pixels."""
+    inertia: float
+    """Sum of squared distances of the training vectors to their centroid."""
+    n_trained: int
+    """Segments that k-means saw."""
+    library: str
+    """What ran k-means, with its version."""
+    confusion: Confusion | None = None
+    """None where there is no truth."""
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    """Name of the rule -> scores. Empty where there is no truth."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.k <= MAX_CLUSTERS, f"KResult.k: expected 1 to 255, got {self.k}")
+        _require_array("KResult.cluster_pixels", self.cluster_pixels, "int64", (self.k + 1,))
+        if self.confusion is not None:
+            rows = len(self.confusion.counts)
+            _require(
+                rows == self.k + 1, f"KResult.confusion: expected {self.k + 1} rows, got {rows}"
+            )
+        for rule, scores in self.scores.items():
+            _require(
+                len(scores.match) == self.k,
+                f"KResult.scores[{rule!r}]: expected a match of {self.k} clusters, "
+                f"got {len(scores.match)}",
+            )
+
+    @property
+    def coverage(self) -> float:
+        """Percent of all pixels that have a label; 0 where there are no pixels."""
+        total = int(self.cluster_pixels.sum())
+        return 100.0 * int(self.cluster_pixels[:-1].sum()) / total if total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image to look at, at its own size; the report makes it small."""
+
+    image_id: str
+    image: Array
+    """uint8 (H, W, 3)."""
+    mask: Array
+    """uint8 (H, W): cluster or IGNORE."""
+    truth: Array | None = None
+    """uint8 (H, W): class or IGNORE; None where there is no truth."""
+
+    def __post_init__(self) -> None:
+        _require_picture("Example.image", self.image)
+        _require_array("Example.mask", self.mask, "uint8", self.image.shape[:2])
+        if self.truth is not None:
+            _require_array("Example.truth", self.truth, "uint8", self.image.shape[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryItem:
+    """One segment of a cluster."""
+
+    image_id: str
+    picture: Array
+    """uint8 (h, w, 3)."""
+    margin: float
+    """Confidence 0..1: 1 - nearest / second nearest distance to a centroid."""
+
+    def __post_init__(self) -> None:
+        _require_picture("GalleryItem.picture", self.picture)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportInputs:
+    """One finished run."""
+
+    title: str
+    preset: str
+    n_images: int
+    sweep: tuple[KResult, ...]
+    """One per number of clusters. The first is the main one, which all pictures show."""
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Section -> key -> value, ready for JSON. Absolute paths are cut to their last part."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What ran: versions, and where the weights come from."""
+    failures: tuple[tuple[str, str, str], ...] = ()
+    """(stage, image_id, reason)."""
+    warnings: tuple[str, ...] = ()
+    numbers: Mapping[str, Mapping[str, Distribution]] = field(default_factory=dict)
+    """Stage -> figure -> distribution over the images."""
+    classes: ClassTable | None = None
+    """None where there is no truth."""
+    examples: tuple[Example, ...] = ()
+    gallery: tuple[tuple[GalleryItem, ...], ...] = ()
+    """Of each cluster of the main K, most confident first; or nothing at all."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.sweep), "ReportInputs.sweep: expected at least one K, got none")
+        ks = [result.k for result in self.sweep]
+        _require(len(set(ks)) == len(ks), f"ReportInputs.sweep: expected different K, got {ks}")
+        _require(
+            len(self.gallery) in (0, self.main.k),
+            f"ReportInputs.gallery: expected {self.main.k} clusters, got {len(self.gallery)}",
+        )
+        confusion = self.main.confusion
+        if confusion is not None and self.classes is not None:
+            _require(
+                confusion.n_classes == self.classes.n_classes,
+                f"ReportInputs.classes: expected {confusion.n_classes} classes, "
+                f"got {self.classes.n_classes}",
+            )
+
+    @property
+    def main(self) -> KResult:
+        return self.sweep[0]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_array(where: str, array: Array, dtype: str, shape: tuple[int, ...]) -> None:
+    _require(array.dtype.name == dtype, f"{where}: expected dtype {dtype}, got {array.dtype.name}")
+    _require(array.shape == shape, f"{where}: expected shape {shape}, got {array.shape}")
+
+
+def _require_picture(where: str, array: Array) -> None:
+    _require(array.dtype.name == "uint8", f"{where}: expected dtype uint8, got {array.dtype.name}")
+    fits = array.ndim == 3 and array.shape[2] == 3 and array.size > 0
+    _require(fits, f"{where}: expected shape (height, width, 3), got {array.shape}")

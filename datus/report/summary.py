@@ -1,0 +1,148 @@
+"""report.json: everything the report knows, for programs.
+
+`summarise(inputs)` gives plain JSON values; `to_json` gives the bytes. Percent values have four
+decimals, other measured figures six significant digits. NaN does not exist in JSON: what is not
+defined (the IoU of a class that is not in the truth) is null.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+import datus
+from datus.metrics import Scores
+from datus.report.records import Distribution, KResult, ReportInputs
+
+HEADLINE = "hungarian_strict"
+"""The rule behind the number at the top, the masks' colours and the clusters' classes."""
+
+RULES: dict[str, str] = {
+    "hungarian_strict": "One cluster for one class, matched for the most pixels; unmatched "
+    "clusters and unlabelled pixels count as errors.",
+    "hungarian_covered": "The same match, unlabelled pixels left out, as in the paper; unmatched "
+    "clusters count as errors.",
+    "hungarian_legacy": "Unlabelled pixels left out and pixels of unmatched clusters deleted; "
+    "only to compare with numbers printed for more clusters than classes.",
+    "majority": "Every cluster takes the class most frequent in it, several clusters may share "
+    "one; unlabelled pixels count as errors.",
+    "merge_nearest": "Matched one to one, then each leftover cluster joins the matched cluster "
+    "with the nearest centroid; unlabelled pixels count as errors.",
+}
+"""Every rule in one sentence, in the order of all tables."""
+
+NO_TRUTH = "No true masks were given, so there is nothing to score against."
+
+DEFINITIONS: dict[str, str] = {
+    "coverage": "percent of all pixels that got a label",
+    "scores.coverage": "percent of the pixels with a known true class that got a label",
+    "cluster_pixels": "pixels of each cluster; the last value counts unlabelled pixels",
+    "confusion": "pixels by cluster (rows; the last row is unlabelled) and true class (columns)",
+    "match": "class of each cluster; -1 = no class",
+}
+
+
+def to_json(inputs: ReportInputs) -> bytes:
+    """The bytes of report.json: sorted keys, UTF-8. A broken file name becomes a JSON escape."""
+    text = json.dumps(
+        summarise(inputs), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+    )
+    return (text + "\n").encode("utf-8", "backslashreplace")
+
+
+def summarise(inputs: ReportInputs) -> dict[str, Any]:
+    """report.json before it is text."""
+    main = inputs.main
+    classes = inputs.classes
+    return {
+        "datus": datus.__version__,
+        "title": inputs.title,
+        "preset": inputs.preset,
+        "n_images": inputs.n_images,
+        "clusters": main.k,
+        "coverage": round(main.coverage, 4),
+        "classes": None if classes is None else {"name": classes.name, "names": [*classes.names]},
+        "headline": HEADLINE if HEADLINE in main.scores else None,
+        "rules": RULES,
+        "definitions": DEFINITIONS,
+        "scores": _scores(main.scores),
+        "scores_note": "" if main.scores else NO_TRUTH,
+        "sweep": [_k_result(result) for result in inputs.sweep],
+        "numbers": {
+            stage: {name: _distribution(one) for name, one in figures.items()}
+            for stage, figures in inputs.numbers.items()
+        },
+        "failures": [
+            {"stage": stage, "image_id": image_id, "reason": reason}
+            for stage, image_id, reason in inputs.failures
+        ],
+        "warnings": list(inputs.warnings),
+        "settings": portable(inputs.settings),
+        "provenance": portable(inputs.provenance),
+    }
+
+
+def ordered(scores: Mapping[str, Scores]) -> list[tuple[str, Scores]]:
+    """The rules in the order of `RULES`, unknown ones after them."""
+    known = [(rule, scores[rule]) for rule in RULES if rule in scores]
+    return known + [(rule, one) for rule, one in scores.items() if rule not in RULES]
+
+
+def portable(value: Any) -> Any:
+    """Settings without what differs between machines: absolute paths keep their last part."""
+    if isinstance(value, Mapping):
+        return {str(key): portable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str):
+        for kind in (PurePosixPath, PureWindowsPath):
+            if kind(value).is_absolute():
+                return kind(value).name
+    return value
+
+
+def _k_result(result: KResult) -> dict[str, Any]:
+    confusion = result.confusion
+    return {
+        "k": result.k,
+        "coverage": round(result.coverage, 4),
+        "inertia": _significant(result.inertia),
+        "n_trained": result.n_trained,
+        "library": result.library,
+        "cluster_pixels": result.cluster_pixels.tolist(),
+        "confusion": None if confusion is None else confusion.counts.tolist(),
+        "scores": _scores(result.scores),
+    }
+
+
+def _scores(scores: Mapping[str, Scores]) -> dict[str, Any]:
+    return {rule: _rounded(one.as_dict()) for rule, one in scores.items()}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    return value
+
+
+def _distribution(one: Distribution) -> dict[str, float | int | None]:
+    return {
+        "n": one.n,
+        "mean": _significant(one.mean),
+        "min": _significant(one.minimum),
+        "q25": _significant(one.q25),
+        "median": _significant(one.median),
+        "q75": _significant(one.q75),
+        "max": _significant(one.maximum),
+    }
+
+
+def _significant(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None

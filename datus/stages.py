@@ -1,0 +1,233 @@
+"""The table of stages: the only place that sees both the method and the machine.
+
+    index -> features -> graphs -> segments -> embeddings -> clusters -> masks -> evaluate -> report
+
+A stage of scope "shard" works on one shard: `work(shard, inputs, advance)`, module `work`. One of
+scope "dataset" works on all: `work(dataset, advance)`, module `gather`. A recipe is all that can
+change a stage's bytes; its hash names the stage's folder. Index is not in the table: it makes the
+shards (module `index`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from datus import gather, work
+from datus.config import Config, load_classes, settings_of
+from datus.index import Index
+from datus.store import ShardReport
+
+Numbers = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One row of the table."""
+
+    name: str
+    version: int
+    """Raise it when the same input would give other bytes."""
+    scope: Literal["shard", "dataset"]
+    needs: Callable[[Config], tuple[str, ...]]
+    settings: Callable[[Config, int, Index], dict[str, Any]]
+    """(config, k, index) -> what is hashed besides name, version and needs."""
+    build: Callable[[work.Context], Any]
+    per_k: bool = False
+    """Runs once for each K of a sweep."""
+    warn: Callable[[list[ShardReport]], list[str]] = lambda reports: []
+    """What people should know of the finished stage."""
+
+
+def _features(config: Config, k: int, index: Index) -> dict[str, Any]:
+    settings = settings_of(config.features)
+    settings["weights"] = _weights(config, config.features.backbone, config.features.weights)
+    return settings
+
+
+def _graphs(config: Config, k: int, index: Index) -> dict[str, Any]:
+    return settings_of(config.graphs)
+
+
+def _segments(config: Config, k: int, index: Index) -> dict[str, Any]:
+    return {**settings_of(config.segments), "seed": config.seed}
+
+
+def _embeddings(config: Config, k: int, index: Index) -> dict[str, Any]:
+    settings = settings_of(config.embeddings)
+    if config.embeddings.mode == "pool":
+        return {key: settings[key] for key in ("mode", "min_patches")}
+    settings["weights"] = _weights(config, *work.embedder(config))
+    settings["backbone"] = work.embedder(config)[0]
+    settings["channels"] = config.features.channels
+    settings["precision"] = config.features.precision
+    return settings
+
+
+def _clusters(config: Config, k: int, index: Index) -> dict[str, Any]:
+    return {**settings_of(config.clusters), "k": k, "seed": config.seed, "dataset": index.content}
+
+
+def _masks(config: Config, k: int, index: Index) -> dict[str, Any]:
+    return settings_of(config.masks)
+
+
+def _evaluate(config: Config, k: int, index: Index) -> dict[str, Any]:
+    classes = load_classes(Path(config.data.classes))
+    return {
+        "classes": [classes.name, list(classes.names), classes.lookup.tolist()],
+        "known": np.flatnonzero(classes.known).tolist(),
+        "truth": index.truth_content,
+    }
+
+
+def _report(config: Config, k: int, index: Index) -> dict[str, Any]:
+    settings = {**settings_of(config.report), "dataset": index.content, "preset": config.preset}
+    settings["title"] = gather.title(config)
+    settings["failures"] = index.failures
+    if config.data.classes:
+        settings["colours"] = [list(c) for c in load_classes(Path(config.data.classes)).colours]
+    return settings
+
+
+def _weights(config: Config, backbone: str, weights: str) -> str:
+    from datus.backbones import weights_id
+
+    known = weights_id(backbone, weights)
+    return f"{known}:seed {config.seed}" if known.startswith("random") else known
+
+
+def _warn_degenerate(reports: list[ShardReport]) -> list[str]:
+    from datus.affinity import DEGENERATE_DENSITY
+
+    densities = _figures(reports, "density")
+    dense = [value for value in densities if value > DEGENERATE_DENSITY]
+    if not dense:
+        return []
+    return [
+        f"{len(dense)} of {len(densities)} graphs are degenerate (over "
+        f"{100 * DEGENERATE_DENSITY:.0f} % of patch pairs linked): their segments say little; "
+        "try --set graphs.center=image or another backbone"
+    ]
+
+
+def _warn_weak(reports: list[ShardReport]) -> list[str]:
+    values = _figures(reports, "modularity")
+    weak = [value for value in values if value < WEAK_MODULARITY]
+    if 2 * len(weak) <= len(values):
+        return []
+    return [
+        f"{len(weak)} of {len(values)} images have modularity below {WEAK_MODULARITY}: "
+        "their communities may be noise"
+    ]
+
+
+def _warn_invalid(reports: list[ShardReport]) -> list[str]:
+    values = _figures(reports, "n_valid")
+    empty = sum(value == 0 for value in values)
+    if not empty:
+        return []
+    return [f"{empty} of {len(values)} images have no valid segment: their masks are all 255"]
+
+
+WEAK_MODULARITY = 0.03
+
+
+def _figures(reports: list[ShardReport], name: str) -> list[float]:
+    return [row[name] for report in reports for row in report.numbers.values() if name in row]
+
+
+def _nothing(config: Config) -> tuple[str, ...]:
+    return ()
+
+
+def _embedding_needs(config: Config) -> tuple[str, ...]:
+    return ("features", "segments") if config.embeddings.mode == "pool" else ("segments",)
+
+
+def _report_needs(config: Config) -> tuple[str, ...]:
+    made = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
+    return (*made, "evaluate") if config.data.truth else made
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="features",
+        version=1,
+        scope="shard",
+        needs=_nothing,
+        settings=_features,
+        build=work.build_features,
+    ),
+    Stage(
+        name="graphs",
+        version=1,
+        scope="shard",
+        needs=lambda config: ("features",),
+        settings=_graphs,
+        build=work.build_graphs,
+        warn=_warn_degenerate,
+    ),
+    Stage(
+        name="segments",
+        version=1,
+        scope="shard",
+        needs=lambda config: ("graphs",),
+        settings=_segments,
+        build=work.build_segments,
+        warn=_warn_weak,
+    ),
+    Stage(
+        name="embeddings",
+        version=1,
+        scope="shard",
+        needs=_embedding_needs,
+        settings=_embeddings,
+        build=work.build_embeddings,
+        warn=_warn_invalid,
+    ),
+    Stage(
+        name="clusters",
+        version=1,
+        scope="dataset",
+        needs=lambda config: ("embeddings",),
+        settings=_clusters,
+        build=gather.build_clusters,
+        per_k=True,
+    ),
+    Stage(
+        name="masks",
+        version=1,
+        scope="shard",
+        needs=lambda config: ("segments", "embeddings", "clusters"),
+        settings=_masks,
+        build=work.build_masks,
+        per_k=True,
+    ),
+    Stage(
+        name="evaluate",
+        version=1,
+        scope="shard",
+        needs=lambda config: ("segments", "masks"),
+        settings=_evaluate,
+        build=work.build_evaluate,
+        per_k=True,
+    ),
+    Stage(
+        name="report",
+        version=1,
+        scope="dataset",
+        needs=_report_needs,
+        settings=_report,
+        build=gather.build_report_stage,
+    ),
+)
+
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
+def active_stages(config: Config) -> tuple[Stage, ...]:
+    """Without truth there is nothing to evaluate."""
+    return tuple(s for s in STAGES if s.name != "evaluate" or config.data.truth)

@@ -1,0 +1,76 @@
+"""What is done in a run folder, what is not and why, what nobody needs. Loads no torch."""
+
+import re
+
+from datus.config import Config
+from datus.errors import WorkError
+from datus.index import read_index
+from datus.plan import Plan, make_plan, why
+from datus.stages import STAGE_NAMES
+from datus.store import Store
+
+Row = tuple[str, ...]
+
+SHARD = re.compile(r"shard-([0-9a-z]+)\.(json|safetensors)")
+
+
+def status_rows(config: Config, explain: bool) -> list[Row]:
+    """A table: header, then one row a stage."""
+    store = Store(config.run_path)
+    plan = _plan(config, store)
+    rows: list[Row] = [("stage", "fingerprint", "state", "shards", *(["why"] if explain else []))]
+    for node in plan.nodes:
+        places = list(plan.places(node))
+        reports = [store.report(*place) for place in places]
+        done = sum(report is not None for report in reports)
+        held = sum(report is not None and report.stored for report in reports)
+        state = "missing" if not done else "done" if done == len(places) else "partly"
+        if done and not held:
+            state += ", not kept"
+        row: Row = (node.label, node.mark, state, f"{done}/{len(places)}")
+        if explain:
+            row += (why(store, plan, node) if done < len(places) else "",)
+        rows.append(row)
+    return rows
+
+
+def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:
+    """(stage, folder or shard, bytes as text) of what the plan does not need, and the sum."""
+    store = Store(config.run_path)
+    with store.lock():
+        plan = _plan(config, store)
+        marks = {(node.stage, node.mark) for node in plan.nodes}
+        keys = {place for node in plan.nodes for place in plan.places(node)}
+        rows: list[Row] = []
+        total = 0
+        for stage in STAGE_NAMES:
+            for mark in store.folders(stage):
+                stale = (
+                    [()] if (stage, mark) not in marks else _stale_shards(store, stage, mark, keys)
+                )
+                for name in stale:
+                    size = store.disk_bytes(stage, mark, *name)
+                    rows.append((stage, "/".join((mark, *name)), str(size)))
+                    total += size
+                    if remove:
+                        store.remove(stage, mark, *name)
+        return rows, total
+
+
+def _stale_shards(
+    store: Store, stage: str, mark: str, keys: set[tuple[str, str, str]]
+) -> list[tuple[str, ...]]:
+    """Shards of a current stage whose images are no longer there in that form; reports first."""
+    found = []
+    for name in store.files(stage, mark):
+        match = SHARD.fullmatch(name)
+        if match and (stage, mark, match[1]) not in keys:
+            found.append((name,))
+    return sorted(found)
+
+
+def _plan(config: Config, store: Store) -> Plan:
+    index = read_index(store)
+    if index is None:
+        raise WorkError(f"{config.run_path}: nothing has run here yet: datus run does")
+    return make_plan(config, index)

@@ -1,0 +1,340 @@
+"""Run folders: content-addressed stages, shards written whole or not at all, reports, locks.
+
+    RUN/index/index.jsonl                       one ImageRecord a line
+    RUN/STAGE/FINGERPRINT/stage.json            the hashed recipe; beside it, unhashed, what ran it
+    RUN/STAGE/FINGERPRINT/shard-KEY.safetensors arrays, named ROW/NAME
+    RUN/STAGE/FINGERPRINT/shard-KEY.json        written last = done: images, failures, figures
+    RUN/STAGE/FINGERPRINT/files/...             outputs that are files of their own (mask PNGs)
+
+A file appears under its name only when it is complete and on disk (temporary name in the same
+folder, fsync, rename). Metadata lives in the JSON: safetensors headers do not keep its order. Paths
+go through fsspec, so a run folder can be on an object store, where one put is atomic already.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from filelock import FileLock, Timeout
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from datus.errors import CorruptShard, StoreError
+from datus.records import Array, ShardData
+
+TEMPORARY = ".tmp-"
+
+
+def canonical_json(value: Any) -> bytes:
+    """The same bytes for the same value: sorted keys, no spaces, no NaN."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+    return text.encode()
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """16 hex digits of the sha256 of a recipe."""
+    return hashlib.sha256(canonical_json(recipe)).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What is known of a finished shard without reading its arrays."""
+
+    images: tuple[str, ...]
+    numbers: dict[str, dict[str, float]]
+    failures: dict[str, str]
+    files: dict[str, str]
+    """Relative path -> sha256."""
+    stored: bool
+    """False: made in memory (`keep = false`); it can be made again but not read."""
+    sha256: str
+    n_bytes: int
+    seconds: float
+
+
+class Store:
+    """One run folder. All methods raise StoreError with the cure."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.fs, self.root = fsspec.core.url_to_fs(str(root))
+        self.is_local = self.fs.protocol in ("file", "local") or "file" in self.fs.protocol
+
+    def path(self, *parts: str) -> str:
+        return "/".join((self.root.rstrip("/"), *parts))
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def exists(self, *parts: str) -> bool:
+        return bool(self.fs.exists(self.path(*parts)))
+
+    def size(self, *parts: str) -> int:
+        """Bytes of a file; -1 if there is none."""
+        try:
+            return int(self.fs.size(self.path(*parts)))
+        except FileNotFoundError:
+            return -1
+
+    def read(self, *parts: str) -> bytes:
+        """Raises FileNotFoundError if there is no such file."""
+        with _explained(self.path(*parts), "read"):
+            return bytes(self.fs.cat_file(self.path(*parts)))
+
+    def write(self, data: bytes, *parts: str) -> None:
+        """The whole file or nothing, on disk when this returns."""
+        path = self.path(*parts)
+        with _explained(path, "write"):
+            if not self.is_local:
+                self.fs.pipe_file(path, data)
+                return
+            _write_local(Path(path), data)
+
+    def remove(self, *parts: str) -> None:
+        """A file or a folder and all below it; nothing if it is not there."""
+        path = self.path(*parts)
+        with _explained(path, "remove"):
+            if self.fs.exists(path):
+                self.fs.rm(path, recursive=True)
+
+    def folders(self, *parts: str) -> list[str]:
+        """Names of the folders in a folder, sorted."""
+        path = self.path(*parts)
+        if not self.fs.isdir(path):
+            return []
+        entries = self.fs.ls(path, detail=True)
+        return sorted(e["name"].rsplit("/", 1)[1] for e in entries if e["type"] == "directory")
+
+    def files(self, *parts: str) -> list[str]:
+        """Names of the files in a folder, sorted."""
+        path = self.path(*parts)
+        if not self.fs.isdir(path):
+            return []
+        entries = self.fs.ls(path, detail=True)
+        return sorted(e["name"].rsplit("/", 1)[1] for e in entries if e["type"] == "file")
+
+    def disk_bytes(self, *parts: str) -> int:
+        """Bytes of all files below a folder."""
+        path = self.path(*parts)
+        return int(self.fs.du(path)) if self.fs.exists(path) else 0
+
+    def link(self, name: str, *target: str) -> str:
+        """RUN/latest/NAME -> a folder or file of the run; its path. Plain path where links fail."""
+        path = self.path(*target)
+        if not self.is_local:
+            return path
+        link = Path(self.root) / "latest" / name
+        try:
+            link.parent.mkdir(exist_ok=True)
+            fresh = link.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+            fresh.symlink_to(os.path.relpath(path, link.parent))
+            fresh.replace(link)
+        except OSError:  # a file system without links: the path itself is as good
+            return path
+        return str(link)
+
+    def sweep_temporary(self) -> None:
+        """Remove what killed writers left. Only while holding the lock."""
+        if not self.is_local or not Path(self.root).is_dir():
+            return
+        with _explained(self.root, "write"):
+            for path in Path(self.root).rglob(f"{TEMPORARY}*"):
+                path.unlink(missing_ok=True)
+
+    # --- stages --------------------------------------------------------------------------------
+
+    def write_recipe(self, stage: str, mark: str, recipe: Mapping[str, Any]) -> None:
+        """stage.json, once."""
+        if not self.exists(stage, mark, "stage.json"):
+            from datus import __version__
+
+            unhashed = {
+                "datus": __version__,
+                "python": sys.version.split()[0],
+                "numpy": np.__version__,
+                "host": socket.gethostname(),
+            }
+            text = json.dumps({"recipe": recipe, "unhashed": unhashed}, indent=1, sort_keys=True)
+            self.write(text.encode() + b"\n", stage, mark, "stage.json")
+
+    def recipes(self, stage: str) -> list[tuple[str, dict[str, Any]]]:
+        """(fingerprint, recipe) of every stored version of a stage, newest first."""
+        found = []
+        for mark in self.folders(stage):
+            if self.exists(stage, mark, "stage.json"):
+                made = self.fs.info(self.path(stage, mark, "stage.json")).get("mtime", 0.0)
+                recipe = json.loads(self.read(stage, mark, "stage.json"))["recipe"]
+                found.append((float(made), mark, recipe))
+        return [(mark, recipe) for _, mark, recipe in sorted(found, key=lambda f: f[:2])[::-1]]
+
+    def report(self, stage: str, mark: str, key: str) -> ShardReport | None:
+        """The report of a finished shard, or None: a data file of the wrong size is unfinished."""
+        try:
+            table = json.loads(self.read(stage, mark, f"shard-{key}.json"))
+            report = ShardReport(
+                images=tuple(table["images"]),
+                numbers=table["numbers"],
+                failures=table["failures"],
+                files=table["files"],
+                stored=table["stored"],
+                sha256=table["sha256"],
+                n_bytes=table["n_bytes"],
+                seconds=table["seconds"],
+            )
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        if report.stored and self.size(stage, mark, f"shard-{key}.safetensors") != report.n_bytes:
+            return None
+        if any(not self.exists(stage, mark, "files", name) for name in report.files):
+            return None
+        return report
+
+    def write_shard(
+        self, place: tuple[str, str, str], data: ShardData, seconds: float, keep: bool
+    ) -> None:
+        """Files, then arrays, then the report that says done. `place` = (stage, mark, key)."""
+        stage, mark, key = place
+        for name, content in data.files.items():
+            self.write(content, stage, mark, "files", name)
+        images = sorted(data.arrays)
+        packed = _pack(images, data.arrays) if keep else b""
+        if keep:
+            self.write(packed, stage, mark, f"shard-{key}.safetensors")
+        table = {
+            "images": images,
+            "numbers": data.numbers,
+            "failures": data.failures,
+            "files": {name: _sha256(content) for name, content in data.files.items()},
+            "stored": keep,
+            "sha256": _sha256(packed),
+            "n_bytes": len(packed),
+            "seconds": round(seconds, 3),
+        }
+        text = json.dumps(table, indent=1, sort_keys=True, allow_nan=False)
+        self.write(text.encode() + b"\n", stage, mark, f"shard-{key}.json")
+
+    def read_shard(self, place: tuple[str, str, str]) -> ShardData | None:
+        """A stored shard; None if it is not there. Raises CorruptShard if its bytes changed."""
+        stage, mark, key = place
+        report = self.report(stage, mark, key)
+        if report is None or not report.stored:
+            return None
+        packed = self.read(stage, mark, f"shard-{key}.safetensors")
+        if _sha256(packed) != report.sha256:
+            raise CorruptShard(f"{stage}: shard {key} does not match its checksum")
+        arrays = _unpack(report.images, packed)
+        return ShardData(arrays=arrays, numbers=report.numbers, failures=report.failures)
+
+    def forget_shard(self, place: tuple[str, str, str]) -> None:
+        """The report goes first: a half-removed shard must not look finished."""
+        stage, mark, key = place
+        self.remove(stage, mark, f"shard-{key}.json")
+        self.remove(stage, mark, f"shard-{key}.safetensors")
+
+    # --- one process at a time -----------------------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run folder. The system frees the lock when its owner dies, however it dies."""
+        if not self.is_local:
+            yield
+            return
+        owner = Path(self.root) / "owner.json"
+        with _explained(self.root, "write"):
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(str(Path(self.root) / ".lock"))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise StoreError(_in_use(self.root, owner)) from None
+        try:
+            me = {"pid": os.getpid(), "host": socket.gethostname()}
+            self.write(json.dumps(me).encode(), "owner.json")
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+
+def _in_use(root: str, owner: Path) -> str:
+    try:
+        table = json.loads(owner.read_text(encoding="utf-8"))
+        who = f"process {table['pid']} on {table['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        who = "another process"
+    return f"{root} is in use by {who}: wait for it, stop it, or choose another --run-dir"
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _explained(path: str, verb: str) -> Iterator[None]:
+    """OSError -> StoreError that names the cure. FileNotFoundError on reading passes through."""
+    try:
+        yield
+    except FileNotFoundError:
+        if verb == "read":
+            raise
+        raise StoreError(f"cannot {verb} {path}: no such folder") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(f"cannot {verb} {path}: {reason}; {_cure(error.errno)}") from None
+
+
+def _cure(number: int | None) -> str:
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space and run the same command again, finished shards are kept"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "make the run folder writable or choose another with --run-dir"
+    if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return "a file is in the way, choose another --run-dir"
+    return "run the same command again, finished shards are kept"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _pack(images: list[str], arrays: Mapping[str, Mapping[str, Array]]) -> bytes:
+    tensors = {
+        f"{row:06d}/{name}": np.ascontiguousarray(array)
+        for row, image_id in enumerate(images)
+        for name, array in arrays[image_id].items()
+    }
+    return bytes(save_tensors(tensors))
+
+
+def _unpack(images: tuple[str, ...], packed: bytes) -> dict[str, dict[str, Array]]:
+    arrays: dict[str, dict[str, Array]] = {image_id: {} for image_id in images}
+    for name, array in load_tensors(packed).items():
+        row, _, short = name.partition("/")
+        arrays[images[int(row)]][short] = array
+    return arrays

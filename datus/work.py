@@ -1,0 +1,430 @@
+"""What the stages do to one shard: a few lines each, the science is in the method modules.
+
+`build_X(context)` loads what stage X needs once per process and returns `work(shard, inputs,
+advance)`,
+which makes the ShardData of one shard from that of the stages before. What each stage stores by
+image stands above it. Images run side by side in threads, each on one thread (module `threads`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from datus.config import Config, load_classes
+from datus.errors import ImageError, WorkError
+from datus.executors import Advance
+from datus.index import Shard
+from datus.records import (
+    AffinityGraph,
+    Array,
+    Assignments,
+    ClusterModel,
+    ImageRecord,
+    SegmentEmbeddings,
+    SegmentMap,
+    ShardData,
+)
+from datus.threads import map_threads
+
+Arrays = Mapping[str, Array]
+Inputs = Mapping[str, ShardData]
+ShardWork = Callable[[Shard, Inputs, Advance], ShardData]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where and how fast; never what."""
+
+    device: str
+    """cpu, cuda or cuda:N."""
+    threads: int
+    batch: int
+
+    @property
+    def images_at_a_time(self) -> int:
+        """A GPU wants full batches; a CPU wants every thread busy and progress often."""
+        return 2 * self.threads if self.device == "cpu" else max(self.batch, self.threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What `build` may look at. `k` is the number of clusters of this branch of a sweep."""
+
+    config: Config
+    k: int
+    runtime: Runtime
+
+
+# --- features: keys (gh, gw, D), tokens (gh, gw, E), cls (E,), size int32 (2,) ------------------
+
+
+def build_features(context: Context) -> ShardWork:
+    from datus.backbones import load_backbone
+    from datus.images import fit_size, normalise
+
+    config, runtime = context.config, context.runtime
+    settings = config.features
+    backbone = load_backbone(
+        settings.backbone, settings.weights, settings, runtime.device, config.seed
+    )
+
+    def decode(record: ImageRecord) -> ShardData:
+        size = fit_size(
+            record.height, record.width, settings.image_px, backbone.patch_px, settings.resize
+        )
+        image = normalise(vit_image(config, record, size), settings.channels)
+        return _of(record, {"image": image})
+
+    def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
+        done = ShardData(arrays={})
+        for records in _chunks(shard.records, runtime.images_at_a_time):
+            decoded = _each_image(records, inputs, runtime.threads, decode)
+            done.failures.update(decoded.failures)
+            images = [arrays["image"] for arrays in decoded.arrays.values()]
+            grids = backbone.features(images, runtime.threads, runtime.batch)
+            for image_id, image, grid in zip(decoded.arrays, images, grids, strict=True):
+                done.arrays[image_id] = {
+                    "keys": grid.keys.astype(settings.store),
+                    "tokens": grid.tokens.astype(settings.store),
+                    "cls": grid.cls.astype(settings.store),
+                    "size": np.array(image.shape[1:], np.int32),
+                }
+                done.numbers[image_id] = {"n_patches": float(grid.keys[..., 0].size)}
+            advance(len(records))
+        return done
+
+    return work
+
+
+# --- graphs: bits uint64 (N, words), grid int32 (2,), size int32 (2,) ---------------------------
+
+
+def build_graphs(context: Context) -> ShardWork:
+    from datus.affinity import affinity_graph, density
+
+    def one(record: ImageRecord, features: Arrays) -> ShardData:
+        keys = features["keys"]
+        graph = affinity_graph(keys, context.config.graphs.center)
+        arrays = {
+            "bits": graph.bits,
+            "grid": np.array(keys.shape[:2], np.int32),
+            "size": features["size"],
+        }
+        return _of(record, arrays, {"density": density(graph)})
+
+    return _per_image(context, lambda r, inputs: one(r, inputs["features"].arrays[r.image_id]))
+
+
+# --- segments: labels int32 (gh, gw); community, n_patches (S,), boxes (S, 4), size int32 (2,) --
+
+
+def build_segments(context: Context) -> ShardWork:
+    from datus.louvain import partition
+    from datus.segments import split
+
+    settings = context.config.segments
+
+    def one(record: ImageRecord, graph: Arrays) -> ShardData:
+        seeds = np.random.SeedSequence([context.config.seed, crc32(record.image_id.encode())])
+        found = partition(
+            AffinityGraph(graph["bits"]),
+            settings.backend,
+            settings.resolution,
+            settings.restarts,
+            int(seeds.generate_state(1)[0]),
+        )
+        rows, columns = graph["grid"].tolist()
+        segments = split(found.labels, (rows, columns), found.modularity)
+        arrays = {
+            "labels": segments.labels,
+            "community": segments.community,
+            "n_patches": segments.n_patches,
+            "boxes": segments.boxes,
+            "modularity": np.array([segments.modularity]),
+            "size": graph["size"],
+        }
+        figures = {
+            "modularity": found.modularity,
+            "n_communities": float(found.labels.max() + 1),
+            "n_segments": float(segments.n_segments),
+        }
+        return _of(record, arrays, figures)
+
+    return _per_image(context, lambda r, inputs: one(r, inputs["graphs"].arrays[r.image_id]))
+
+
+def segment_map(arrays: Arrays) -> SegmentMap:
+    """A SegmentMap from what the segments stage stored."""
+    return SegmentMap(
+        labels=arrays["labels"],
+        community=arrays["community"],
+        n_patches=arrays["n_patches"],
+        boxes=arrays["boxes"],
+        modularity=float(arrays["modularity"][0]),
+    )
+
+
+# --- embeddings: vectors float32 (S, E), valid bool (S,) ----------------------------------------
+
+
+def build_embeddings(context: Context) -> ShardWork:
+    from datus.embeddings import pool, valid_segments
+
+    if context.config.embeddings.mode == "crop":
+        return _build_crop_embeddings(context)
+    min_patches = context.config.embeddings.min_patches
+
+    def one(record: ImageRecord, inputs: Inputs) -> ShardData:
+        segments = segment_map(inputs["segments"].arrays[record.image_id])
+        tokens = inputs["features"].arrays[record.image_id]["tokens"].astype(np.float32)
+        valid = valid_segments(segments, min_patches)
+        return _embedded(record, segments, pool(tokens, segments, valid))
+
+    return _per_image(context, one)
+
+
+def _build_crop_embeddings(context: Context) -> ShardWork:
+    """Crops are cut, embedded and dropped, those of a few images at a time."""
+    from datus.backbones import load_backbone
+    from datus.embeddings import embed_crops, make_crops, valid_segments
+    from datus.images import normalise
+
+    config, runtime, settings = context.config, context.runtime, context.config.embeddings
+    name, weights = embedder(config)
+    backbone = load_backbone(name, weights, config.features, runtime.device, config.seed)
+
+    def cut(record: ImageRecord, found: Arrays) -> ShardData:
+        segments, (height, width) = segment_map(found), found["size"].tolist()
+        image = vit_image(config, record, (height, width))
+        valid = valid_segments(segments, settings.min_patches)
+        patch_px = height // segments.labels.shape[0]
+        crops = make_crops(image, segments, valid, settings, (patch_px, backbone.patch_px))
+        images = [normalise(crop, config.features.channels) for crop in crops]
+        return _of(record, {"valid": valid, **{str(i): one for i, one in enumerate(images)}})
+
+    def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
+        parts = []
+        segmented = inputs["segments"].arrays
+        for records in _chunks(shard.records, runtime.images_at_a_time):
+            cuts = _each_image(
+                records, inputs, runtime.threads, lambda r: cut(r, segmented[r.image_id])
+            )
+            crops = [
+                a for arrays in cuts.arrays.values() for n, a in arrays.items() if n != "valid"
+            ]
+            tokens = iter(backbone.class_tokens(crops, runtime.threads, runtime.batch))
+            parts.append(ShardData(arrays={}, failures=cuts.failures))
+            for record in records:
+                if record.image_id in cuts.arrays:
+                    valid = cuts.arrays[record.image_id]["valid"]
+                    mine = [next(tokens) for _ in range(int(valid.sum()))]
+                    rows = np.array(mine, np.float32).reshape(len(mine), backbone.embed_dim)
+                    segments = segment_map(segmented[record.image_id])
+                    parts.append(_embedded(record, segments, embed_crops(rows, valid)))
+            advance(len(records))
+        return _merged(parts)
+
+    return work
+
+
+def embedder(config: Config) -> tuple[str, str]:
+    """(backbone, weights) of the model that embeds crops."""
+    if config.embeddings.backbone == "same":
+        return config.features.backbone, config.features.weights
+    return config.embeddings.backbone, config.embeddings.weights
+
+
+def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbeddings) -> ShardData:
+    figures = {
+        "n_valid": float(found.valid.sum()),
+        "valid_share": float(found.valid.mean()),
+        "valid_patch_share": float(segments.n_patches[found.valid].sum() / segments.labels.size),
+    }
+    return _of(record, {"vectors": found.vectors, "valid": found.valid}, figures)
+
+
+# --- masks: cluster int16 (S,), margin float32 (S,), pixels int64 (K + 1,); files: mask PNGs ----
+
+
+def build_masks(context: Context) -> ShardWork:
+    from datus.clusters import assign
+    from datus.masks import encode_mask, paint
+
+    def one(record: ImageRecord, inputs: Inputs) -> ShardData:
+        model = cluster_model(inputs["clusters"].arrays[""])
+        segments = segment_map(inputs["segments"].arrays[record.image_id])
+        embedded = inputs["embeddings"].arrays[record.image_id]
+        found = assign(model, SegmentEmbeddings(embedded["vectors"], embedded["valid"]))
+        mask = paint(segments, found, record.height, record.width)
+        pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
+        counts = np.r_[pixels[: model.n_clusters], pixels[-1:]]
+        return ShardData(
+            arrays={record.image_id: {**assignment_arrays(found), "pixels": counts}},
+            numbers={record.image_id: {"labelled": 1.0 - float(counts[-1]) / mask.size}},
+            files={f"{record.image_id}.png": encode_mask(mask)},
+        )
+
+    return _per_image(context, one)
+
+
+def assignment_arrays(found: Assignments) -> dict[str, Array]:
+    return {"cluster": found.cluster, "margin": found.margin}
+
+
+def cluster_model(arrays: Arrays) -> ClusterModel:
+    """A ClusterModel from what the clusters stage stored."""
+    inertia, n_trained, seed = arrays["figures"].tolist()
+    return ClusterModel(
+        centroids=arrays["centroids"],
+        pca_mean=arrays["pca_mean"],
+        pca_axes=arrays["pca_axes"],
+        inertia=float(inertia),
+        n_trained=int(n_trained),
+        seed=int(seed),
+        library=arrays["library"].tobytes().decode(),
+    )
+
+
+def cluster_arrays(model: ClusterModel) -> dict[str, Array]:
+    return {
+        "centroids": model.centroids,
+        "pca_mean": model.pca_mean,
+        "pca_axes": model.pca_axes,
+        "figures": np.array([model.inertia, model.n_trained, model.seed], np.float64),
+        "library": np.frombuffer(model.library.encode(), np.uint8),
+    }
+
+
+# --- evaluate: counts int64 (K + 1, C) ----------------------------------------------------------
+
+
+def build_evaluate(context: Context) -> ShardWork:
+    from datus.masks import labels_to_pixels, truth_classes
+    from datus.metrics import count_pixels
+
+    config = context.config
+    classes = load_classes(Path(config.data.classes))
+
+    def one(record: ImageRecord, inputs: Inputs) -> ShardData:
+        labels = read_truth(config, record)
+        if labels is None:
+            return ShardData(arrays={})
+        truth = truth_classes(labels, classes, (record.height, record.width))
+        segments = inputs["segments"].arrays[record.image_id]["labels"]
+        cluster = inputs["masks"].arrays[record.image_id]["cluster"]
+        # int16 -1 becomes 255 = IGNORE; painting again is cheaper than decoding the mask's PNG
+        by_patch = cluster.astype(np.uint8)[segments]
+        mask = labels_to_pixels(by_patch, record.height, record.width)
+        counts = count_pixels(mask, truth, context.k, classes.n_classes).counts
+        return _of(record, {"counts": counts}, {"n_known": float(counts.sum())})
+
+    return _per_image(context, one)
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def vit_image(config: Config, record: ImageRecord, size: tuple[int, int]) -> Array:
+    """uint8 (h, w, 3): the image as the ViT sees it."""
+    from datus.images import resize_image
+
+    return resize_image(read_image(config, record), size)
+
+
+def read_image(config: Config, record: ImageRecord) -> Array:
+    """uint8 (H, W, 3). Raises ImageError if it cannot be decoded, WorkError if it changed."""
+    from datus.images import decode_image
+
+    data = _read(Path(config.data.images) / record.path, record.sha256)
+    return decode_image(data, config.data.max_pixels)
+
+
+def read_truth(config: Config, record: ImageRecord) -> Array | None:
+    """uint8 (H, W) ids as in the file, or None if the image has no true mask."""
+    from datus.masks import decode_labels
+
+    if record.truth_path is None:
+        return None
+    path = Path(config.data.truth) / record.truth_path
+    try:
+        return decode_labels(_read(path, record.truth_sha256 or ""), config.data.max_pixels)
+    except ImageError as error:
+        raise ImageError(f"true mask {record.truth_path}: {error}") from None
+
+
+def _read(path: Path, sha256: str) -> bytes:
+    """The bytes that the index saw. WorkError: nothing is recorded, the shard is made again."""
+    from datus.images import sha256_of
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WorkError(f"{path}: {error.strerror}; run the same command again") from None
+    if sha256_of(data) != sha256:
+        raise WorkError(f"{path} changed during the run: run the same command again")
+    return data
+
+
+# --- the images of a shard ----------------------------------------------------------------------
+
+
+def _per_image(context: Context, function: Callable[[ImageRecord, Inputs], ShardData]) -> ShardWork:
+    """Work that does each image on its own."""
+    runtime = context.runtime
+
+    def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
+        def one(record: ImageRecord) -> ShardData:
+            try:
+                return function(record, inputs)
+            finally:
+                advance(1)
+
+        return _each_image(shard.records, inputs, runtime.threads, one)
+
+    return work
+
+
+def _each_image(
+    records: Sequence[ImageRecord],
+    inputs: Inputs,
+    n_threads: int,
+    function: Callable[[ImageRecord], ShardData],
+) -> ShardData:
+    """`function` on every image that all inputs have; ImageError is recorded, the others go on."""
+
+    def one(record: ImageRecord) -> ShardData:
+        try:
+            return function(record)
+        except ImageError as error:
+            return ShardData(arrays={}, failures={record.image_id: str(error)})
+
+    by_image = [data.arrays for stage, data in inputs.items() if stage != "clusters"]
+    usable = [r for r in records if all(r.image_id in arrays for arrays in by_image)]
+    return _merged(map_threads(one, usable, n_threads))
+
+
+def _of(
+    record: ImageRecord, arrays: dict[str, Array], figures: dict[str, float] | None = None
+) -> ShardData:
+    return ShardData(
+        arrays={record.image_id: arrays},
+        numbers={record.image_id: figures} if figures else {},
+    )
+
+
+def _merged(parts: Sequence[ShardData]) -> ShardData:
+    total = ShardData(arrays={})
+    for part in parts:
+        total.arrays.update(part.arrays)
+        total.numbers.update(part.numbers)
+        total.failures.update(part.failures)
+        total.files.update(part.files)
+    return total
+
+
+def _chunks(records: Sequence[ImageRecord], size: int) -> Iterator[Sequence[ImageRecord]]:
+    for start in range(0, len(records), max(1, size)):
+        yield records[start : start + max(1, size)]

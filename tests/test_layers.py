@@ -1,0 +1,83 @@
+"""Imports go one way, and a command that only looks loads no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import datus
+
+ROOT = Path(datus.__file__).parent
+
+LAYERS = (
+    {"errors"},
+    {"records"},
+    {"threads"},
+    {"config"},
+    # the method: these do not import one another, but for the two helpers of the first row
+    {"pixels", "checkpoints"},
+    {"images", "backbones", "affinity", "louvain", "segments"}
+    | {"embeddings", "clusters", "masks", "metrics"},
+    {"report"},  # pure: inputs in, bytes out
+    {"store"},
+    {"executors"},
+    {"index"},
+    {"work"},
+    {"gather"},
+    {"stages"},
+    {"plan"},
+    {"runner"},
+    {"status", "evaluation"},
+    {"cli"},
+    {"__main__"},
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def top(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Names below `datus` that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "datus":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("datus."):
+            found.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("datus.")}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_go_one_way(path: Path) -> None:
+    mine = top(path)
+    for name in imported(path) - {mine}:
+        assert RANK[name] < RANK[mine], f"{mine} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_relative_imports(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not (isinstance(node, ast.ImportFrom) and node.level)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--version"], ["--help"], ["status", "--help"], ["status", "--images", "nowhere"]],
+    ids=" ".join,
+)
+def test_looking_loads_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "datus", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "datus.cli" in loaded
+    assert not {name for name in loaded if name.split(".")[0] in {"torch", "timm", "faiss"}}
