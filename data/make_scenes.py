@@ -48,6 +48,9 @@ CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
 )
 """Name and colour, in order of the ids."""
 
+TABLE_NAME = 'name = "scenes"'
+"""First line of classes.toml: shows that a folder was made here and may be replaced."""
+
 ASPECTS = (1.0, 4 / 3, 4 / 3, 3 / 2, 16 / 9, 3 / 4)
 """Width / height of the images."""
 
@@ -100,12 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_scenes(out: Path, n: int, seed: int, sizes: tuple[int, int], suffix: str) -> None:
-    """Render `n` scenes into OUT, several at a time. Older ones go first, classes.toml is last."""
+    """Render `n` scenes into OUT, several at a time; those of an earlier set are removed first."""
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "classes.toml", classes_toml(seed).encode())
     for name in ("images", "masks"):
         (out / name).mkdir(parents=True, exist_ok=True)
         for old in (out / name).glob("scene_*"):
             old.unlink()
-    cv2.setNumThreads(1)  # scenes run side by side instead
 
     def one(index: int) -> None:
         image, labels = render_scene(seed, index, *sizes)
@@ -119,14 +123,18 @@ def write_scenes(out: Path, n: int, seed: int, sizes: tuple[int, int], suffix: s
             Image.fromarray(array).save(memory, **options)
             _write(path, memory.getvalue())
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(one, range(n)))
-    _write(out / "classes.toml", classes_toml(seed).encode())
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # scenes run side by side instead
+    try:
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(one, range(n)))
+    finally:
+        cv2.setNumThreads(before)
 
 
 def classes_toml(seed: int) -> str:
     """The class table in the project's format."""
-    lines = ['name = "scenes"', f'source = "rendered by data/make_scenes.py, seed {seed}"']
+    lines = [TABLE_NAME, f'source = "rendered by data/make_scenes.py, seed {seed}"']
     for number, (name, colour) in enumerate(CLASSES):
         lines += ["", "[[classes]]", f'name = "{name}"', f"colour = {list(colour)}"]
         lines += [f"ids = [{number}]"]
@@ -141,9 +149,9 @@ def _coast(scene: Scene) -> None:
         tall = height * rng.uniform(0.08, 0.2) * slope * (1 + 0.3 * _curve(rng, width, 60))
         mountains(scene, scene.horizon - tall, float(rng.uniform(0.1, 0.4)), 0)
     _flat(scene, np.full(width, scene.horizon), water, WATER)
-    for share in sorted(rng.uniform(0.08, 0.3, int(rng.integers(0, 4)))):
+    for share in sorted(rng.uniform(0.08, 0.3, int(rng.integers(1, 4)))):
         y = scene.horizon + (height - scene.horizon) * share
-        size = height * float(rng.uniform(0.14, 0.3)) * (0.6 + 1.2 * share)
+        size = height * float(rng.uniform(0.24, 0.4)) * (0.7 + 1.5 * share)
         boat(scene, width * float(rng.uniform(0.1, 0.9)), y, size)
     shore = _shore(scene, 0.45, 0.85)
     _foam(scene, shore)
@@ -160,8 +168,8 @@ def _lake(scene: Scene) -> None:
     upside = scene.image[: int(scene.horizon)][::-1].copy()
     _flat(scene, foot, water, WATER)
     _mirror(scene, upside, foot)
-    if rng.random() < 0.4:
-        boat(scene, width * float(rng.uniform(0.2, 0.8)), height * 0.62, height * 0.2)
+    if rng.random() < 0.6:
+        boat(scene, width * float(rng.uniform(0.2, 0.8)), height * 0.62, height * 0.28)
     bank = _shore(scene, 0.5, 0.85)
     _flat(scene, bank, grass, GRASS)
     _populate(scene, bank, [(_leafy, (1, 2), (0.4, 0.7)), (boulder, (0, 2), (0.12, 0.25))])
@@ -360,7 +368,8 @@ def _cannot_write(out: Path, overwrite: bool) -> str | None:
         return f"{out} is a file; OUT must be a folder"
     if not out.exists() or not any(out.iterdir()):
         return None
-    if not (out / "classes.toml").is_file() and not (out / "images").is_dir():
+    table = out / "classes.toml"
+    if not table.is_file() or TABLE_NAME not in table.read_text(encoding="utf-8", errors="replace"):
         return f"{out} is not empty and holds no scenes; choose a new folder"
     return None if overwrite else f"{out} holds scenes already; use --overwrite to replace them"
 

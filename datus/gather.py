@@ -57,7 +57,12 @@ def build_clusters(context: Context) -> DatasetWork:
         vectors = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
         config = context.config
         model = fit_clusters(
-            vectors, context.k, config.clusters, config.seed, context.runtime.device
+            vectors,
+            context.k,
+            config.clusters,
+            config.seed,
+            context.runtime.device,
+            n_threads=context.runtime.threads,
         )
         figures = {"inertia": model.inertia, "n_trained": float(model.n_trained)}
         return ShardData(arrays={MAIN: cluster_arrays(model)}, numbers={MAIN: figures})

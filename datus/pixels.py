@@ -7,10 +7,10 @@
 door. Pillow decodes. Its readers are called directly and not through `Image.open`, which would hide
 the reason of a failure, follow a JPEG into its second picture, and warn about large pictures.
 
-What Pillow lets pass and this module does not: a PNG whose data do not match their checksum, and a
-JPEG that was cut off and closed with an end marker, the rest of which decodes to plain grey. A
-*progressive* JPEG cut so is only less sharp, and passes. Flipped bits inside a JPEG pass too: the
-format has no checksum.
+What Pillow lets pass and this module does not: a PNG whose data do not match their checksum, a JPEG
+without an end (half a download, filled up with zeros) and a JPEG that was cut off and closed with an
+end marker, the rest of which decodes to plain grey. A *progressive* JPEG cut so is only less sharp,
+and passes. Wrong bytes of the right number pass in all formats but PNG: they have no checksum.
 """
 
 import io
@@ -207,11 +207,13 @@ def _check_jpeg(data: bytes, scan: int, image: Image.Image) -> None:
     grey, decode again with more data put in before the end marker: they change nothing in a whole
     picture, for all of its pixels are read by then, but they do where pixels were missing.
     """
+    end = data.find(b"\xff\xd9", scan)
+    if end < 0:
+        raise ImageError("damaged JPEG: the file is truncated, its end is missing")
     width, height = image.size
     last = image.crop((width - 1, height - 1, width, height))
     if image.mode != "CMYK" and abs(int(last.convert("L").tobytes()[0]) - 128) > 2:
         return
-    end = data.find(b"\xff\xd9", scan)
     padded = data[:end] + bytes(range(1, 200)) * 3 + data[end:]
     again = JpegImagePlugin.JpegImageFile(io.BytesIO(padded))
     again.load()

@@ -85,7 +85,10 @@ def to_ids(mask: Image.Image, path: Path) -> tuple[Array, dict[str, int]]:
             f"{path}: {100 * n_inexact / ids.size:.1f} % of the pixels are neither 0 nor 255, "
             f"expected at most {100 * MAX_INEXACT:.0f} %; is it a SUIM mask?"
         )
-    return ids, {"pixels not exactly 0 or 255": n_inexact, "masks with such pixels": n_inexact > 0}
+    return ids, {
+        "pixels not exactly 0 or 255": n_inexact,
+        "masks with such pixels": int(n_inexact > 0),
+    }
 
 
 def rgb_to_ids(rgb: Array) -> tuple[Array, int]:

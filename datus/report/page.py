@@ -51,6 +51,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "boxes": view.boxes(inputs),
         "failures": inputs.failures[:MAX_FAILURES],
         "n_failures": len(inputs.failures),
+        "n_failed": len({image_id for _, image_id, _ in inputs.failures}),
         "failed_stages": Counter(stage for stage, _, _ in inputs.failures),
         "settings": portable(inputs.settings),
         "provenance": portable(inputs.provenance),
