@@ -22,6 +22,8 @@ import numpy as np
 from datus.errors import ConfigError, UsageError
 from datus.records import IGNORE, MAX_CLUSTERS, ClassTable
 
+NAMELESS = ("images", "image", "imgs", "img")
+
 EMBEDDED_BACKBONE = "datus_vit_t8"
 
 
@@ -162,7 +164,7 @@ class Config:
     preset: str = "best"
     seed: int = 0
     run_dir: str = ""
-    """Where everything is written; empty = runs/<name of the image folder>."""
+    """Where everything is written; empty = runs/<name of the image folder, or its parent if that is "images">."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     graphs: GraphsConfig = field(default_factory=GraphsConfig)
@@ -192,7 +194,13 @@ class Config:
     def run_path(self) -> Path:
         if self.run_dir:
             return Path(self.run_dir)
-        return Path("runs") / (Path(self.data.images).resolve().name or "images")
+        return Path("runs") / self.name
+
+    @property
+    def name(self) -> str:
+        """Of the run: the image folder's, or its parent's where that says nothing."""
+        folder = Path(self.data.images).resolve()
+        return folder.parent.name if folder.name in NAMELESS and folder.parent.name else folder.name
 
     @staticmethod
     def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> "Config":

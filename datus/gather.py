@@ -83,16 +83,12 @@ def build_report_stage(context: Context) -> DatasetWork:
     return work
 
 
-def title(config: Config) -> str:
-    return Path(config.data.images).resolve().name
-
-
 def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
     sweep = tuple(_result(config, dataset, k) for k in config.clusters.k)
     sections = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
     return ReportInputs(
-        title=title(config),
+        title=config.name,
         preset=config.preset,
         n_images=len(dataset.index.records),
         sweep=sweep,

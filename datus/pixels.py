@@ -8,9 +8,9 @@ door. Pillow decodes. Its readers are called directly and not through `Image.ope
 the reason of a failure, follow a JPEG into its second picture, and warn about large pictures.
 
 What Pillow lets pass and this module does not: a PNG whose data do not match their checksum, a JPEG
-without an end (half a download, filled up with zeros) and a JPEG that was cut off and closed with an
-end marker, the rest of which decodes to plain grey. A *progressive* JPEG cut so is only less sharp,
-and passes. Wrong bytes of the right number pass in all formats but PNG: they have no checksum.
+without an end (half a download, filled up with zeros) and a JPEG that was cut off and closed with
+an end marker, the rest of which decodes to plain grey. A *progressive* JPEG cut so is only less
+sharp, and passes. Wrong bytes of the right number pass in all formats but PNG: no checksum.
 """
 
 import io
@@ -134,7 +134,9 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     except SyntaxError as error:
         if str(error) != "not identified by this driver":
             raise
-        raise ImageError("no pixels: height or width is 0, or no known pixel type") from error
+        raise ImageError(
+            "no pixels: height or width is 0, the header is cut short or names no known pixel type"
+        ) from error
     width, height = image.size
     if height * width > max_pixels:
         raise ImageError(

@@ -85,7 +85,7 @@ def _evaluate(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 def _report(config: Config, k: int, index: Index) -> dict[str, Any]:
     settings = {**settings_of(config.report), "dataset": index.content, "preset": config.preset}
-    settings["title"] = gather.title(config)
+    settings["title"] = config.name
     settings["failures"] = index.failures
     if config.data.classes:
         settings["colours"] = [list(c) for c in load_classes(Path(config.data.classes)).colours]
