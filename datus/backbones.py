@@ -371,7 +371,7 @@ def _exact_float32() -> Iterator[None]:
             setattr(switch, name, value)
 
 
-def _batches(shapes: list[tuple[int, ...]], batch: int) -> Iterator[list[int]]:
+def _batches(shapes: Sequence[tuple[int, ...]], batch: int) -> Iterator[list[int]]:
     """Indices of up to `batch` images of one shape, in order of first appearance."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, shape in enumerate(shapes):

@@ -134,8 +134,8 @@ def _read_pickle(path: Path) -> Any:
     try:
         with allow([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise BackboneError(f"{path}: {error.strerror or error}") from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise BackboneError(f"{path}: {error.strerror}") from error
     except Exception as error:  # a damaged pickle raises almost any type
         refused = re.search(
             r"[Uu]nsupported (?:global|class|operand)[^\n]*?([\w.]+\.[\w.]+)", str(error)
@@ -166,7 +166,7 @@ def _unwrap(content: Any, path: Path) -> Tensors:
         )
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        keys = _listed(map(str, content))
+        keys = _listed(map(str, content)) or "none"
         raise BackboneError(f"{path}: holds no tensors under a known name; its keys are {keys}")
     return tensors
 

@@ -164,7 +164,7 @@ class Config:
     preset: str = "best"
     seed: int = 0
     run_dir: str = ""
-    """Where everything is written; empty = runs/<name of the image folder, or its parent if that is "images">."""
+    """Where everything is written; empty = runs/NAME, NAME as in `Config.name`."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     graphs: GraphsConfig = field(default_factory=GraphsConfig)

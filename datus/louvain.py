@@ -6,7 +6,7 @@ Out: Partition: int32 (N,) communities 0..c-1 in order of first node, and their 
      Q = 1/w sum_ij (A_ij - resolution k_i k_j / w) [c_i = c_j],  k_i = sum_j A_ij,  w = sum_i k_i.
 
 Louvain (Blondel et al. 2008) is greedy and its result depends on the order of the nodes:
-`restarts` tries that many orders and keeps the best Q. The same seed gives the same labels on any machine.
+`restarts` tries that many orders and keeps the best Q. The same seed gives the same labels.
 """
 
 from collections.abc import Callable, Mapping
@@ -89,8 +89,8 @@ def _scikit_network(adjacency: Array, resolution: float, order_seed: int | None)
 def _python_louvain(adjacency: Array, resolution: float, order_seed: int | None) -> Array:
     """The reference on networkx, slow. It shuffles always; no seed means seed 0.
 
-    networkx counts a self loop twice in a degree, so loops get weight 1/2 here. Away from resolution
-    1 it stops early (its moves and its stopping rule disagree), so the config refuses that.
+    networkx counts a self loop twice in a degree, so loops get weight 1/2 here. At another resolution
+    than 1 it stops early (moves and stopping rule disagree), so the config refuses that.
     """
     import community
 

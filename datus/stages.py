@@ -61,8 +61,8 @@ def _embeddings(config: Config, k: int, index: Index) -> dict[str, Any]:
         return {key: settings[key] for key in ("mode", "min_patches")}
     settings["weights"] = _weights(config, *work.embedder(config))
     settings["backbone"] = work.embedder(config)[0]
-    settings["channels"] = config.features.channels
-    settings["precision"] = config.features.precision
+    for name in ("channels", "precision", "allow_missing", "allow_unexpected"):
+        settings[name] = settings_of(config.features)[name]
     return settings
 
 
