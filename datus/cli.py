@@ -22,7 +22,7 @@ import typer
 
 from datus import __version__
 from datus.config import Config, parse_override
-from datus.errors import DatusError, UsageError
+from datus.errors import DatusError, UsageError, WorkError
 
 app = typer.Typer(
     add_completion=False,
@@ -147,7 +147,7 @@ def evaluate(
 
         found = evaluate_folders(masks, truth, classes, clusters, max_failed)
         if out is not None:
-            out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            _write(out, json.dumps(found, indent=1, sort_keys=True) + "\n")
         print(f"{found['n_images']} images, K = {found['clusters']}, {found['classes']} classes")
         for image_id, reason in found["failures"].items():
             print(f"left out: {image_id}: {reason}")
@@ -277,6 +277,13 @@ def _run(config: Config, until: str, only: bool) -> None:
         print(_scores(report["scores"]))
     for label, path in result.links.items():
         print(f"{label}: {path}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror}; choose another --json") from None
 
 
 def _scores(scores: dict[str, dict[str, Any]]) -> str:

@@ -213,11 +213,13 @@ class Config:
                 raise ConfigError(f"{name}: there is no section [{section}]")
             inner[key] = value
         preset = table.get("preset", "best")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ConfigError(f"preset: expected {' or '.join(PRESETS)}, got {preset!r}")
         merged = dict(table)
         for section, settings in PRESETS[preset].items():
-            merged[section] = {**settings, **merged.get(section, {})}
+            given = merged.get(section, {})
+            if isinstance(given, dict):  # anything else is refused below
+                merged[section] = {**settings, **given}
         return typing.cast(Config, _build(Config, merged, ""))
 
 
@@ -349,14 +351,13 @@ def load_classes(path: Path) -> ClassTable:
     lookup = np.full(256, IGNORE, np.uint8)
     known = np.zeros(256, bool)
     known[IGNORE] = True
-    for value in table.get("ignore", []):
-        known[_class_id(path, "ignore", value)] = True
+    for one in _class_ids(path, "ignore", table.get("ignore", [])):
+        known[one] = True
     for number, entry in enumerate(classes):
-        name = entry.get("name", "")
-        if set(entry) != {"name", "colour", "ids"}:
+        if not isinstance(entry, dict) or set(entry) != {"name", "colour", "ids"}:
             raise UsageError(f"{path}: class {number}: expected name, colour and ids")
-        for value in entry["ids"]:
-            one = _class_id(path, f"class {name!r}", value)
+        name = entry["name"]
+        for one in _class_ids(path, f"class {name!r}", entry["ids"]):
             if known[one]:
                 raise UsageError(f"{path}: class {name!r}: id {one} is used twice")
             lookup[one], known[one] = number, True
@@ -370,10 +371,13 @@ def load_classes(path: Path) -> ClassTable:
     )
 
 
-def _class_id(path: Path, where: str, value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= 255:
-        raise UsageError(f"{path}: {where}: expected ids 0 to 255, got {value!r}")
-    return value
+def _class_ids(path: Path, where: str, values: Any) -> list[int]:
+    if not isinstance(values, list):
+        raise UsageError(f"{path}: {where}: expected a list of ids, got {values!r}")
+    for value in values:
+        if type(value) is not int or not 0 <= value <= 255:
+            raise UsageError(f"{path}: {where}: expected ids 0 to 255, got {value!r}")
+    return values
 
 
 def _colour(path: Path, entry: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -11,12 +11,10 @@ import numpy as np
 
 from datus.config import DataConfig, load_classes
 from datus.errors import ImageError, TooManyFailures, UsageError
-from datus.masks import decode_labels, truth_classes
+from datus.masks import decode_labels, find_labels, truth_classes
 from datus.metrics import RULES, add, count_pixels, score_all
 from datus.records import IGNORE, MAX_CLUSTERS, Array, ClassTable, Confusion
 from datus.threads import map_threads, n_cores
-
-SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 
 
 def evaluate_folders(
@@ -28,7 +26,7 @@ def evaluate_folders(
     partner or cannot be used.
     """
     table = load_classes(classes)
-    made, true = _labels_in(masks), _labels_in(truth)
+    made, true = find_labels(masks), find_labels(truth)
     shared = sorted(made.keys() & true.keys())
     if not shared:
         raise UsageError(
@@ -62,25 +60,6 @@ def evaluate_folders(
         "scores": {rule: scores[rule] for rule in RULES if rule in scores},
         "failures": dict(sorted(failures.items())),
     }
-
-
-def _labels_in(folder: Path) -> dict[str, str]:
-    """Relative name without suffix -> relative path."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    found: dict[str, str] = {}
-    for path in paths:
-        relative = path.relative_to(folder).as_posix()
-        name = relative[: -len(path.suffix)]
-        if path.name.startswith("."):
-            continue
-        if name in found:
-            raise UsageError(f"{folder}: {found[name]} and {relative} share one name: remove one")
-        found[name] = relative
-    if not found:
-        raise UsageError(f"{folder}: no label image in it ({' '.join(SUFFIXES)})")
-    return found
 
 
 def _counts(mask_path: Path, truth_path: Path, table: ClassTable) -> Array:

@@ -3,7 +3,7 @@
     find_images(folder)            relative paths, sorted by image id
     image_size(data, max_pixels)   (height, width) from the header
     decode_image(data, max_pixels) uint8 (H, W, 3) RGB
-    fit_size, resize_image         the size the ViT sees (paper III-A; METHOD 1)
+    fit_size, resize_image         the size the ViT sees (paper III-A)
     normalise                      float32 (3, h, w), ImageNet mean and standard deviation
 
 What a file means is fixed and never fitted to its content: equal values look equal in all images.

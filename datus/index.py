@@ -9,8 +9,11 @@ hash of an image id says so (content-defined chunking), never by the number of w
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
+import stat
+import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,9 +21,10 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from datus.config import Config
+from datus.config import Config, load_classes
 from datus.errors import ImageError, UsageError
 from datus.images import find_images, image_id_of, image_size, sha256_of
+from datus.masks import find_labels
 from datus.records import ImageRecord
 from datus.store import Store, canonical_json
 from datus.threads import map_threads, n_cores
@@ -29,6 +33,9 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(name, total) -> a progress bar: with bar(...) as advance: advance(n)."""
 
 TRUTH_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
+
+UNREADABLE = "cannot be read: "
+"""Before the reason, in place of the hash of a true mask that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,13 @@ class Index:
     @property
     def truth_content(self) -> str:
         return _hash([[r.image_id, r.truth_sha256] for r in self.records])
+
+
+def check_inputs(config: Config) -> None:
+    """Before anything is written. Raises UsageError: no image, a class table that is wrong."""
+    find_images(Path(config.data.images))
+    if config.data.truth:
+        load_classes(Path(config.data.classes))
 
 
 def make_index(config: Config, store: Store, bar: Bar) -> Index:
@@ -107,39 +121,42 @@ def read_index(store: Store) -> Index | None:
 
 
 def _look(path: Path, known: list[Any] | None, max_pixels: int) -> list[Any] | str:
-    """[bytes, mtime, sha256, height, width] of an image, or the reason why it cannot be used."""
+    """[bytes, times, sha256, height, width] of an image, or the reason why it cannot be used."""
     try:
-        stat = path.stat()
-        if known and known[:2] == [stat.st_size, stat.st_mtime_ns]:
+        stamp = _stamp(path)
+        if known and known[:2] == stamp:
             return known
         data = path.read_bytes()
         height, width = image_size(data, max_pixels)
     except ImageError as error:
         return str(error)
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return [stat.st_size, stat.st_mtime_ns, sha256_of(data), height, width]
+        return f"{UNREADABLE}{error.strerror}"
+    return [*stamp, sha256_of(data), height, width]
+
+
+def _stamp(path: Path) -> list[Any]:
+    """[bytes, times] of a file. Raises OSError, also for a pipe: to read one could take forever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    # the time of change too: a copy that keeps the time of modification may have the same size
+    return [found.st_size, [found.st_mtime_ns, found.st_ctime_ns]]
 
 
 def _find_truth(folder: str, images: tuple[str, ...]) -> dict[str, str]:
     """image id -> relative path of its true mask, for the images that have one."""
     if not folder:
         return {}
-    if not Path(folder).is_dir():
-        raise UsageError(f"truth folder {folder}: no such folder")
-    found: dict[str, str] = {}
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix.lower() in TRUTH_SUFFIXES and not path.name.startswith("."):
-            relative = path.relative_to(folder).as_posix()
-            image_id = relative[: -len(path.suffix)]
-            if image_id in found:
-                raise UsageError(
-                    f"truth folder {folder}: {found[image_id]} and {relative} share one name; "
-                    "remove one of them"
-                )
-            found[image_id] = relative
+    found = find_labels(Path(folder))
     wanted = {image_id_of(path) for path in images}
     matched = {image_id: path for image_id, path in found.items() if image_id in wanted}
+    # disks and archives of some systems spell 'é' as 'e' and an accent: the same name to people
+    spelled = {unicodedata.normalize("NFC", name): name for name in found.keys() - matched.keys()}
+    for image_id in wanted - matched.keys():
+        other = spelled.pop(unicodedata.normalize("NFC", image_id), None)
+        if other is not None:
+            matched[image_id] = found[other]
     if not matched:
         example = image_id_of(images[0])
         raise UsageError(
@@ -157,15 +174,13 @@ def _hash_truth(
     for image_id, relative in truths.items():
         name = f"truth:{relative}"
         try:
-            stat = (folder / relative).stat()
-            row = known.get(name)
-            if not row or row[:2] != [stat.st_size, stat.st_mtime_ns]:
-                digest = sha256_of((folder / relative).read_bytes())
-                row = [stat.st_size, stat.st_mtime_ns, digest]
+            stamp, row = _stamp(folder / relative), known.get(name)
+            if not row or row[:2] != stamp:
+                row = [*stamp, sha256_of((folder / relative).read_bytes())]
             seen[name] = row
             rows[image_id] = (relative, row[2])
         except OSError as error:
-            rows[image_id] = (relative, f"cannot be read: {error.strerror}")
+            rows[image_id] = (relative, f"{UNREADABLE}{error.strerror}")
     return rows
 
 
@@ -200,7 +215,7 @@ def _sharded(records: list[ImageRecord], mean_size: int) -> tuple[ImageRecord, .
 
 
 def _known(store: Store) -> dict[str, Any]:
-    """What the last look saw: path -> [bytes, mtime, sha256, ...]. Lost or torn: look again."""
+    """What the last look saw: path -> [bytes, times, sha256, ...]. Lost or torn: look again."""
     try:
         table = json.loads(store.read("index", "seen.json"))
     except (FileNotFoundError, ValueError):

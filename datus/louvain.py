@@ -89,8 +89,8 @@ def _scikit_network(adjacency: Array, resolution: float, order_seed: int | None)
 def _python_louvain(adjacency: Array, resolution: float, order_seed: int | None) -> Array:
     """The reference on networkx, slow. It shuffles always; no seed means seed 0.
 
-    networkx counts a self loop twice in a degree, so loops get weight 1/2 here. At another resolution
-    than 1 it stops early (moves and stopping rule disagree), so the config refuses that.
+    networkx counts a self loop twice in a degree, so loops get weight 1/2 here. Away from
+    resolution 1 it stops early (moves and stopping rule disagree); the config refuses that.
     """
     import community
 

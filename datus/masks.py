@@ -1,7 +1,8 @@
-"""Segments and clusters -> pixel masks, and true masks -> classes (paper III-E; METHOD 6).
+"""Segments and clusters -> pixel masks, and true masks -> classes (paper III-E).
 
     paint(segments, assignments, height, width)    uint8 (H, W): cluster of every pixel
     encode_mask(mask)                              8-bit palette PNG
+    find_labels(folder)                            label files by name
     decode_labels(data, max_pixels)                uint8 (H, W): ids in a label file
     truth_classes(labels, classes, size)           uint8 (H, W): true classes
     overlay(image, mask, palette, alpha)           uint8 (H, W, 3): for people
@@ -11,13 +12,16 @@ arithmetic. IGNORE marks pixels without a label.
 """
 
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from datus.errors import ImageError
+from datus.errors import ImageError, UsageError
 from datus.pixels import Picture, load_picture, pillow_errors
 from datus.records import IGNORE, Array, Assignments, ClassTable, SegmentMap
+
+LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
 def paint(segments: SegmentMap, assignments: Assignments, height: int, width: int) -> Array:
@@ -42,11 +46,6 @@ def labels_to_pixels(labels: Array, height: int, width: int) -> Array:
     return pixels
 
 
-def pixel_boxes(boxes: Array, patch_px: int) -> Array:
-    """int32 (S, 4): boxes in patches -> in pixels of the image that the ViT saw."""
-    return (boxes * patch_px).astype(np.int32)
-
-
 def encode_mask(mask: Array) -> bytes:
     """uint8 (H, W) -> 8-bit PNG with `PALETTE`, ids kept as they are; same mask, same bytes."""
     image = Image.fromarray(np.ascontiguousarray(mask))
@@ -54,6 +53,27 @@ def encode_mask(mask: Array) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", bits=8, optimize=False, compress_level=6)
     return buffer.getvalue()
+
+
+def find_labels(folder: Path) -> dict[str, str]:
+    """Label files below a folder: path without suffix -> path, both relative and `/`-separated.
+
+    Hidden files are passed over. Raises UsageError: no folder, no label file, two of one name.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        name = relative[: -len(path.suffix)]
+        if path.suffix.lower() not in LABEL_SUFFIXES or path.name.startswith("."):
+            continue
+        if name in found:
+            raise UsageError(f"{folder}: {found[name]} and {relative} share one name: remove one")
+        found[name] = relative
+    if not found:
+        raise UsageError(f"{folder}: no label file in it ({' '.join(LABEL_SUFFIXES)})")
+    return found
 
 
 def decode_labels(data: bytes, max_pixels: int) -> Array:
@@ -152,21 +172,22 @@ def _palette() -> Array:
     levels = np.arange(0, 256, 17)
     rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     lab = _cielab(rgb)
-    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
-    keep = (lightness > 38 * 16) & (lightness < 90 * 16) & (chroma > 25 * 16)
-    rgb, lab = rgb[keep], lab[keep]
+    lightness, chroma_squared = lab[:, 0], (lab[:, 1:] ** 2).sum(1)
+    keep = (lightness > 38 * 16) & (lightness < 90 * 16) & (chroma_squared > (25 * 16) ** 2)
+    rgb, lab, chroma_squared = rgb[keep], lab[keep], chroma_squared[keep]
+    lab_planes = np.ascontiguousarray(lab.T)  # sums over planes are several times faster
     palette = np.zeros((256, 3), np.uint8)
-    chosen = int(np.argmax(np.hypot(lab[:, 1], lab[:, 2])))
-    distance = np.full(len(lab), np.iinfo(np.int64).max)
+    chosen = int(chroma_squared.argmax())
+    distance = np.full(len(lab), np.iinfo(np.int32).max)
     for label in range(IGNORE):
         palette[label] = rgb[chosen]
-        distance = np.minimum(distance, ((lab - lab[chosen]) ** 2).sum(1))
+        distance = np.minimum(distance, ((lab_planes - lab_planes[:, chosen, None]) ** 2).sum(0))
         chosen = int(distance.argmax())
     return palette
 
 
 def _cielab(rgb: Array) -> Array:
-    """int64 (n, 3): sRGB 0..255 as CIE L*, a*, b* (D65) in sixteenths."""
+    """int32 (n, 3): sRGB 0..255 as CIE L*, a*, b* (D65) in sixteenths."""
     srgb = rgb / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
@@ -174,7 +195,7 @@ def _cielab(rgb: Array) -> Array:
     root = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
     x, y, z = root.T
     lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
-    sixteenths: Array = np.rint(lab * 16).astype(np.int64)
+    sixteenths: Array = np.rint(lab * 16).astype(np.int32)
     return sixteenths
 
 

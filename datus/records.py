@@ -54,7 +54,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class FeatureGrid:
-    """What one forward pass of the ViT says about one image (METHOD: keys, paper III-A)."""
+    """What one forward pass of the ViT says about one image (paper III-A)."""
 
     keys: Array
     """float32 (gh, gw, D): raw keys of the last attention block, all heads side by side."""

@@ -17,7 +17,7 @@ from datus import executors
 from datus.config import Config
 from datus.errors import CorruptShard, DatusError, TooManyFailures, WorkError
 from datus.executors import Advance, ExecutorSettings, Outcome
-from datus.index import Index, Shard, make_index
+from datus.index import Index, Shard, check_inputs, make_index
 from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan
 from datus.records import ShardData
 from datus.store import ShardReport, Store
@@ -75,6 +75,7 @@ def run(
 
     Holds the lock of the run folder. Raises a DatusError; what is finished is kept.
     """
+    check_inputs(config)
     with store.lock():
         _LOADED.clear()
         store.sweep_temporary()
@@ -121,12 +122,12 @@ def _run_group(
         _run_dataset(config, store, result, group[0], console)
     else:
         _run_shards(config, store, result, group, console)
-    for node in group:
+    for row, node in zip(result.stages[-len(group) :], group, strict=True):
         reports = _reports(store, result.plan, node)
         for warning in node.row.warn(reports):
             console.say(f"warning: {warning}")
         failures = {image: why for report in reports for image, why in report.failures.items()}
-        result.stages[-1].failed = len(failures)
+        row.failed = len(failures)
         _check_failures(config, node.stage, failures, len(result.index.records))
 
 
@@ -144,7 +145,7 @@ def _run_shards(
     if not missing:
         return
     nodes = tuple(node for node in plan.nodes if node.stage != "report")
-    jobs = [Job(config, store.root, group, nodes, shard) for shard in missing]
+    jobs = [Job(config, store.url, group, nodes, shard) for shard in missing]
     total = len(group) * sum(len(shard.records) for shard in missing)
     broken: list[str] = []
     with console.bar(" + ".join(node.label for node in group), total) as advance:
@@ -212,7 +213,7 @@ class _Dataset:
         node = find_node(self._plan.nodes, stage, k)
         whole = (Shard(DATASET_KEY, ()),)
         for shard in whole if node.scope == "dataset" else self._plan.shards:
-            job = Job(self._config, self._store.root, (), self._plan.nodes, shard)
+            job = Job(self._config, self._store.url, (), self._plan.nodes, shard)
             maker = _Maker(job, _silent)
             yield shard, maker.data(node)
             for text in maker.said:

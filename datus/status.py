@@ -37,6 +37,7 @@ def status_rows(config: Config, explain: bool) -> list[Row]:
 def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:
     """(stage, folder or shard, bytes as text) of what the plan does not need, and the sum."""
     store = Store(config.run_path)
+    _plan(config, store)  # before the lock makes the folder
     with store.lock():
         plan = _plan(config, store)
         marks = {(node.stage, node.mark) for node in plan.nodes}

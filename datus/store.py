@@ -19,7 +19,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.fs, self.root = fsspec.core.url_to_fs(str(root))
         self.is_local = self.fs.protocol in ("file", "local") or "file" in self.fs.protocol
+        self.url = self.root if self.is_local else str(self.fs.unstrip_protocol(self.root))
+        """Leads back here from another process; `root` does not say which file system."""
 
     def path(self, *parts: str) -> str:
         return "/".join((self.root.rstrip("/"), *parts))
@@ -135,12 +137,14 @@ class Store:
         if not self.is_local:
             return path
         link = Path(self.root) / "latest" / name
+        fresh = link.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
         try:
             link.parent.mkdir(exist_ok=True)
-            fresh = link.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
             fresh.symlink_to(os.path.relpath(path, link.parent))
             fresh.replace(link)
         except OSError:  # a file system without links: the path itself is as good
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
             return path
         return str(link)
 
@@ -263,7 +267,8 @@ class Store:
             self.write(json.dumps(me).encode(), "owner.json")
             yield
         finally:
-            owner.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that broke under us: its own error says more
+                owner.unlink(missing_ok=True)
             lock.release()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from datus.config import Config, load_classes
 from datus.errors import ImageError, WorkError
 from datus.executors import Advance
-from datus.index import Shard
+from datus.index import UNREADABLE, Shard
 from datus.records import (
     AffinityGraph,
     Array,
@@ -348,9 +348,11 @@ def read_truth(config: Config, record: ImageRecord) -> Array | None:
 
     if record.truth_path is None:
         return None
-    path = Path(config.data.truth) / record.truth_path
+    path, sha256 = Path(config.data.truth) / record.truth_path, record.truth_sha256 or ""
     try:
-        return decode_labels(_read(path, record.truth_sha256 or ""), config.data.max_pixels)
+        if sha256.startswith(UNREADABLE):
+            raise ImageError(sha256)
+        return decode_labels(_read(path, sha256), config.data.max_pixels)
     except ImageError as error:
         raise ImageError(f"true mask {record.truth_path}: {error}") from None
 

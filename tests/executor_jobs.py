@@ -1,0 +1,92 @@
+"""What the tests of the executors run in workers. Imports little: each worker reads it anew."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from datus.executors import Advance, processes
+
+Job = tuple[int, str]
+"""(number, folder to leave notes in)."""
+
+
+class Picky(Exception):
+    """It can be pickled but not read again, like many exceptions with arguments of their own."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+
+
+def square(job: Job, advance: Advance) -> int:
+    for _ in range(job[0]):
+        advance(1)
+    return job[0] ** 2
+
+
+def late_first(job: Job, advance: Advance) -> int:
+    """Job 0 ends last, if anything runs beside it."""
+    time.sleep(0.3 if job[0] == 0 else 0)
+    return square(job, advance)
+
+
+def fails_on_two(job: Job, advance: Advance) -> int:
+    if job[0] == 2:
+        raise ValueError("two is bad")
+    return square(job, advance)
+
+
+def raises_what_cannot_travel(job: Job, advance: Advance) -> int:
+    if job[0] == 1:
+        raise Picky(404, "no such thing")
+    if job[0] == 2:
+        error = RuntimeError("it has a hook")
+        error.hook = lambda: None
+        raise error
+    return square(job, advance)
+
+
+def returns_what_cannot_travel(job: Job, advance: Advance) -> Any:
+    return (lambda: None) if job[0] == 1 else square(job, advance)
+
+
+def is_killed_once(job: Job, advance: Advance) -> int:
+    note = Path(job[1]) / "killed"
+    if job[0] == 1 and not note.exists():
+        note.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(job, advance)
+
+
+def is_killed_while_counting(job: Job, advance: Advance) -> int:
+    """The lock of the shared counter dies with its holder."""
+    note = Path(job[1]) / "killed"
+    if job[0] == 1 and not note.exists():
+        note.touch()
+        processes._counter.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(job, advance)
+
+
+def kills_its_worker(job: Job, advance: Advance) -> int:
+    """Job 0 kills each worker that takes it; job 1 takes long, so it is always under way then."""
+    with (Path(job[1]) / f"tries-{job[0]}").open("a") as notes:
+        notes.write("x")
+    if job[0] == 0:
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1.0 if job[0] == 1 else 0)
+    return square(job, advance)
+
+
+def waits(job: Job, advance: Advance) -> int:
+    """Job 0 ends when another has begun; the others do not end by themselves."""
+    folder = Path(job[1])
+    if job[0] == 0:
+        while not list(folder.iterdir()):
+            time.sleep(0.02)
+        return 0
+    (folder / str(os.getpid())).touch()
+    time.sleep(600)
+    return 0
