@@ -9,8 +9,6 @@ that everything around the ViT is free. Prints the seconds of every stage and th
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from datus.backbones import load_backbone
@@ -22,20 +20,9 @@ from datus.store import Store
 from datus.work import vit_image
 
 
-class Quiet:
-    """A console that draws nothing."""
-
-    @contextmanager
-    def bar(self, name: str, total: int) -> Iterator[object]:
-        yield lambda n: None
-
-    def say(self, text: str) -> None:
-        print(text)
-
-
 def whole_run(config: Config) -> tuple[RunResult, float]:
     started = time.perf_counter()
-    result = run(config, Store(config.run_path), Quiet(), until="report")
+    result = run(config, Store(config.run_path))
     return result, time.perf_counter() - started
 
 

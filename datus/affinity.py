@@ -21,8 +21,10 @@ BLOCK_NODES = 1024
 """Rows of the product held at a time; a multiple of 8, so that blocks end on whole bytes."""
 
 
-def affinity_graph(keys: Array, center: Literal["none", "image"]) -> AffinityGraph:
-    """Link patches whose keys have a positive inner product.
+def affinity_graph(
+    keys: Array, center: Literal["none", "image"], threshold: float | None = None
+) -> AffinityGraph:
+    """Link patches whose keys have a positive inner product, or a cosine above `threshold`.
 
     keys: float (gh, gw, D). The product is computed in float32 and mirrored, so the graph is
     exactly symmetric.
@@ -30,7 +32,10 @@ def affinity_graph(keys: Array, center: Literal["none", "image"]) -> AffinityGra
     keys_ND = keys.reshape(-1, keys.shape[2]).astype(np.float32)
     if center == "image":
         keys_ND = keys_ND - keys_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return AffinityGraph(bits=_positive_products(keys_ND))
+    if threshold is not None:
+        lengths = np.linalg.norm(keys_ND.astype(np.float64), axis=1, keepdims=True)
+        keys_ND = (keys_ND / np.maximum(lengths, 1e-30)).astype(np.float32)
+    return AffinityGraph(bits=_linked(keys_ND, threshold or 0.0))
 
 
 def density(graph: AffinityGraph) -> float:
@@ -49,14 +54,14 @@ def n_self_loops(graph: AffinityGraph) -> int:
     return int(((words >> (node % 64).astype(np.uint64)) & np.uint64(1)).sum())
 
 
-def _positive_products(keys_ND: Array) -> Array:
+def _linked(keys_ND: Array, threshold: float) -> Array:
     """uint64 (N, words) from float32 (N, D). Only blocks on and above the diagonal are computed."""
     n_nodes = len(keys_ND)
     packed = np.zeros((n_nodes, (n_nodes + 63) // 64 * 8), np.uint8)
     for top in range(0, n_nodes, BLOCK_NODES):
         rows = keys_ND[top : top + BLOCK_NODES]
         for left in range(top, n_nodes, BLOCK_NODES):
-            linked = rows @ keys_ND[left : left + BLOCK_NODES].T > 0
+            linked = rows @ keys_ND[left : left + BLOCK_NODES].T > threshold
             if left == top:  # the two halves of a square block may differ in the last bit
                 linked = np.triu(linked) | np.triu(linked, 1).T
             _store(packed, top, left, linked)

@@ -14,7 +14,7 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,10 +125,12 @@ def status(
 ) -> None:
     """What is done and what is not. Reads only."""
     with _errors(debug):
-        from datus.status import status_rows
+        from datus.status import failure_lines, status_rows
 
         loaded = _load(locals())
         print(_table(status_rows(loaded, explain)))
+        for line in failure_lines(loaded):
+            print(line)
 
 
 @app.command()
@@ -280,9 +282,14 @@ def _run(config: Config, until: str, only: bool) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    """The whole file or, on a full disk, what was there before."""
+    fresh = path.with_name(f".tmp-{path.name}")
     try:
-        path.write_text(text, encoding="utf-8")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
         raise WorkError(f"cannot write {path}: {error.strerror}; choose another --json") from None
 
 

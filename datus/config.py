@@ -74,8 +74,12 @@ class FeaturesConfig:
 class GraphsConfig:
     """Keys to packed affinity bits (paper III-B, eq. 1)."""
 
-    center: Literal["none", "image"] = "image"
-    """Subtract the mean key of the image first; the paper does not (none)."""
+    center: Literal["auto", "none", "image", "dataset", "position"] = "image"
+    """Which mean key is subtracted first: of the image, of the dataset, or of each place of the
+    grid over the dataset (keys carry position). The paper subtracts none. auto = position where
+    the place explains most of the keys' variance, else image."""
+    threshold: float = 0.0
+    """Link patches whose cosine is above this. 0 is the paper's graph; higher drops weak links."""
     keep: bool = True
 
 
@@ -126,8 +130,9 @@ class ClustersConfig:
 class MasksConfig:
     """Segments and clusters to pixel masks at the image's own size (paper III-E)."""
 
-    noise: Literal["ignore"] = "ignore"
-    """Pixels of segments that are not valid stay unlabelled (255)."""
+    noise: Literal["ignore", "nearest", "pool"] = "ignore"
+    """Segments that are not valid: ignore = unlabelled (255), as in the paper; nearest = the label
+    of the segment they touch most; pool = by their own pooled tokens (embeddings.mode = pool)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,11 @@ class Config:
                     raise ConfigError(f"{name}: expected {low} to {high}, got {one}")
         if not self.clusters.k or len(set(self.clusters.k)) < len(self.clusters.k):
             raise ConfigError(f"clusters.k: expected different numbers, got {self.clusters.k}")
+        if self.masks.noise == "pool" and self.embeddings.mode != "pool":
+            raise ConfigError(
+                "masks.noise: pool needs embeddings.mode = pool, got "
+                f"{self.embeddings.mode}; use nearest or ignore"
+            )
         if self.segments.backend == "python-louvain" and self.segments.resolution != 1.0:
             raise ConfigError(
                 "segments.resolution: python-louvain is only right at 1.0, "
@@ -191,10 +201,9 @@ class Config:
             )
 
     @property
-    def run_path(self) -> Path:
-        if self.run_dir:
-            return Path(self.run_dir)
-        return Path("runs") / self.name
+    def run_path(self) -> str:
+        """A folder, or an address such as s3://bucket/run."""
+        return self.run_dir or str(Path("runs") / self.name)
 
     @property
     def name(self) -> str:
@@ -228,6 +237,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("data.shard_images", 1, 100_000),
     ("data.max_pixels", 1, 10**12),
     ("features.image_px", 8, 4096),
+    ("graphs.threshold", 0.0, 0.999),
     ("segments.resolution", 0.001, 1000.0),
     ("segments.restarts", 1, 1000),
     ("embeddings.min_patches", 1, 10**6),
@@ -286,7 +296,7 @@ def _build(cls: type, table: Mapping[str, Any], where: str) -> Any:
 
 
 def _unknown(name: str, key: str, known: list[str], where: str) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
     if near:
         return f"{name}: unknown setting; did you mean {where}{near[0]}?"
     return f"{name}: unknown setting; known: {', '.join(known)}"

@@ -84,6 +84,10 @@ def _fitted(counts: list[Array], n_clusters: int) -> Confusion:
     total = add(Confusion(one) for one in counts).counts
     used = np.flatnonzero(total[:IGNORE].sum(axis=1))
     highest = int(used.max()) + 1 if len(used) else 1
+    if not 0 <= n_clusters <= MAX_CLUSTERS:
+        raise UsageError(
+            f"--clusters {n_clusters}: expected 1 to {MAX_CLUSTERS}, or 0 to derive it"
+        )
     if n_clusters and highest > n_clusters:
         raise UsageError(f"--clusters {n_clusters}: the masks hold label {highest - 1}")
     kept = n_clusters or highest

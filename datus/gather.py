@@ -17,13 +17,17 @@ from datus.config import Config, load_classes, settings_of
 from datus.errors import WorkError
 from datus.executors import Advance
 from datus.index import Index, Shard
-from datus.records import Array, ClusterModel, Confusion, ImageRecord, ShardData
+from datus.records import WHOLE, Array, ClusterModel, Confusion, ImageRecord, ShardData
 from datus.report.records import Distribution, Example, GalleryItem, KResult, ReportInputs
 from datus.store import ShardReport
-from datus.work import Context, cluster_arrays, cluster_model, read_image, read_truth
-
-MAIN = ""
-"""The key of a dataset stage's only entry, where shard stages have image ids."""
+from datus.work import (
+    Context,
+    cluster_arrays,
+    cluster_model,
+    key_sums_of,
+    read_image,
+    read_truth,
+)
 
 
 class Dataset(Protocol):
@@ -65,7 +69,34 @@ def build_clusters(context: Context) -> DatasetWork:
             n_threads=context.runtime.threads,
         )
         figures = {"inertia": model.inertia, "n_trained": float(model.n_trained)}
-        return ShardData(arrays={MAIN: cluster_arrays(model)}, numbers={MAIN: figures})
+        return ShardData(arrays={WHOLE: cluster_arrays(model)}, numbers={WHOLE: figures})
+
+    return work
+
+
+# --- center: mean float32 (G, G, D) or (1, 1, D), choice text ------------------------------------
+
+
+def build_center(context: Context) -> DatasetWork:
+    from datus import centering
+
+    def work(dataset: Dataset, advance: Advance) -> ShardData:
+        parts = []
+        for shard, data in dataset.data("keysums", context.k):
+            if WHOLE in data.arrays:
+                parts.append(key_sums_of(data.arrays[WHOLE]))
+            advance(len(shard.records))
+        if not parts:
+            raise WorkError("no image gave keys: see the failures of features")
+        sums = centering.add(parts)
+        share = centering.position_share(sums)
+        choice = context.config.graphs.center
+        if choice == "auto":
+            choice = "position" if share > centering.POSITION_BOUND else "image"
+        whole = choice != "position"
+        mean = centering.dataset_mean(sums) if whole else centering.position_mean(sums)
+        arrays = {"mean": mean, "choice": np.frombuffer(choice.encode(), np.uint8)}
+        return ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: {"position_share": share}})
 
     return work
 
@@ -126,7 +157,7 @@ def _result(config: Config, dataset: Dataset, k: int) -> KResult:
 
 def model_of(dataset: Dataset, k: int) -> ClusterModel:
     for _, data in dataset.data("clusters", k):
-        return cluster_model(data.arrays[MAIN])
+        return cluster_model(data.arrays[WHOLE])
     raise WorkError(f"no clusters for K = {k}")
 
 

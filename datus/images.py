@@ -62,8 +62,8 @@ def find_images(folder: Path) -> FoundImages:
     own name before that of a link. A link that leads nowhere counts as an image if it is called
     one, so that reading it fails where failures are recorded.
 
-    Raises UsageError: no such folder, no image in it, a name that is not UTF-8, or two images with
-    the same id.
+    Raises UsageError: no such folder, no image in it, a name that is not UTF-8, two images with the
+    same id, or a folder called as the mask of an image.
     """
     if not folder.exists():
         raise UsageError(f"{folder}: no such folder; check the path")
@@ -78,6 +78,7 @@ def find_images(folder: Path) -> FoundImages:
     for path in paths:
         _check_utf8(path)
     _check_unique(folder, paths)
+    _check_folders(folder, paths)
     return FoundImages(tuple(paths), n_other)
 
 
@@ -244,3 +245,12 @@ def _check_unique(folder: Path, paths: list[str]) -> None:
             f"{folder}: files that differ only in their suffix: {', '.join(pairs[:5])}{more}; "
             "rename one of each pair"
         )
+
+
+def _check_folders(folder: Path, paths: list[str]) -> None:
+    """Masks lie in folders called as those of the images, so no mask may be called as one."""
+    folders = {path[:end] for path in paths for end, sign in enumerate(path) if sign == "/"}
+    for path in paths:
+        mask = f"{image_id_of(path)}.png"
+        if mask in folders:
+            raise UsageError(f"{folder}: {path}: its mask {mask} is a folder here; rename one")

@@ -73,8 +73,8 @@ class Index:
 
 
 def check_inputs(config: Config) -> None:
-    """Before anything is written. Raises UsageError: no image, a class table that is wrong."""
-    find_images(Path(config.data.images))
+    """Before anything is written. Raises UsageError: folders do not fit, a wrong class table."""
+    _find_truth(config.data.truth, find_images(Path(config.data.images)).paths)
     if config.data.truth:
         load_classes(Path(config.data.classes))
 
@@ -153,7 +153,7 @@ def _find_truth(folder: str, images: tuple[str, ...]) -> dict[str, str]:
     matched = {image_id: path for image_id, path in found.items() if image_id in wanted}
     # disks and archives of some systems spell 'é' as 'e' and an accent: the same name to people
     spelled = {unicodedata.normalize("NFC", name): name for name in found.keys() - matched.keys()}
-    for image_id in wanted - matched.keys():
+    for image_id in sorted(wanted - matched.keys()):
         other = spelled.pop(unicodedata.normalize("NFC", image_id), None)
         if other is not None:
             matched[image_id] = found[other]

@@ -2,6 +2,7 @@
 
     paint(segments, assignments, height, width)    uint8 (H, W): cluster of every pixel
     encode_mask(mask)                              8-bit palette PNG
+    fill_from_neighbours(segments, assignments)    a cluster for segments that have none
     find_labels(folder)                            label files by name
     decode_labels(data, max_pixels)                uint8 (H, W): ids in a label file
     truth_classes(labels, classes, size)           uint8 (H, W): true classes
@@ -53,6 +54,37 @@ def encode_mask(mask: Array) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", bits=8, optimize=False, compress_level=6)
     return buffer.getvalue()
+
+
+def fill_from_neighbours(segments: SegmentMap, assignments: Assignments) -> Assignments:
+    """A segment without a cluster takes the one of the labelled segment it touches most.
+
+    Segments that touch no labelled one wait for those that do. Their margin stays 0.
+    """
+    cluster = assignments.cluster.copy()
+    contacts = _contacts(segments.labels, segments.n_segments)
+    while True:
+        votes = np.where(cluster[None, :] >= 0, contacts, 0)
+        open_ones = np.flatnonzero((cluster < 0) & votes.any(axis=1))
+        if not len(open_ones):
+            return Assignments(cluster, assignments.margin)
+        cluster[open_ones] = cluster[votes[open_ones].argmax(axis=1)]
+
+
+def _contacts(labels: Array, n_segments: int) -> Array:
+    """int64 (S, S): how many pairs of patches, 8-connected, two different segments share."""
+    counts = np.zeros((n_segments, n_segments), np.int64)
+    pairs = (
+        (labels[:, :-1], labels[:, 1:]),
+        (labels[:-1], labels[1:]),
+        (labels[:-1, :-1], labels[1:, 1:]),
+        (labels[:-1, 1:], labels[1:, :-1]),
+    )
+    for one, other in pairs:
+        np.add.at(counts, (one.ravel(), other.ravel()), 1)
+    counts += counts.T
+    np.fill_diagonal(counts, 0)
+    return counts
 
 
 def find_labels(folder: Path) -> dict[str, str]:

@@ -125,8 +125,16 @@ def _node(config: Config, index: Index, stage: Stage, k: int, made: list[Node]) 
 
 
 def why(store: Store, plan: Plan, node: Node) -> str:
-    """Why a node is not done: its first difference from the newest earlier recipe."""
-    earlier = [recipe for mark, recipe in store.recipes(node.stage) if mark != node.mark]
+    """Why a node is not done: shards that are not there, or its first difference from before."""
+    if any(name.startswith("shard-") for name in store.files(node.stage, node.mark)):
+        return "some shards are new or were removed"
+    return _changed(store, plan, node)
+
+
+def _changed(store: Store, plan: Plan, node: Node) -> str:
+    """The first difference of a node from the newest earlier recipe of its stage."""
+    current = {one.mark for one in plan.nodes}  # the branches of one sweep are no earlier runs
+    earlier = [recipe for mark, recipe in store.recipes(node.stage) if mark not in current]
     same_k = [r for r in earlier if r["settings"].get("k") == node.recipe["settings"].get("k")]
     if not earlier:
         return "it never ran with these settings" if node.k else "it never ran"
@@ -139,10 +147,21 @@ def why(store: Store, plan: Plan, node: Node) -> str:
             return _difference(node.stage, name, old.get(name), new.get(name))
     for name in sorted({*before["upstream"], *node.recipe["upstream"]}):
         if before["upstream"].get(name) != node.recipe["upstream"].get(name):
-            stage, _, k = name.partition(":")
-            upstream = find_node(plan.nodes, stage, int(k) if k else node.k)
-            return f"{upstream.label} changed: {why(store, plan, upstream)}"
-    return "some shards are new or were removed"
+            return _changed_upstream(store, plan, node, name, before["upstream"])
+    return "it never ran"
+
+
+def _changed_upstream(
+    store: Store, plan: Plan, node: Node, name: str, before: Mapping[str, str]
+) -> str:
+    stage, _, k = name.partition(":")
+    label = f"{stage} (K = {k})" if k else stage
+    if name not in before:
+        return f"{label} is new"
+    if name not in node.recipe["upstream"]:
+        return f"{label} is no longer part of the run"
+    upstream = find_node(plan.nodes, stage, int(k) if k else node.k)
+    return f"{upstream.label} changed: {_changed(store, plan, upstream)}"
 
 
 def _difference(stage: str, name: str, old: Any, new: Any) -> str:

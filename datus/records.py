@@ -16,6 +16,9 @@ Array = npt.NDArray[Any]
 IGNORE = 255
 """The label of a pixel that has none, in masks and in truth."""
 
+WHOLE = ""
+"""Where stages keep arrays by image id: the key of what belongs to no single image."""
+
 MAX_CLUSTERS = 255
 """Masks are 8-bit and IGNORE takes one value, so K <= 255."""
 
@@ -117,7 +120,7 @@ class SegmentEmbeddings:
     """One unit vector per valid segment (paper III-D, first stage)."""
 
     vectors: Array
-    """float32 (S, E): unit rows for valid segments, zero rows for the others."""
+    """float32 (S, E): unit rows; a zero row for a segment that was not embedded."""
     valid: Array
     """bool (S,): the segment has at least `min_patches` patches."""
 

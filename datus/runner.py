@@ -9,7 +9,7 @@ shard passes through all of them in memory, and the bytes that come out are the 
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from datus.executors import Advance, ExecutorSettings, Outcome
 from datus.index import Index, Shard, check_inputs, make_index
 from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan
 from datus.records import ShardData
+from datus.stages import STAGE_NAMES
 from datus.store import ShardReport, Store
 from datus.threads import n_cores
 from datus.work import Context, Runtime, ShardWork
@@ -30,6 +31,20 @@ class Console(Protocol):
 
     def bar(self, name: str, total: int) -> AbstractContextManager[Advance]: ...
     def say(self, text: str) -> None: ...
+
+
+class Quiet:
+    """A console that shows nothing."""
+
+    @contextmanager
+    def bar(self, name: str, total: int) -> Iterator[Advance]:
+        yield _silent
+
+    def say(self, text: str) -> None:
+        """Nobody listens."""
+
+
+QUIET: Console = Quiet()
 
 
 @dataclass(slots=True)
@@ -69,7 +84,11 @@ class Job:
 
 
 def run(
-    config: Config, store: Store, console: Console, until: str = "", only: bool = False
+    config: Config,
+    store: Store,
+    console: Console = QUIET,
+    until: str = "report",
+    only: bool = False,
 ) -> RunResult:
     """All stages, or those up to `until`, or `until` alone (`only`; upstream must exist).
 
@@ -88,18 +107,20 @@ def run(
         _check_failures(config, "index", index.failures, len(index.records))
         for node in result.plan.nodes:
             store.write_recipe(node.stage, node.mark, node.recipe)
-        for group in result.plan.groups():
-            names = [node.stage for node in group]
-            if only and until not in names:
-                continue
+        for group in _wanted(result.plan, until, only):
             if only:
                 _require_upstream(store, result.plan, group)
             _run_group(config, store, result, group, console)
-            if until in names:
-                break
         if until == "report":
             result.links = _link(store, result.plan)
     return result
+
+
+def _wanted(plan: Plan, until: str, only: bool) -> list[tuple[Node, ...]]:
+    """The groups to run, for every K of a sweep."""
+    names = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
+    wanted = {until} if only else set(names)
+    return [group for group in plan.groups() if wanted & {node.stage for node in group}]
 
 
 def _link(store: Store, plan: Plan) -> dict[str, str]:
@@ -301,10 +322,10 @@ def _done(store: Store, node: Node, key: str) -> bool:
 def _require_upstream(store: Store, plan: Plan, group: Sequence[Node]) -> None:
     names = {node.stage for node in group}
     for node in group:
-        for need in node.needs:
-            upstream = find_node(plan.nodes, need, node.k)
-            absent = [p for p in plan.places(upstream) if store.report(*p) is None]
-            if need not in names and absent:
+        for upstream in plan.nodes:
+            reads = upstream.stage in node.needs and (not node.k or upstream.k in (0, node.k))
+            absent = [p for p in plan.places(upstream) if store.report(*p) is None] if reads else []
+            if upstream.stage not in names and absent:
                 raise WorkError(
                     f"{node.label} needs {upstream.label}, which lacks {len(absent)} shards: "
                     f"run that first, or add --with-needs"
@@ -315,11 +336,14 @@ def _check_failures(config: Config, stage: str, failures: dict[str, str], n_imag
     """More failures than allowed end the run, with the first few by name."""
     if len(failures) <= config.speed.max_failed:
         if n_images == 0 or (failures and len(failures) == n_images and stage != "index"):
-            raise TooManyFailures(f"{stage}: no image is left; {_listed(failures)}")
+            raise TooManyFailures(
+                f"{stage}: no image is left, mend or replace them:\n{_listed(failures)}"
+            )
         return
+    images, them = ("1 image", "it") if len(failures) == 1 else (f"{len(failures)} images", "them")
     raise TooManyFailures(
-        f"{stage}: {len(failures)} images cannot be used, {config.speed.max_failed} are allowed; "
-        f"the others are kept. Mend or remove them, or add --max-failed {len(failures)}.\n"
+        f"{stage}: {images} cannot be used, {config.speed.max_failed} are allowed; "
+        f"the others are kept. Mend or remove {them}, or add --max-failed {len(failures)}.\n"
         f"{_listed(failures)}"
     )
 

@@ -1,6 +1,7 @@
 """The table of stages: the only place that sees both the method and the machine.
 
-    index -> features -> graphs -> segments -> embeddings -> clusters -> masks -> evaluate -> report
+    index -> features (-> keysums -> center) -> graphs -> segments -> embeddings -> clusters
+          -> masks -> evaluate -> report
 
 A stage of scope "shard" works on one shard: `work(shard, inputs, advance)`, module `work`. One of
 scope "dataset" works on all: `work(dataset, advance)`, module `gather`. A recipe is all that can
@@ -45,6 +46,19 @@ def _features(config: Config, k: int, index: Index) -> dict[str, Any]:
     settings = settings_of(config.features)
     settings["weights"] = _weights(config, config.features.backbone, config.features.weights)
     return settings
+
+
+def _centred(config: Config) -> bool:
+    """A mean over the dataset is needed before the graphs."""
+    return config.graphs.center in ("auto", "dataset", "position")
+
+
+def _no_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
+    return {}
+
+
+def _center(config: Config, k: int, index: Index) -> dict[str, Any]:
+    return {"center": config.graphs.center, "dataset": index.content}
 
 
 def _graphs(config: Config, k: int, index: Index) -> dict[str, Any]:
@@ -162,10 +176,26 @@ STAGES: tuple[Stage, ...] = (
         build=work.build_features,
     ),
     Stage(
-        name="graphs",
+        name="keysums",
         version=1,
         scope="shard",
         needs=lambda config: ("features",),
+        settings=_no_settings,
+        build=work.build_keysums,
+    ),
+    Stage(
+        name="center",
+        version=1,
+        scope="dataset",
+        needs=lambda config: ("keysums",),
+        settings=_center,
+        build=gather.build_center,
+    ),
+    Stage(
+        name="graphs",
+        version=1,
+        scope="shard",
+        needs=lambda config: ("features", "center") if _centred(config) else ("features",),
         settings=_graphs,
         build=work.build_graphs,
         warn=_warn_degenerate,
@@ -229,5 +259,8 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
 def active_stages(config: Config) -> tuple[Stage, ...]:
-    """Without truth there is nothing to evaluate."""
-    return tuple(s for s in STAGES if s.name != "evaluate" or config.data.truth)
+    """No evaluation without truth; no mean keys over the dataset where none are subtracted."""
+    left_out = set() if config.data.truth else {"evaluate"}
+    if not _centred(config):
+        left_out |= {"keysums", "center"}
+    return tuple(stage for stage in STAGES if stage.name not in left_out)

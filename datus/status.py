@@ -11,6 +11,9 @@ from datus.store import Store
 
 Row = tuple[str, ...]
 
+SHOWN = 20
+"""Images that a list of failures names."""
+
 SHARD = re.compile(r"shard-([0-9a-z]+)\.(json|safetensors)")
 
 
@@ -32,6 +35,20 @@ def status_rows(config: Config, explain: bool) -> list[Row]:
             row += (why(store, plan, node) if done < len(places) else "",)
         rows.append(row)
     return rows
+
+
+def failure_lines(config: Config) -> list[str]:
+    """Who is left out at which stage, and why; nothing where all images could be used."""
+    store = Store(config.run_path)
+    plan, index = _plan(config, store), read_index(store)
+    unusable = index.failures if index else {}
+    rows = {("index", image_id, reason) for image_id, reason in unusable.items()}
+    for node in plan.nodes:
+        for report in filter(None, (store.report(*place) for place in plan.places(node))):
+            rows |= {(node.stage, image_id, why) for image_id, why in report.failures.items()}
+    lines = [f"left out at {stage}: {image_id}: {reason}" for stage, image_id, reason in rows]
+    more = [f"and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+    return sorted(lines)[:SHOWN] + more
 
 
 def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:

@@ -13,11 +13,13 @@ from zlib import crc32
 
 import numpy as np
 
+from datus.centering import KeySums
 from datus.config import Config, load_classes
 from datus.errors import ImageError, WorkError
 from datus.executors import Advance
 from datus.index import UNREADABLE, Shard
 from datus.records import (
+    WHOLE,
     AffinityGraph,
     Array,
     Assignments,
@@ -99,15 +101,55 @@ def build_features(context: Context) -> ShardWork:
     return work
 
 
+# --- keysums: of the shard, keys float64 (G, G, D), squares, n_images (1,) ----------------------
+
+
+def build_keysums(context: Context) -> ShardWork:
+    from datus.centering import add, key_sums
+
+    def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
+        arrays = inputs["features"].arrays
+        usable = [r.image_id for r in shard.records if r.image_id in arrays]
+        parts = map_threads(
+            lambda image_id: key_sums(arrays[image_id]["keys"]), usable, context.runtime.threads
+        )
+        advance(len(shard.records))
+        if not parts:
+            return ShardData(arrays={})
+        sums = add(parts)
+        figures = np.array([sums.squares]), np.array([sums.n_images], np.int64)
+        whole = {"keys": sums.keys, "squares": figures[0], "n_images": figures[1]}
+        return ShardData(arrays={WHOLE: whole})
+
+    return work
+
+
+def key_sums_of(arrays: Arrays) -> KeySums:
+    """KeySums from what the keysums stage stored."""
+    return KeySums(arrays["keys"], float(arrays["squares"][0]), int(arrays["n_images"][0]))
+
+
 # --- graphs: bits uint64 (N, words), grid int32 (2,), size int32 (2,) ---------------------------
 
 
 def build_graphs(context: Context) -> ShardWork:
     from datus.affinity import affinity_graph, density
+    from datus.centering import without
 
-    def one(record: ImageRecord, features: Arrays) -> ShardData:
+    settings = context.config.graphs
+
+    def one(record: ImageRecord, inputs: Inputs) -> ShardData:
+        features = inputs["features"].arrays[record.image_id]
         keys = features["keys"]
-        graph = affinity_graph(keys, context.config.graphs.center)
+        center: str = settings.center
+        if "center" in inputs:
+            found = inputs["center"].arrays[WHOLE]
+            center = found["choice"].tobytes().decode()
+            if center != "image":
+                keys = without(keys, found["mean"])
+        graph = affinity_graph(
+            keys, "image" if center == "image" else "none", settings.threshold or None
+        )
         arrays = {
             "bits": graph.bits,
             "grid": np.array(keys.shape[:2], np.int32),
@@ -115,7 +157,7 @@ def build_graphs(context: Context) -> ShardWork:
         }
         return _of(record, arrays, {"density": density(graph)})
 
-    return _per_image(context, lambda r, inputs: one(r, inputs["features"].arrays[r.image_id]))
+    return _per_image(context, one)
 
 
 # --- segments: labels int32 (gh, gw); community, n_patches (S,), boxes (S, 4), size int32 (2,) --
@@ -180,8 +222,10 @@ def build_embeddings(context: Context) -> ShardWork:
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
         segments = segment_map(inputs["segments"].arrays[record.image_id])
         tokens = inputs["features"].arrays[record.image_id]["tokens"].astype(np.float32)
+        # noise segments get a vector too, for masks.noise = "pool"; only valid ones are clustered
+        every = pool(tokens, segments, np.ones(segments.n_segments, bool))
         valid = valid_segments(segments, min_patches)
-        return _embedded(record, segments, pool(tokens, segments, valid))
+        return _embedded(record, segments, SegmentEmbeddings(every.vectors, valid))
 
     return _per_image(context, one)
 
@@ -251,13 +295,20 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
 
 def build_masks(context: Context) -> ShardWork:
     from datus.clusters import assign
-    from datus.masks import encode_mask, paint
+    from datus.masks import encode_mask, fill_from_neighbours, paint
+
+    noise = context.config.masks.noise
 
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
-        model = cluster_model(inputs["clusters"].arrays[""])
+        model = cluster_model(inputs["clusters"].arrays[WHOLE])
         segments = segment_map(inputs["segments"].arrays[record.image_id])
         embedded = inputs["embeddings"].arrays[record.image_id]
-        found = assign(model, SegmentEmbeddings(embedded["vectors"], embedded["valid"]))
+        valid: Array = embedded["valid"]
+        if noise == "pool":
+            valid = np.any(embedded["vectors"], axis=1)
+        found = assign(model, SegmentEmbeddings(embedded["vectors"], valid))
+        if noise == "nearest":
+            found = fill_from_neighbours(segments, found)
         mask = paint(segments, found, record.height, record.width)
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         counts = np.r_[pixels[: model.n_clusters], pixels[-1:]]
@@ -403,7 +454,7 @@ def _each_image(
         except ImageError as error:
             return ShardData(arrays={}, failures={record.image_id: str(error)})
 
-    by_image = [data.arrays for stage, data in inputs.items() if stage != "clusters"]
+    by_image = [data.arrays for data in inputs.values() if WHOLE not in data.arrays]
     usable = [r for r in records if all(r.image_id in arrays for arrays in by_image)]
     return _merged(map_threads(one, usable, n_threads))
 

@@ -19,7 +19,7 @@ LAYERS = (
     # the method: these do not import one another, but for the two helpers of the first row
     {"pixels", "checkpoints"},
     {"images", "backbones", "affinity", "louvain", "segments"}
-    | {"embeddings", "clusters", "masks", "metrics"},
+    | {"centering", "embeddings", "clusters", "masks", "metrics"},
     {"report"},  # pure: inputs in, bytes out
     {"store"},
     {"executors"},

@@ -17,6 +17,7 @@ from datus.masks import (
     PALETTE,
     decode_labels,
     encode_mask,
+    fill_from_neighbours,
     labels_to_pixels,
     overlay,
     paint,
@@ -115,6 +116,31 @@ def test_paint_gives_each_pixel_its_cluster_and_noise_no_label():
 def test_paint_refuses_assignments_of_another_image():
     with pytest.raises(ValueError, match="paint: expected 3 assignments, one a segment, got 2"):
         paint(segment_map(), assignments(1, 2), 4, 3)
+
+
+def test_noise_takes_the_cluster_it_touches_most():
+    segments = split(np.array([[0, 0, 1, 1], [0, 2, 2, 1], [3, 3, 1, 4]], np.int32))
+    found = Assignments(np.array([5, 7, -1, -1, -1], np.int16), np.zeros(5, np.float32))
+    filled = fill_from_neighbours(segments, found)
+    # segment 2 touches 0 in four pairs and 1 in six; 3 touches 0 twice and 1 once; 4 only 1
+    assert filled.cluster.tolist() == [5, 7, 7, 5, 7]
+    assert found.cluster.tolist() == [5, 7, -1, -1, -1]
+
+
+def test_noise_far_from_any_cluster_is_reached_in_steps_and_without_any_it_stays():
+    segments = split(np.array([[0, 1, 2, 3]], np.int32))
+    margin = np.zeros(4, np.float32)
+    one = Assignments(np.array([3, -1, -1, -1], np.int16), margin)
+    assert fill_from_neighbours(segments, one).cluster.tolist() == [3, 3, 3, 3]
+    none = Assignments(np.full(4, -1, np.int16), margin)
+    assert fill_from_neighbours(segments, none).cluster.tolist() == [-1] * 4
+
+
+def split(labels):
+    """A SegmentMap of which only the labels matter."""
+    n_segments = int(labels.max()) + 1
+    ones = np.ones(n_segments, np.int32)
+    return SegmentMap(labels, ones, ones, np.zeros((n_segments, 4), np.int32), 0.0)
 
 
 # --- label files ----------------------------------------------------------------

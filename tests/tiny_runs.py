@@ -18,6 +18,7 @@ from datus.store import Store
 SPEED: dict[str, Any] = {
     "data.shard_images": 4,
     "features.image_px": 64,
+    "graphs.center": "image",
     "segments.restarts": 1,
     "embeddings.min_patches": 2,  # enough valid segments, whatever the weights are
     "clusters.restarts": 2,

@@ -1,16 +1,19 @@
 """Shards side by side in worker processes of this machine.
 
 Workers are spawned, not forked: a fork after torch has started threads can hang. Each loads its
-model once. A worker that dies (killed, out of memory) breaks the pool; a new pool takes what is
-left, and a job that was under way in three broken pools is reported as failed.
+model once. A worker that dies (killed, out of memory) breaks the pool, and a new one takes what is
+left. Which of the jobs under way killed it cannot be known, so all of them are tried again; a third
+and last try is made with nothing beside it, and ends in a result or a failure.
 """
 
+import dataclasses
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -29,26 +32,35 @@ def run(
     function: ShardFunction, jobs: Sequence[Any], settings: ExecutorSettings
 ) -> Iterator[Outcome]:
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
     attempts = dict.fromkeys(range(len(jobs)), 0)
-    waiting = list(attempts)
-    while waiting:
+    while attempts:
+        numbers, workers = _next(attempts, settings.workers)
+        todo = [(number, jobs[number]) for number in numbers]
+        counter = context.Value(
+            "q", 0
+        )  # a new one: who was killed may have held the old one's lock
         pool = ProcessPoolExecutor(
-            max(1, min(settings.workers, len(waiting))),
+            workers,
             mp_context=context,
             initializer=_start_worker,
             initargs=(counter, os.getpid()),
         )
+        here = dataclasses.replace(settings, workers=workers)
         try:
-            todo = [(number, jobs[number]) for number in waiting]
-            for number, ended in _drain(pool, function, todo, counter, settings):
+            for number, ended in _drain(pool, function, todo, counter, here):
                 attempts[number] += ended is None  # its worker died
                 if ended is None and attempts[number] < ATTEMPTS:
                     continue
-                waiting.remove(number)
+                del attempts[number]
                 yield ended or Outcome(jobs[number], error=WorkError(_died(ATTEMPTS)))
         finally:
             _stop(pool)
+
+
+def _next(attempts: Mapping[int, int], workers: int) -> tuple[list[int], int]:
+    """(jobs, workers) of the next pool. No job may fail for what runs beside it."""
+    last = [number for number, tries in attempts.items() if tries == ATTEMPTS - 1]
+    return (last, 1) if last else (list(attempts), max(1, min(workers, len(attempts))))
 
 
 def _drain(
@@ -65,10 +77,11 @@ def _drain(
     """
     queue = list(todo)
     running: dict[Future[Any], tuple[int, Any]] = {}
-    shown = counter.value
+    count = counter.get_obj()  # read without the lock: a worker may die holding it
+    shown = count.value
     broken = False
     while running or (queue and not broken):
-        while queue and not broken and len(running) < max(1, settings.workers):
+        while queue and not broken and len(running) < settings.workers:
             try:
                 running[pool.submit(_work, function, queue[0][1])] = queue[0]
             except BrokenProcessPool:
@@ -76,8 +89,8 @@ def _drain(
             else:
                 queue.pop(0)
         ended, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-        settings.advance(counter.value - shown)
-        shown = counter.value
+        before, shown = shown, count.value
+        settings.advance(shown - before)
         for future in ended:
             number, job = running.pop(future)
             error = future.exception()
@@ -91,7 +104,22 @@ def _drain(
 
 
 def _work(function: ShardFunction, job: Any) -> Any:
-    return function(job, _advance)
+    try:
+        return function(job, _advance)
+    except Exception as error:
+        travels = _travels(error)
+        if travels is error:
+            raise
+        raise travels from None
+
+
+def _travels(error: Exception) -> Exception:
+    """`error` if the parent can read it, else what it says: an unreadable one breaks the pool."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return WorkError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _advance(n_images: int) -> None:

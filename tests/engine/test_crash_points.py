@@ -7,7 +7,6 @@ rename, or right after. Children are forked from a server that has loaded the pa
 import multiprocessing
 import os
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,6 @@ from run_tree import tree
 
 STAGES = ("index", "features", "graphs", "segments", "embeddings", "clusters", "masks", "report")
 MOMENTS = ("before", "between", "after")
-
-
-class Silent:
-    @contextmanager
-    def bar(self, name: str, total: int):
-        yield lambda n: None
-
-    def say(self, text: str) -> None:
-        pass
 
 
 def run_here(images: str, run_dir: str) -> None:
@@ -44,7 +34,7 @@ def run_here(images: str, run_dir: str) -> None:
         "speed.device": "cpu",
     }
     config = Config.load(None, overrides)
-    run(config, Store(config.run_path), Silent(), until="report")
+    run(config, Store(config.run_path))
 
 
 def run_and_die(images: str, run_dir: str, stage: str, number: int, moment: str) -> None:

@@ -68,8 +68,8 @@ def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return tree(run_dir)
 
 
-def wait_for_stage(process: subprocess.Popen[bytes], stage: str, run_dir: Path) -> bool:
-    """Until the stage has begun: the one before is finished, by its folder and the log."""
+def wait_for_stage(process: subprocess.Popen[bytes], stage: str) -> bool:
+    """Until the stage has begun, by its progress bar."""
     assert process.stderr is not None
     os.set_blocking(process.stderr.fileno(), False)
     seen = b""
@@ -94,13 +94,12 @@ def test_kills_in_a_stage_leave_the_same_bytes(
     for _ in range(KILLS):
         if kills and stage != "index":  # put the stage back to its start, keep what is before it
             shutil.rmtree(run_dir / stage, ignore_errors=True)
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command(folder, run_dir, executor), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        if wait_for_stage(process, stage, run_dir):
-            time.sleep(float(rng.uniform(0, 0.4)))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        ) as process:
+            if wait_for_stage(process, stage):
+                time.sleep(float(rng.uniform(0, 0.4)))
+            process.send_signal(signal.SIGKILL)
         kills += process.returncode == -signal.SIGKILL
     subprocess.run(command(folder, run_dir, executor), check=True, capture_output=True)
     assert kills >= KILLS - 1  # a stage of a few milliseconds may end before the signal arrives

@@ -1,0 +1,101 @@
+"""Take out of the keys what only says where a patch lies (docs/method.md, "Mean keys").
+
+In:  keys float (gh, gw, D) of every image, one at a time.
+Out: the mean key of each place, float32 (GRID, GRID, D), and keys without it.
+
+Keys carry position. With a weak backbone position explains most of their variance, and the graph
+splits images into top and bottom. Grids of different shapes meet on one GRID x GRID frame: places
+are relative, as position embeddings are when a ViT interpolates them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from datus.records import Array
+
+GRID = 28
+"""Places along a side of the common frame: the grid of a ViT /8 at 224 pixels."""
+
+POSITION_BOUND = 0.5
+"""Share of the keys' variance above which `center = "auto"` removes the mean of each place. The
+embedded backbone stands at 0.7: what the content says is in the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySums:
+    """Sums over images on the common frame; those of two sets of images add up."""
+
+    keys: Array
+    """float64 (GRID, GRID, D)."""
+    squares: float
+    """Of all key entries, summed over places and sizes."""
+    n_images: int
+
+
+def key_sums(keys: Array) -> KeySums:
+    """Of one image: keys float (gh, gw, D) resampled to the common frame."""
+    framed = resample(keys.astype(np.float64), (GRID, GRID))
+    return KeySums(framed, float(np.square(framed).sum()), 1)
+
+
+def add(parts: list[KeySums]) -> KeySums:
+    """In the order given: the same parts give the same bytes."""
+    keys = np.zeros_like(parts[0].keys)
+    for part in parts:
+        keys += part.keys
+    return KeySums(keys, sum(p.squares for p in parts), sum(p.n_images for p in parts))
+
+
+def position_mean(sums: KeySums) -> Array:
+    """float32 (GRID, GRID, D): the mean key of each place."""
+    mean: Array = (sums.keys / sums.n_images).astype(np.float32)
+    return mean
+
+
+def dataset_mean(sums: KeySums) -> Array:
+    """float32 (1, 1, D): the mean key of all places."""
+    mean = position_mean(sums).mean(axis=(0, 1), keepdims=True, dtype=np.float64)
+    return np.asarray(mean, np.float32)
+
+
+def position_share(sums: KeySums) -> float:
+    """Share of the keys' variance that the place explains, 0..1.
+
+    Between-place over total variance; the noise that the mean of n images has anyway is taken off
+    (the analysis of variance's omega-squared). 0 for one image, of which nothing can be told.
+    """
+    if sums.n_images < 2:
+        return 0.0
+    mean = sums.keys / sums.n_images
+    n_places = mean.shape[0] * mean.shape[1]
+    total = sums.squares / (sums.n_images * n_places) - np.square(mean.mean(axis=(0, 1))).sum()
+    between = np.square(mean - mean.mean(axis=(0, 1))).sum() / n_places
+    if total <= 0:
+        return 0.0
+    noise = (total - between) / (sums.n_images - 1)
+    return float(np.clip((between - noise) / total, 0.0, 1.0))
+
+
+def without(keys: Array, mean: Array) -> Array:
+    """float32 (gh, gw, D): keys minus the mean of each place, brought to their grid."""
+    here = resample(mean.astype(np.float64), (keys.shape[0], keys.shape[1]))
+    return (keys.astype(np.float64) - here).astype(np.float32)
+
+
+def resample(grid: Array, shape: tuple[int, int]) -> Array:
+    """float64 (h, w, D): linear interpolation, averaging where the grid shrinks."""
+    rows = _weights(shape[0], grid.shape[0])
+    columns = _weights(shape[1], grid.shape[1])
+    tall = np.tensordot(rows, grid, axes=(1, 0))
+    return np.ascontiguousarray(np.tensordot(columns, tall, axes=(1, 1)).transpose(1, 0, 2))
+
+
+def _weights(n_out: int, n_in: int) -> Array:
+    """float64 (n_out, n_in): a triangle around each output's centre, rows sum to 1."""
+    centres = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+    reach = max(1.0, n_in / n_out)
+    distance = np.abs(np.clip(centres, 0, n_in - 1)[:, None] - np.arange(n_in)[None, :])
+    weights: Array = np.maximum(0.0, 1.0 - distance / reach)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights

@@ -1,0 +1,16 @@
+"""What the tests of the engine share."""
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def one_backbone() -> Iterator[None]:
+    """Runs of a module load the same model once: loading it takes longer than a tiny run."""
+    from datus import backbones
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "load_backbone", functools.lru_cache(backbones.load_backbone))
+        yield

@@ -1,0 +1,397 @@
+"""Settings: presets, precedence, and an error with the cure for everything else."""
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datus.config import PRESETS, Config, load_classes, parse_override, settings_of
+from datus.errors import ConfigError, UsageError
+from datus.records import IGNORE
+
+
+def load(**settings: Any) -> Config:
+    """load(clusters__k=3): the double underscore stands for the dot."""
+    return Config.load(None, {name.replace("__", "."): value for name, value in settings.items()})
+
+
+def error(**settings: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(**settings)
+    return str(caught.value)
+
+
+def leaves(config: Config) -> dict[str, Any]:
+    """Dotted name -> value, of every setting."""
+    found = {}
+    for one in dataclasses.fields(config):
+        value = getattr(config, one.name)
+        if dataclasses.is_dataclass(value):
+            found |= {f"{one.name}.{name}": v for name, v in leaves(value).items()}
+        else:
+            found[one.name] = value
+    return found
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> typing.Callable[[str], Path]:
+    def write(text: str) -> Path:
+        (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+        return tmp_path / "run.toml"
+
+    return write
+
+
+Write = typing.Callable[[str], Path]
+
+# --- presets and precedence ---------------------------------------------------------------------
+
+
+def test_best_is_the_default_and_is_what_the_classes_say() -> None:
+    assert load() == load(preset="best") == Config()
+    assert PRESETS["best"] == {}
+
+
+def test_paper_differs_from_best_in_the_documented_settings_and_no_other() -> None:
+    best, paper = leaves(load()), leaves(load(preset="paper"))
+    differ = {name: (best[name], paper[name]) for name in best if best[name] != paper[name]}
+    assert differ == {
+        "preset": ("best", "paper"),
+        "features.resize": ("keep", "squash"),
+        "graphs.center": ("image", "none"),
+        "segments.restarts": (4, 1),
+        "embeddings.mode": ("pool", "crop"),
+        "embeddings.crop": ("whole", "paper"),
+        "clusters.pca": (0, -1),
+        "clusters.spherical": (True, False),
+        "clusters.restarts": (10, 1),
+    }
+
+
+def test_what_both_presets_share_is_what_the_paper_says() -> None:
+    for preset in PRESETS:
+        config = load(preset=preset)
+        assert config.features.image_px == config.embeddings.crop_px == 224
+        assert config.features.channels == "rgb"
+        assert config.segments.backend == "scikit-network"
+        assert config.embeddings.min_patches == 6
+
+
+def test_a_file_wins_over_the_preset_and_an_override_over_the_file(file: Write) -> None:
+    path = file('preset = "paper"\n[segments]\nrestarts = 2\n[clusters]\nk = [3, 5]\npca = 7\n')
+    config = Config.load(path, {"clusters.pca": 9, "data.images": "photos"})
+    assert config.preset == "paper"
+    assert config.features.resize == "squash", "from the preset"
+    assert config.segments.restarts == 2, "the file over the preset"
+    assert config.clusters.k == (3, 5), "from the file"
+    assert config.clusters.pca == 9, "the override over both"
+    assert config.data.images == "photos", "from the override alone"
+    assert config.clusters.spherical is False, "a section of the file leaves the rest of the preset"
+
+
+def test_an_override_can_choose_the_preset_of_a_file(file: Write) -> None:
+    path = file('preset = "best"\n[graphs]\ncenter = "image"\n')
+    config = Config.load(path, {"preset": "paper"})
+    assert (config.features.resize, config.graphs.center) == ("squash", "image")
+
+
+def test_loading_leaves_presets_and_overrides_as_they_were() -> None:
+    before, overrides = {**PRESETS["paper"]["clusters"]}, {"clusters.k": [3]}
+    Config.load(None, {**overrides, "preset": "paper"})
+    assert PRESETS["paper"]["clusters"] == before
+    assert overrides == {"clusters.k": [3]}
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load().seed = 1
+    assert hash(load()) == hash(load())
+
+
+# --- unknown settings ---------------------------------------------------------------------------
+
+ALL_NAMES = sorted(leaves(Config()))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sede", "sede: unknown setting; did you mean seed?"),
+        ("segment.restarts", "segment: unknown setting; did you mean segments?"),
+        (
+            "segments.restart",
+            "segments.restart: unknown setting; did you mean segments.restarts?",
+        ),
+        ("clusters.K", "clusters.K: unknown setting; did you mean clusters.k?"),
+        ("report.xyz", "report.xyz: unknown setting; known: examples, gallery"),
+        (
+            "a.b.c",
+            "a.b: unknown setting; known: preset, seed, run_dir, data, features, graphs, segments, "
+            "embeddings, clusters, masks, report, speed",
+        ),
+    ],
+)
+def test_an_unknown_setting_names_the_nearest_one(name: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(None, {name: 1})
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("name", ALL_NAMES)
+def test_every_setting_with_one_letter_too_many_is_an_error_that_names_it(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(None, {f"{name}q": 1})
+    assert str(caught.value) == f"{name}q: unknown setting; did you mean {name}?"
+
+
+def test_a_section_that_is_none(file: Write) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(file("features = 3\n"))
+    assert str(caught.value) == "features: expected a section [features], got 3"
+    with pytest.raises(ConfigError) as caught:
+        Config.load(file('preset = "paper"\nfeatures = 3\n'))
+    assert str(caught.value) == "features: expected a section [features], got 3"
+    with pytest.raises(ConfigError) as caught:
+        Config.load(file("seed = 3\n"), {"seed.x": 1})
+    assert str(caught.value) == "seed.x: there is no section [seed]"
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("seed", "one", "seed: expected int, got 'one'"),
+        ("seed", 1.0, "seed: expected int, got 1.0"),
+        ("seed", True, "seed: expected int, got True"),
+        ("seed", {"x": 1}, "seed: expected int, got {'x': 1}"),
+        ("clusters.spherical", 1, "clusters.spherical: expected bool, got 1"),
+        ("clusters.k", "3", "clusters.k: expected int, got '3'"),
+        ("clusters.k", [3, 4.5], "clusters.k: expected int, got 4.5"),
+        ("segments.resolution", "1", "segments.resolution: expected float, got '1'"),
+        ("data.images", 3, "data.images: expected str, got 3"),
+        ("preset", "peper", "preset: expected best or paper, got 'peper'"),
+        ("preset", [], "preset: expected best or paper, got []"),
+        (
+            "features.resize",
+            "squas",
+            "features.resize: expected keep or squash, got 'squas'; did you mean 'squash'?",
+        ),
+        ("features.resize", 0, "features.resize: expected keep or squash, got 0"),
+        ("features.resize", ["keep"], "features.resize: expected keep or squash, got ['keep']"),
+    ],
+)
+def test_a_value_of_the_wrong_kind(name: str, value: Any, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(None, {name: value})
+    assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("seed", -1, "seed: expected 0 to 2147483647, got -1"),
+        ("clusters.k", 0, "clusters.k: expected 1 to 255, got 0"),
+        ("clusters.k", [3, 256], "clusters.k: expected 1 to 255, got 256"),
+        ("clusters.k", [], "clusters.k: expected different numbers, got ()"),
+        ("clusters.k", [3, 4, 3], "clusters.k: expected different numbers, got (3, 4, 3)"),
+        ("features.image_px", 7, "features.image_px: expected 8 to 4096, got 7"),
+        (
+            "segments.resolution",
+            float("nan"),
+            "segments.resolution: expected 0.001 to 1000.0, got nan",
+        ),
+        (
+            "segments.resolution",
+            float("inf"),
+            "segments.resolution: expected 0.001 to 1000.0, got inf",
+        ),
+        ("speed.batch", 0, "speed.batch: expected 1 to 65536, got 0"),
+        ("data.shard_images", 0, "data.shard_images: expected 1 to 100000, got 0"),
+    ],
+)
+def test_a_value_out_of_range(name: str, value: Any, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(None, {name: value})
+    assert str(caught.value) == text
+
+
+def test_settings_that_do_not_go_together() -> None:
+    assert error(segments__backend="python-louvain", segments__resolution=2) == (
+        "segments.resolution: python-louvain is only right at 1.0, got 2.0; "
+        "use backend scikit-network"
+    )
+    assert load(segments__backend="python-louvain").segments.resolution == 1.0
+    assert error(masks__noise="pool", embeddings__mode="crop") == (
+        "masks.noise: pool needs embeddings.mode = pool, got crop; use nearest or ignore"
+    )
+
+
+def test_a_number_passes_for_a_list_and_a_whole_one_for_a_fraction() -> None:
+    assert load(clusters__k=6).clusters.k == (6,)
+    resolution = load(segments__resolution=2).segments.resolution
+    assert resolution == 2.0
+    assert type(resolution) is float
+    assert load(features__allow_missing="head.*").features.allow_missing == ("head.*",)
+
+
+@pytest.mark.parametrize("name", ALL_NAMES)
+def test_every_setting_takes_its_default_and_no_other_type(name: str) -> None:
+    default = leaves(Config())[name]
+    assert leaves(Config.load(None, {name: default}))[name] == default
+    with pytest.raises(ConfigError, match=f"^{name}: "):
+        Config.load(None, {name: object()})
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def test_files_that_cannot_be_read(file: Write, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        Config.load(tmp_path / "none.toml")
+    assert str(caught.value) == f"{tmp_path}/none.toml: no such file"
+    with pytest.raises(UsageError) as caught:
+        Config.load(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: Is a directory"
+    path = file("seed = = 1")
+    with pytest.raises(UsageError) as caught:
+        Config.load(path)
+    assert str(caught.value).startswith(f"{path}: not valid TOML: Invalid value")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        Config.load(path)
+
+
+# --- overrides in text --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("segments.restarts=8", "segments.restarts", 8),
+        (" segments.restarts = 8 ", "segments.restarts", 8),
+        ("clusters.k=[6, 8]", "clusters.k", [6, 8]),
+        ("clusters.spherical=false", "clusters.spherical", False),
+        ("segments.resolution=1e-1", "segments.resolution", 0.1),
+        ("graphs.center=none", "graphs.center", "none"),
+        ('graphs.center="none"', "graphs.center", "none"),
+        ("features.weights=/a b/c=d.pth", "features.weights", "/a b/c=d.pth"),
+        ("data.truth=", "data.truth", ""),
+    ],
+)
+def test_an_override_is_toml_or_plain_text(text: str, name: str, value: Any) -> None:
+    found = parse_override(text)
+    assert found == (name, value)
+    assert type(found[1]) is type(value)
+
+
+@pytest.mark.parametrize("text", ["segments.restarts", "=8", " = 8", ""])
+def test_an_override_without_name_or_value(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_override(text)
+    assert str(caught.value) == f"--set {text}: expected section.key=value"
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=30))
+def test_an_override_of_any_text_is_a_setting_or_an_error_with_the_cure(text: str) -> None:
+    try:
+        name, value = parse_override(text)
+        Config.load(None, {name: value})
+    except UsageError:
+        pass
+
+
+# --- what follows from settings -----------------------------------------------------------------
+
+
+def test_the_run_folder_is_named_after_the_images() -> None:
+    assert load(data__images="somewhere/photos").run_path == "runs/photos"
+    assert load(data__images="somewhere/photos/").run_path == "runs/photos"
+    assert load(data__images="suim/images").run_path == "runs/suim"
+    assert load(data__images="photos", run_dir="elsewhere/x").run_path == "elsewhere/x"
+    assert load(data__images="photos", run_dir="s3://bucket/x").run_path == "s3://bucket/x"
+
+
+def test_hashed_settings_are_plain_and_leave_out_what_is_only_kept() -> None:
+    config = load(features__allow_missing=["a", "b"], clusters__k=[3, 4])
+    assert settings_of(config.report) == {"examples": 12, "gallery": 8}
+    assert settings_of(config.features)["allow_missing"] == ["a", "b"]
+    for section in (config.features, config.graphs):
+        assert set(settings_of(section)) == {f.name for f in dataclasses.fields(section)} - {"keep"}
+    assert settings_of(config.clusters)["k"] == [3, 4]
+
+
+# --- class tables -------------------------------------------------------------------------------
+
+CLASS = '[[classes]]\nname = "{}"\ncolour = [{}, 0, 255]\nids = {}\n'
+
+
+def test_a_class_table(file: Write) -> None:
+    text = 'name = "two"\nsource = "made up"\nignore = [9]\n'
+    table = load_classes(file(text + CLASS.format("sea", 1, [4, 0]) + CLASS.format("fish", 2, [7])))
+    assert (table.name, table.source) == ("two", "made up")
+    assert table.names == ("sea", "fish")
+    assert table.colours == ((1, 0, 255), (2, 0, 255))
+    assert np.flatnonzero(table.known).tolist() == [0, 4, 7, 9, 255]
+    expected = np.full(256, IGNORE)
+    expected[[0, 4, 7]] = [0, 0, 1]
+    np.testing.assert_array_equal(table.lookup, expected)
+
+
+def test_a_class_table_without_a_name_has_that_of_its_file(file: Write) -> None:
+    assert load_classes(file(CLASS.format("sea", 1, [4]))).name == "run"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected one [[classes]] block per class, got none"),
+        ("classes = []", "expected one [[classes]] block per class, got none"),
+        ("classes = 3", "expected one [[classes]] block per class, got none"),
+        ("classes = [3]", "class 0: expected name, colour and ids"),
+        ('[[classes]]\nname = "a"\nids = [1]', "class 0: expected name, colour and ids"),
+        (CLASS.format("a", 1, [1]) + "color = 3", "class 0: expected name, colour and ids"),
+        (CLASS.format("a", 1, [256]), "class 'a': expected ids 0 to 255, got 256"),
+        (CLASS.format("a", 1, [-1]), "class 'a': expected ids 0 to 255, got -1"),
+        (
+            CLASS.format("a", 1, ["1"]).replace("'", '"'),
+            "class 'a': expected ids 0 to 255, got '1'",
+        ),
+        (CLASS.format("a", 1, "[true]"), "class 'a': expected ids 0 to 255, got True"),
+        (CLASS.format("a", 1, 5), "class 'a': expected a list of ids, got 5"),
+        (CLASS.format("a", 1, [1, 1]), "class 'a': id 1 is used twice"),
+        (
+            CLASS.format("a", 1, [1]) + CLASS.format("b", 1, [2, 1]),
+            "class 'b': id 1 is used twice",
+        ),
+        ("ignore = [1]\n" + CLASS.format("a", 1, [1]), "class 'a': id 1 is used twice"),
+        (CLASS.format("a", 1, [255]), "class 'a': id 255 is used twice"),
+        ("ignore = 4\n" + CLASS.format("a", 1, [1]), "ignore: expected a list of ids, got 4"),
+        ("ignore = [300]\n" + CLASS.format("a", 1, [1]), "ignore: expected ids 0 to 255, got 300"),
+        (CLASS.format("a", 256, [1]), "class 'a': expected colour = [r, g, b], got [256, 0, 255]"),
+        (
+            CLASS.format("a", 1, [1]).replace("[1, 0, 255]", "[1, 0]"),
+            "class 'a': expected colour = [r, g, b], got [1, 0]",
+        ),
+        (
+            CLASS.format("a", 1, [1]).replace("[1, 0, 255]", '"red"'),
+            "class 'a': expected colour = [r, g, b], got red",
+        ),
+    ],
+)
+def test_a_wrong_class_table(text: str, message: str, file: Write) -> None:
+    path = file(text)
+    with pytest.raises(UsageError) as caught:
+        load_classes(path)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_no_class_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        load_classes(tmp_path / "none.toml")

@@ -1,0 +1,97 @@
+"""Items in parallel, in order, one thread inside each."""
+
+import os
+import threading
+import time
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from datus.threads import map_threads, n_cores
+
+
+def library_threads() -> set[int]:
+    return {int(library["num_threads"]) for library in threadpool_info()}
+
+
+@pytest.mark.parametrize("n_threads", [0, 1, 2, 7, 100])
+def test_results_are_in_the_order_of_the_items(n_threads: int) -> None:
+    def slow_first(item: int) -> int:
+        time.sleep(0.02 if item == 0 else 0)
+        return item**2
+
+    assert map_threads(slow_first, range(10), n_threads) == [item**2 for item in range(10)]
+
+
+def test_nothing_gives_nothing() -> None:
+    assert map_threads(str, [], 3) == []
+
+
+def test_items_are_worked_on_side_by_side() -> None:
+    meet = threading.Barrier(3, timeout=20)
+    assert sorted(map_threads(lambda _: meet.wait(), range(3), 3)) == [0, 1, 2]
+
+
+def test_no_more_items_at_a_time_than_threads() -> None:
+    running, most, guard = 0, 0, threading.Lock()
+
+    def count(_: int) -> None:
+        nonlocal running, most
+        with guard:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with guard:
+            running -= 1
+
+    map_threads(count, range(12), 3)
+    assert most <= 3
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_the_first_error_is_raised_and_what_has_not_begun_is_left(n_threads: int) -> None:
+    begun: list[int] = []
+
+    def fail(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.01)
+        raise ValueError(item)
+
+    with pytest.raises(ValueError, match=r"^0$"):
+        map_threads(fail, range(100), n_threads)
+    assert len(begun) < 50
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_libraries_have_one_thread_inside_and_their_own_number_after(n_threads: int) -> None:
+    before, mine = torch.get_num_threads(), library_threads()
+    torch.set_num_threads(3)
+    try:
+        inside = map_threads(lambda _: torch.get_num_threads(), range(4), n_threads)
+        assert inside == [1, 1, 1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    inside_libraries = map_threads(lambda _: library_threads(), range(2), n_threads)
+    assert inside_libraries == [{1}, {1}]
+    assert library_threads() == mine
+
+
+def test_threads_are_given_back_after_an_error() -> None:
+    before = torch.get_num_threads(), library_threads()
+    with pytest.raises(ZeroDivisionError):
+        map_threads(lambda item: 1 // item, [0, 1], 2)
+    assert (torch.get_num_threads(), library_threads()) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinity")
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8})
+    assert n_cores() == 3
+
+
+def test_cores_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert n_cores() == 1
