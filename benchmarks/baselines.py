@@ -28,8 +28,9 @@ from zlib import crc32
 
 import numpy as np
 
+from datus.classes import load_classes
 from datus.clusters import fit_clusters
-from datus.config import ClustersConfig, FeaturesConfig, load_classes
+from datus.config import ClustersConfig, FeaturesConfig
 from datus.errors import DatusError, ImageError, UsageError
 from datus.images import (
     decode_image,

@@ -16,8 +16,8 @@ from datus.config import Config
 from datus.images import fit_size, normalise
 from datus.index import Index
 from datus.runner import RunResult, run, runtime_of
+from datus.shardwork import vit_image
 from datus.store import Store
-from datus.work import vit_image
 
 
 def whole_run(config: Config) -> tuple[RunResult, float]:

@@ -28,7 +28,7 @@ _HOME = {
     "evaluate_folders": "evaluation",
     "fit_clusters": "clusters",
     "load_backbone": "backbones",
-    "load_classes": "config",
+    "load_classes": "classes",
     "paint": "masks",
     "partition": "louvain",
     "pool": "embeddings",

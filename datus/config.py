@@ -2,7 +2,6 @@
 
     Config.load(Path("pipelines/suim.toml"))            from a file
     Config.load(None, {"data.images": "photos"})        from nothing but overrides
-    load_classes(Path("data/classes/suim6.toml"))       a table of true classes
 
 A preset fills in values first ("best" is the default, "paper" does what the authors did), the file
 comes next, overrides last. An unknown key is an error that names the nearest one.
@@ -17,10 +16,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from datus.errors import ConfigError, UsageError
-from datus.records import IGNORE, MAX_CLUSTERS, ClassTable
+from datus.records import MAX_CLUSTERS
 
 NAMELESS = ("images", "image", "imgs", "img")
 
@@ -214,7 +211,7 @@ class Config:
     @staticmethod
     def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> "Config":
         """Preset, then the TOML at `path`, then dotted `overrides`. Raises UsageError."""
-        table = _read_toml(path) if path else {}
+        table = read_toml(path) if path else {}
         for name, value in (overrides or {}).items():
             section, _, key = name.rpartition(".")
             inner = table.setdefault(section, {}) if section else table
@@ -267,7 +264,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -341,63 +338,3 @@ def settings_of(section: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def load_classes(path: Path) -> ClassTable:
-    """Read a class table. Raises UsageError with the cure.
-
-    name = "suim6"
-    source = "..."
-    ignore = [255]              # ids that mean "not known"; 255 always does
-    [[classes]]
-    name = "background"
-    colour = [0, 0, 0]
-    ids = [0, 2, 7]             # ids in the truth files that make up this class
-    """
-    table = _read_toml(path)
-    classes = table.get("classes")
-    if not isinstance(classes, list) or not classes:
-        raise UsageError(f"{path}: expected one [[classes]] block per class, got none")
-    lookup = np.full(256, IGNORE, np.uint8)
-    known = np.zeros(256, bool)
-    known[IGNORE] = True
-    for one in _class_ids(path, "ignore", table.get("ignore", [])):
-        known[one] = True
-    for number, entry in enumerate(classes):
-        if not isinstance(entry, dict) or set(entry) != {"name", "colour", "ids"}:
-            raise UsageError(f"{path}: class {number}: expected name, colour and ids")
-        name = entry["name"]
-        for one in _class_ids(path, f"class {name!r}", entry["ids"]):
-            if known[one]:
-                raise UsageError(f"{path}: class {name!r}: id {one} is used twice")
-            lookup[one], known[one] = number, True
-    return ClassTable(
-        name=str(table.get("name", path.stem)),
-        names=tuple(str(entry["name"]) for entry in classes),
-        colours=tuple(_colour(path, entry) for entry in classes),
-        lookup=lookup,
-        known=known,
-        source=str(table.get("source", "")),
-    )
-
-
-def _class_ids(path: Path, where: str, values: Any) -> list[int]:
-    if not isinstance(values, list):
-        raise UsageError(f"{path}: {where}: expected a list of ids, got {values!r}")
-    for value in values:
-        if type(value) is not int or not 0 <= value <= 255:
-            raise UsageError(f"{path}: {where}: expected ids 0 to 255, got {value!r}")
-    return values
-
-
-def _colour(path: Path, entry: Mapping[str, Any]) -> tuple[int, int, int]:
-    colour = entry["colour"]
-    if (
-        not isinstance(colour, list)
-        or len(colour) != 3
-        or not all(type(value) is int and 0 <= value <= 255 for value in colour)
-    ):
-        name = entry["name"]
-        raise UsageError(f"{path}: class {name!r}: expected colour = [r, g, b], got {colour}")
-    red, green, blue = colour
-    return red, green, blue

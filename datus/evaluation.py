@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from datus.config import DataConfig, load_classes
+from datus.classes import load_classes
+from datus.config import DataConfig
 from datus.errors import ImageError, TooManyFailures, UsageError
 from datus.masks import decode_labels, find_labels, truth_classes
 from datus.metrics import RULES, add, count_pixels, score_all

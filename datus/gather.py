@@ -13,21 +13,16 @@ from typing import Protocol
 
 import numpy as np
 
-from datus.config import Config, load_classes, settings_of
+from datus.classes import load_classes
+from datus.config import Config, settings_of
 from datus.errors import WorkError
 from datus.executors import Advance
 from datus.index import Index, Shard
 from datus.records import WHOLE, Array, ClusterModel, Confusion, ImageRecord, ShardData
 from datus.report.records import Distribution, Example, GalleryItem, KResult, ReportInputs
+from datus.shardwork import Context, read_image, read_truth
 from datus.store import ShardReport
-from datus.work import (
-    Context,
-    cluster_arrays,
-    cluster_model,
-    key_sums_of,
-    read_image,
-    read_truth,
-)
+from datus.work import cluster_arrays, cluster_model, key_sums_of
 
 
 class Dataset(Protocol):

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from datus.config import Config, load_classes
+from datus.classes import load_classes
+from datus.config import Config
 from datus.errors import ImageError, UsageError
 from datus.images import find_images, image_id_of, image_size, sha256_of
 from datus.masks import find_labels

@@ -53,6 +53,12 @@ def _compiled(function: Callable[Parameters, Result]) -> Callable[Parameters, Re
     return compiled
 
 
+def _inlined(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Compile into every caller: a call costs more than the work."""
+    compiled: Callable[Parameters, Result] = njit(nogil=True, inline="always")(function)
+    return compiled
+
+
 def _popcount_code(typing_context: Any, word: Any) -> Any:
     """LLVM's ctpop: one instruction where the machine has it, right everywhere."""
 
@@ -92,13 +98,12 @@ class Communities(NamedTuple):
 
 
 @_compiled
-def best_partition(bits: Array, p: int, q: int, restarts: int, seed: int) -> tuple[Array, int]:
-    """Communities of the best of `restarts` runs; of equal runs the first.
+def best_partition(bits: Array, p: int, q: int, restarts: int, seed: int) -> Array:
+    """int32 (N,) communities of the best of `restarts` runs, 0.. in order of first node.
 
-    bits: uint64 (N, words). p / q: the resolution; 2 max(p, q) w^2 must be below 2^63.
-    seed: uint64. The first run takes the nodes in raster order, run r > 0 in an order drawn from
-    (seed, r). Returns int32 (N,) labels 0.. in order of first node, and how many runs gave the
-    best score.
+    bits: uint64 (N, words), N > 0. p / q: the resolution; 2 max(p, q) w^2 must be below 2^63.
+    seed: 0 to 2^63 - 1. The first run takes the nodes in raster order, run r > 0 in an order that
+    depends on seed and r. Of equally good runs the first is kept.
     """
     graph = _graph(bits, p, q)
     n_nodes = len(bits)
@@ -107,10 +112,289 @@ def best_partition(bits: Array, p: int, q: int, restarts: int, seed: int) -> tup
     for run in range(restarts):
         order = np.arange(n_nodes)
         if run > 0:
-            _shuffle(order, np.uint64(seed), np.uint64(run))
-        communities = _run(graph, order)
+            _shuffle(order, seed, run)
+        communities = _one_run(graph, order)
         score = _score(graph, communities)
         if run == 0 or score > best_score:
             best_score = score
             best_labels[:] = communities.labels
     return best_labels
+
+
+@_compiled
+def _one_run(graph: Graph, order: Array) -> Communities:
+    """Phases 1 to 3. Slots are numbered in order of first node, none of them empty but the last."""
+    communities = _numbered(graph, _first_level(graph, order))
+    while True:
+        _move_nodes(graph, communities, order)
+        communities = _numbered(graph, communities.labels)
+        if not _merge_communities(graph, communities):
+            return communities
+        communities = _numbered(graph, communities.labels)
+
+
+@_compiled
+def _graph(bits: Array, p: int, q: int) -> Graph:
+    n_nodes, n_words = bits.shape
+    padded = (n_words + WORDS_AT_ONCE - 1) // WORDS_AT_ONCE * WORDS_AT_ONCE
+    rows = np.zeros((n_nodes, padded), np.uint64)
+    rows[:, :n_words] = bits
+    degrees = np.zeros(n_nodes, np.int64)
+    for node in range(n_nodes):
+        degrees[node] = _links(rows, node, rows, node)
+    return Graph(rows, degrees, q * degrees.sum(), np.int64(p))
+
+
+@_compiled
+def _shuffle(order: Array, seed: int, run: int) -> None:
+    """Fisher-Yates in place; the numbers are splitmix64 (Steele et al. 2014) of (seed, run)."""
+    state = _scramble(np.uint64(seed)) ^ np.uint64(run)
+    for last in range(len(order) - 1, 0, -1):
+        state += np.uint64(0x9E3779B97F4A7C15)
+        other = np.int64(_scramble(state) % np.uint64(last + 1))
+        order[last], order[other] = order[other], order[last]
+
+
+@_inlined
+def _scramble(word: Any) -> Any:
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))
+
+
+@_compiled
+def _first_level(graph: Graph, order: Array) -> Array:
+    """Phase 1: int64 (N,) slots, -1 where a node stayed single.
+
+    Single nodes have no mask. Of all single neighbours that of the least degree gains most, so
+    they are looked up in order of degree.
+    """
+    n_nodes = len(order)
+    communities = _no_communities(n_nodes, n_nodes // 2 + 1, graph.rows.shape[1])
+    labels, volumes = communities.labels, communities.volumes
+    by_degree = np.argsort(graph.degrees, kind="mergesort")
+    rank = np.empty(n_nodes, np.int64)
+    rank[by_degree] = np.arange(n_nodes)
+    next_single = np.arange(n_nodes + 1)  # by rank; joined nodes point on to the next
+    links = np.zeros(len(volumes), np.int64)
+    n_slots = 0
+    for node in order:
+        slot, gain = _best_slot(graph, communities, node, links[:n_slots])
+        single = _best_single(graph, node, by_degree, next_single)
+        if single >= 0:
+            product = graph.degrees[node] * graph.degrees[single]
+            if graph.link_weight - graph.volume_weight * product > gain:
+                slot = n_slots
+                n_slots += 1
+                _join(graph, communities, single, slot)
+                next_single[rank[single]] = rank[single] + 1
+        if slot != labels[node]:
+            _leave(graph, communities, node)
+            _join(graph, communities, node, slot)
+            next_single[rank[node]] = rank[node] + 1
+    return labels
+
+
+@_compiled
+def _best_single(graph: Graph, node: int, by_degree: Array, next_single: Array) -> int:
+    """The single neighbour of least degree, or -1."""
+    place = 0
+    while True:
+        while next_single[place] != place:
+            next_single[place] = next_single[next_single[place]]
+            place = next_single[place]
+        if place == len(by_degree):
+            return -1
+        if by_degree[place] != node and _linked(graph.rows, node, by_degree[place]):
+            return by_degree[place]
+        place += 1
+
+
+@_compiled
+def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
+    """Phase 2. Ends when as many nodes in a row as there are had no better place."""
+    links = np.zeros(len(communities.volumes), np.int64)
+    place = unmoved = 0
+    while unmoved < len(order):
+        node = order[place]
+        slot, _ = _best_slot(graph, communities, node, links)
+        if slot != communities.labels[node]:
+            _leave(graph, communities, node)
+            _join(graph, communities, node, slot)
+            unmoved = 0
+        unmoved += 1
+        place = place + 1 if place + 1 < len(order) else 0
+
+
+@_compiled
+def _merge_communities(graph: Graph, communities: Communities) -> bool:
+    """Phase 3, one round: each community joins the other one that gains most, if any does."""
+    n_slots, merged = len(communities.volumes), False
+    links = np.zeros(n_slots, np.int64)
+    for own in range(n_slots):
+        volume = communities.volumes[own]
+        for slot in range(n_slots):
+            links[slot] = 0
+        for node in _members(communities.masks, own, communities.sizes[own]):
+            _add_links(graph, communities, node, links)
+        best, best_gain = -1, np.int64(0)
+        for slot in range(n_slots):
+            expected = graph.volume_weight * volume * communities.volumes[slot]
+            gain = graph.link_weight * links[slot] - expected
+            if slot != own and gain > best_gain:
+                best, best_gain = slot, gain
+        if best >= 0:
+            _merge(communities, own, best)
+            merged = True
+    return merged
+
+
+@_compiled
+def _merge(communities: Communities, source: int, target: int) -> None:
+    labels, masks, volumes, sizes = communities
+    for node in _members(masks, source, sizes[source]):
+        labels[node] = target
+    masks[target] |= masks[source]
+    masks[source] = 0
+    volumes[target] += volumes[source]
+    sizes[target] += sizes[source]
+    volumes[source] = sizes[source] = 0
+
+
+@_inlined
+def _best_slot(graph: Graph, communities: Communities, node: int, links: Array) -> tuple[int, int]:
+    """(slot, gain) of the best slot for `node`; its own unless another is better.
+
+    `links` is scratch, one for each slot to look at.
+    """
+    volumes, degree, own = communities.volumes, graph.degrees[node], communities.labels[node]
+    for slot in range(len(links)):
+        links[slot] = 0
+    _add_links(graph, communities, node, links)
+    best, best_gain = own, np.int64(0)
+    if own >= 0:
+        inside = links[own] - _linked(graph.rows, node, node)
+        expected = graph.volume_weight * degree * (volumes[own] - degree)
+        best_gain = graph.link_weight * inside - expected
+    for slot in range(len(links)):
+        expected = graph.volume_weight * degree * volumes[slot]
+        gain = graph.link_weight * links[slot] - expected
+        if gain > best_gain and slot != own:
+            best, best_gain = slot, gain
+    return best, best_gain
+
+
+@_inlined
+def _add_links(graph: Graph, communities: Communities, node: int, links: Array) -> None:
+    """Add the links of `node` to the members of each slot, itself included, to int64 `links`."""
+    rows, degrees = graph.rows, graph.degrees
+    if len(links) * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
+        _add_neighbours(rows, node, communities.labels, links)
+        return
+    for slot in range(len(links)):
+        links[slot] += _links(rows, node, communities.masks, slot)
+
+
+@_compiled
+def _add_neighbours(rows: Array, node: int, labels: Array, links: Array) -> None:
+    """`_add_links` where communities are many and neighbours few."""
+    for place in range(rows.shape[1]):
+        word = rows[node, place]
+        while word != np.uint64(0):
+            slot = labels[64 * place + _lowest(word)]
+            if slot >= 0:
+                links[slot] += 1
+            word &= word - np.uint64(1)
+
+
+@_inlined
+def _lowest(word: Any) -> int:
+    """Place of the lowest set bit."""
+    return np.int64(_popcount(~word & (word - np.uint64(1))))
+
+
+@_inlined
+def _links(rows: Array, node: int, masks: Array, slot: int) -> int:
+    """Set bits that row `node` and mask `slot` share. Indices, as views cost more than the work."""
+    count = np.uint64(0)
+    for word in range(rows.shape[1]):
+        count += _popcount(rows[node, word] & masks[slot, word])
+    return np.int64(count)
+
+
+@_compiled
+def _members(masks: Array, slot: int, size: int) -> Array:
+    """int64 (size,): the set bits of a mask, ascending."""
+    members = np.empty(size, np.int64)
+    n_found = 0
+    for place in range(masks.shape[1]):
+        word = masks[slot, place]
+        while word != np.uint64(0):
+            members[n_found] = 64 * place + _lowest(word)
+            n_found += 1
+            word &= word - np.uint64(1)
+    return members
+
+
+@_inlined
+def _linked(rows: Array, node: int, other: int) -> bool:
+    return (rows[node, other >> 6] >> np.uint64(other & 63)) & np.uint64(1) != np.uint64(0)
+
+
+@_inlined
+def _leave(graph: Graph, communities: Communities, node: int) -> None:
+    """Take `node` out of its slot, if it has one."""
+    slot = communities.labels[node]
+    if slot >= 0:
+        communities.masks[slot, node >> 6] ^= np.uint64(1) << np.uint64(node & 63)
+        communities.volumes[slot] -= graph.degrees[node]
+        communities.sizes[slot] -= 1
+
+
+@_inlined
+def _join(graph: Graph, communities: Communities, node: int, slot: int) -> None:
+    communities.labels[node] = slot
+    communities.masks[slot, node >> 6] |= np.uint64(1) << np.uint64(node & 63)
+    communities.volumes[slot] += graph.degrees[node]
+    communities.sizes[slot] += 1
+
+
+@_compiled
+def _numbered(graph: Graph, labels: Array) -> Communities:
+    """The same partition in slots numbered by first node, and one empty slot behind them.
+
+    A node with label -1 is a community of its own.
+    """
+    n_nodes = len(labels)
+    slots, rank = np.empty(n_nodes, np.int64), np.full(n_nodes + 1, -1, np.int64)
+    n_slots = 0
+    for node in range(n_nodes):
+        label = labels[node]
+        if label < 0 or rank[label] < 0:
+            rank[label] = n_slots
+            n_slots += 1
+        slots[node] = rank[label]
+    communities = _no_communities(n_nodes, n_slots + 1, graph.rows.shape[1])
+    for node in range(n_nodes):
+        _join(graph, communities, node, slots[node])
+    return communities
+
+
+@_compiled
+def _no_communities(n_nodes: int, n_slots: int, n_words: int) -> Communities:
+    return Communities(
+        np.full(n_nodes, -1, np.int64),
+        np.zeros((n_slots, n_words), np.uint64),
+        np.zeros(n_slots, np.int64),
+        np.zeros(n_slots, np.int64),
+    )
+
+
+@_compiled
+def _score(graph: Graph, communities: Communities) -> int:
+    """q w^2 times the modularity, exactly."""
+    links = np.int64(0)
+    for node in range(len(communities.labels)):
+        links += _links(graph.rows, node, communities.masks, communities.labels[node])
+    squares = (communities.volumes * communities.volumes).sum()
+    return graph.link_weight * links - graph.volume_weight * squares

@@ -20,10 +20,10 @@ from datus.executors import Advance, ExecutorSettings, Outcome
 from datus.index import Index, Shard, check_inputs, make_index
 from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan
 from datus.records import ShardData
+from datus.shardwork import Context, Runtime, ShardWork
 from datus.stages import STAGE_NAMES
 from datus.store import ShardReport, Store
 from datus.threads import n_cores
-from datus.work import Context, Runtime, ShardWork
 
 
 class Console(Protocol):
@@ -326,9 +326,10 @@ def _require_upstream(store: Store, plan: Plan, group: Sequence[Node]) -> None:
             reads = upstream.stage in node.needs and (not node.k or upstream.k in (0, node.k))
             absent = [p for p in plan.places(upstream) if store.report(*p) is None] if reads else []
             if upstream.stage not in names and absent:
+                n_places = len(list(plan.places(upstream)))
                 raise WorkError(
-                    f"{node.label} needs {upstream.label}, which lacks {len(absent)} shards: "
-                    f"run that first, or add --with-needs"
+                    f"{node.label} needs {upstream.label}, which lacks {len(absent)} of its "
+                    f"{n_places} shards: run that first, or add --with-needs"
                 )
 
 

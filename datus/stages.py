@@ -17,8 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from datus import gather, work
-from datus.config import Config, load_classes, settings_of
+from datus.classes import load_classes
+from datus.config import Config, settings_of
 from datus.index import Index
+from datus.shardwork import Context
 from datus.store import ShardReport
 
 Numbers = dict[str, dict[str, float]]
@@ -35,7 +37,7 @@ class Stage:
     needs: Callable[[Config], tuple[str, ...]]
     settings: Callable[[Config, int, Index], dict[str, Any]]
     """(config, k, index) -> what is hashed besides name, version and needs."""
-    build: Callable[[work.Context], Any]
+    build: Callable[[Context], Any]
     per_k: bool = False
     """Runs once for each K of a sweep."""
     warn: Callable[[list[ShardReport]], list[str]] = lambda reports: []

@@ -1,23 +1,20 @@
 """What the stages do to one shard: a few lines each, the science is in the method modules.
 
 `build_X(context)` loads what stage X needs once per process and returns `work(shard, inputs,
-advance)`,
-which makes the ShardData of one shard from that of the stages before. What each stage stores by
-image stands above it. Images run side by side in threads, each on one thread (module `threads`).
+advance)`, which makes the ShardData of one shard from that of the stages before. What each stage
+stores by image stands above it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
 from datus.centering import KeySums
-from datus.config import Config, load_classes
-from datus.errors import ImageError, WorkError
+from datus.classes import load_classes
+from datus.config import Config
 from datus.executors import Advance
-from datus.index import UNREADABLE, Shard
+from datus.index import Shard
 from datus.records import (
     WHOLE,
     AffinityGraph,
@@ -29,36 +26,20 @@ from datus.records import (
     SegmentMap,
     ShardData,
 )
+from datus.shardwork import (
+    Arrays,
+    Context,
+    Inputs,
+    ShardWork,
+    chunks,
+    each_image,
+    merged,
+    one_image,
+    per_image,
+    read_truth,
+    vit_image,
+)
 from datus.threads import map_threads
-
-Arrays = Mapping[str, Array]
-Inputs = Mapping[str, ShardData]
-ShardWork = Callable[[Shard, Inputs, Advance], ShardData]
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """Where and how fast; never what."""
-
-    device: str
-    """cpu, cuda or cuda:N."""
-    threads: int
-    batch: int
-
-    @property
-    def images_at_a_time(self) -> int:
-        """A GPU wants full batches; a CPU wants every thread busy and progress often."""
-        return 2 * self.threads if self.device == "cpu" else max(self.batch, self.threads)
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What `build` may look at. `k` is the number of clusters of this branch of a sweep."""
-
-    config: Config
-    k: int
-    runtime: Runtime
-
 
 # --- features: keys (gh, gw, D), tokens (gh, gw, E), cls (E,), size int32 (2,) ------------------
 
@@ -78,12 +59,12 @@ def build_features(context: Context) -> ShardWork:
             record.height, record.width, settings.image_px, backbone.patch_px, settings.resize
         )
         image = normalise(vit_image(config, record, size), settings.channels)
-        return _of(record, {"image": image})
+        return one_image(record, {"image": image})
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
         done = ShardData(arrays={})
-        for records in _chunks(shard.records, runtime.images_at_a_time):
-            decoded = _each_image(records, inputs, runtime.threads, decode)
+        for records in chunks(shard.records, runtime.images_at_a_time):
+            decoded = each_image(records, inputs, runtime.threads, decode)
             done.failures.update(decoded.failures)
             images = [arrays["image"] for arrays in decoded.arrays.values()]
             grids = backbone.features(images, runtime.threads, runtime.batch)
@@ -155,9 +136,9 @@ def build_graphs(context: Context) -> ShardWork:
             "grid": np.array(keys.shape[:2], np.int32),
             "size": features["size"],
         }
-        return _of(record, arrays, {"density": density(graph)})
+        return one_image(record, arrays, {"density": density(graph)})
 
-    return _per_image(context, one)
+    return per_image(context, one)
 
 
 # --- segments: labels int32 (gh, gw); community, n_patches (S,), boxes (S, 4), size int32 (2,) --
@@ -193,9 +174,9 @@ def build_segments(context: Context) -> ShardWork:
             "n_communities": float(found.labels.max() + 1),
             "n_segments": float(segments.n_segments),
         }
-        return _of(record, arrays, figures)
+        return one_image(record, arrays, figures)
 
-    return _per_image(context, lambda r, inputs: one(r, inputs["graphs"].arrays[r.image_id]))
+    return per_image(context, lambda r, inputs: one(r, inputs["graphs"].arrays[r.image_id]))
 
 
 def segment_map(arrays: Arrays) -> SegmentMap:
@@ -227,7 +208,7 @@ def build_embeddings(context: Context) -> ShardWork:
         valid = valid_segments(segments, min_patches)
         return _embedded(record, segments, SegmentEmbeddings(every.vectors, valid))
 
-    return _per_image(context, one)
+    return per_image(context, one)
 
 
 def _build_crop_embeddings(context: Context) -> ShardWork:
@@ -247,13 +228,13 @@ def _build_crop_embeddings(context: Context) -> ShardWork:
         patch_px = height // segments.labels.shape[0]
         crops = make_crops(image, segments, valid, settings, (patch_px, backbone.patch_px))
         images = [normalise(crop, config.features.channels) for crop in crops]
-        return _of(record, {"valid": valid, **{str(i): one for i, one in enumerate(images)}})
+        return one_image(record, {"valid": valid, **{str(i): one for i, one in enumerate(images)}})
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
         parts = []
         segmented = inputs["segments"].arrays
-        for records in _chunks(shard.records, runtime.images_at_a_time):
-            cuts = _each_image(
+        for records in chunks(shard.records, runtime.images_at_a_time):
+            cuts = each_image(
                 records, inputs, runtime.threads, lambda r: cut(r, segmented[r.image_id])
             )
             crops = [
@@ -269,7 +250,7 @@ def _build_crop_embeddings(context: Context) -> ShardWork:
                     segments = segment_map(segmented[record.image_id])
                     parts.append(_embedded(record, segments, embed_crops(rows, valid)))
             advance(len(records))
-        return _merged(parts)
+        return merged(parts)
 
     return work
 
@@ -287,7 +268,7 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
         "valid_share": float(found.valid.mean()),
         "valid_patch_share": float(segments.n_patches[found.valid].sum() / segments.labels.size),
     }
-    return _of(record, {"vectors": found.vectors, "valid": found.valid}, figures)
+    return one_image(record, {"vectors": found.vectors, "valid": found.valid}, figures)
 
 
 # --- masks: cluster int16 (S,), margin float32 (S,), pixels int64 (K + 1,); files: mask PNGs ----
@@ -318,7 +299,7 @@ def build_masks(context: Context) -> ShardWork:
             files={f"{record.image_id}.png": encode_mask(mask)},
         )
 
-    return _per_image(context, one)
+    return per_image(context, one)
 
 
 def assignment_arrays(found: Assignments) -> dict[str, Array]:
@@ -370,114 +351,6 @@ def build_evaluate(context: Context) -> ShardWork:
         by_patch = cluster.astype(np.uint8)[segments]
         mask = labels_to_pixels(by_patch, record.height, record.width)
         counts = count_pixels(mask, truth, context.k, classes.n_classes).counts
-        return _of(record, {"counts": counts}, {"n_known": float(counts.sum())})
+        return one_image(record, {"counts": counts}, {"n_known": float(counts.sum())})
 
-    return _per_image(context, one)
-
-
-# --- reading ------------------------------------------------------------------------------------
-
-
-def vit_image(config: Config, record: ImageRecord, size: tuple[int, int]) -> Array:
-    """uint8 (h, w, 3): the image as the ViT sees it."""
-    from datus.images import resize_image
-
-    return resize_image(read_image(config, record), size)
-
-
-def read_image(config: Config, record: ImageRecord) -> Array:
-    """uint8 (H, W, 3). Raises ImageError if it cannot be decoded, WorkError if it changed."""
-    from datus.images import decode_image
-
-    data = _read(Path(config.data.images) / record.path, record.sha256)
-    return decode_image(data, config.data.max_pixels)
-
-
-def read_truth(config: Config, record: ImageRecord) -> Array | None:
-    """uint8 (H, W) ids as in the file, or None if the image has no true mask."""
-    from datus.masks import decode_labels
-
-    if record.truth_path is None:
-        return None
-    path, sha256 = Path(config.data.truth) / record.truth_path, record.truth_sha256 or ""
-    try:
-        if sha256.startswith(UNREADABLE):
-            raise ImageError(sha256)
-        return decode_labels(_read(path, sha256), config.data.max_pixels)
-    except ImageError as error:
-        raise ImageError(f"true mask {record.truth_path}: {error}") from None
-
-
-def _read(path: Path, sha256: str) -> bytes:
-    """The bytes that the index saw. WorkError: nothing is recorded, the shard is made again."""
-    from datus.images import sha256_of
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WorkError(f"{path}: {error.strerror}; run the same command again") from None
-    if sha256_of(data) != sha256:
-        raise WorkError(f"{path} changed during the run: run the same command again")
-    return data
-
-
-# --- the images of a shard ----------------------------------------------------------------------
-
-
-def _per_image(context: Context, function: Callable[[ImageRecord, Inputs], ShardData]) -> ShardWork:
-    """Work that does each image on its own."""
-    runtime = context.runtime
-
-    def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
-        def one(record: ImageRecord) -> ShardData:
-            try:
-                return function(record, inputs)
-            finally:
-                advance(1)
-
-        return _each_image(shard.records, inputs, runtime.threads, one)
-
-    return work
-
-
-def _each_image(
-    records: Sequence[ImageRecord],
-    inputs: Inputs,
-    n_threads: int,
-    function: Callable[[ImageRecord], ShardData],
-) -> ShardData:
-    """`function` on every image that all inputs have; ImageError is recorded, the others go on."""
-
-    def one(record: ImageRecord) -> ShardData:
-        try:
-            return function(record)
-        except ImageError as error:
-            return ShardData(arrays={}, failures={record.image_id: str(error)})
-
-    by_image = [data.arrays for data in inputs.values() if WHOLE not in data.arrays]
-    usable = [r for r in records if all(r.image_id in arrays for arrays in by_image)]
-    return _merged(map_threads(one, usable, n_threads))
-
-
-def _of(
-    record: ImageRecord, arrays: dict[str, Array], figures: dict[str, float] | None = None
-) -> ShardData:
-    return ShardData(
-        arrays={record.image_id: arrays},
-        numbers={record.image_id: figures} if figures else {},
-    )
-
-
-def _merged(parts: Sequence[ShardData]) -> ShardData:
-    total = ShardData(arrays={})
-    for part in parts:
-        total.arrays.update(part.arrays)
-        total.numbers.update(part.numbers)
-        total.failures.update(part.failures)
-        total.files.update(part.files)
-    return total
-
-
-def _chunks(records: Sequence[ImageRecord], size: int) -> Iterator[Sequence[ImageRecord]]:
-    for start in range(0, len(records), max(1, size)):
-        yield records[start : start + max(1, size)]
+    return per_image(context, one)

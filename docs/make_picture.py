@@ -1,6 +1,6 @@
 """The picture in the README: image, mask and truth of a few rendered scenes, from a finished run.
 
-    python docs/make_picture.py demo/run demo/scenes docs/scenes.png scene_00008 scene_00091 ...
+python docs/make_picture.py demo/run demo/scenes docs/scenes.png scene_00008 scene_00091 ...
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datus.config import load_classes
+from datus.classes import load_classes
 from datus.masks import decode_labels, overlay
 from datus.records import IGNORE, Array
 

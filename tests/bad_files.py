@@ -67,6 +67,20 @@ def datus(*arguments: object, run_dir: Path | None = None) -> Answer:
     return Answer(result.exit_code, result.stdout, result.stderr)
 
 
+def run(images: Path, run_dir: Path, *more: object) -> Answer:
+    return datus("run", "--images", images, *FAST, *more, run_dir=run_dir)
+
+
+def status(images: Path, run_dir: Path, *more: object) -> Answer:
+    return datus("status", "--images", images, *FAST, *more, run_dir=run_dir)
+
+
+def states(answer: Answer) -> dict[str, str]:
+    """stage -> done, missing or partly."""
+    rows = [re.split(r" {2,}", line) for line in answer.stdout.splitlines()[1:]]
+    return {row[0]: row[2] for row in rows if len(row) == 4}
+
+
 def check_whole(run_dir: Path) -> None:
     """No temporary file, no owner, and all that is called done has the data that it claims."""
     names = [path.name for path in run_dir.rglob("*")]

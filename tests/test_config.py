@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datus.config import PRESETS, Config, load_classes, parse_override, settings_of
+from datus.classes import load_classes
+from datus.config import PRESETS, Config, parse_override, settings_of
 from datus.errors import ConfigError, UsageError
 from datus.records import IGNORE
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datus.config import load_classes
+from datus.classes import load_classes
 from datus.records import IGNORE
 
 CLASSES = Path(__file__).resolve().parents[1] / "data" / "classes"

@@ -18,7 +18,7 @@ import cocostuff
 import common
 import suim
 
-from datus.config import load_classes
+from datus.classes import load_classes
 from datus.errors import WorkError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,14 +16,16 @@ LAYERS = (
     {"records"},
     {"threads"},
     {"config"},
+    {"classes"},
     # the method: these do not import one another, but for the two helpers of the first row
-    {"pixels", "checkpoints"},
+    {"pixels", "checkpoints", "louvain_kernel"},
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics"},
     {"report"},  # pure: inputs in, bytes out
     {"store"},
     {"executors"},
     {"index"},
+    {"shardwork"},
     {"work"},
     {"gather"},
     {"stages"},

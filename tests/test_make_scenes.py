@@ -13,7 +13,7 @@ import make_scenes
 import scene_objects
 import scene_textures
 
-from datus.config import load_classes
+from datus.classes import load_classes
 
 
 def read(path):

@@ -32,7 +32,7 @@ from common import (
 )
 from PIL import Image
 
-from datus.config import load_classes
+from datus.classes import load_classes
 from datus.errors import UsageError, WorkError
 from datus.records import IGNORE, ClassTable
 

@@ -3,12 +3,12 @@
 In:  tar files (or a folder) of unlabelled photographs.
 Out: NAME.safetensors (float16, timm tensor names) and NAME.json (the training record).
 
-Three of four patches are dropped before the encoder (He et al. 2022, "Masked Autoencoders"); a light
-decoder predicts, for every dropped patch, its histogram of oriented gradients (Wei et al. 2022,
-"Masked Feature Prediction") and its colour, both for the patch and for its 3x3 patch surroundings.
-These targets give more per CPU minute than pixels: they ignore lighting and fine phase.
+Three of four patches are dropped before the encoder (He et al. 2022, "Masked Autoencoders"). A
+light decoder predicts, for every dropped patch, its histogram of oriented gradients (Wei et al.
+2022, "Masked Feature Prediction") and its colour, for the patch and for its 3x3 surroundings. These
+targets give more per CPU minute than pixels: they ignore lighting and fine phase.
 
-    python pipelines/pretrain/masked_features.py --corpus FOLDER --minutes 90 --out datus/models/NAME
+    python pipelines/pretrain/masked_features.py --corpus FOLDER --minutes 90 --out PATH/NAME
 """
 
 import argparse
@@ -27,11 +27,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 IMAGE_PX, PATCH_PX = 128, 8
 GRID = IMAGE_PX // PATCH_PX
@@ -88,7 +88,7 @@ def load_corpus(folder: Path, exclude: tuple[str, ...]) -> list[np.ndarray]:
 
 
 def random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random part (30-100 % of the area, sides 3:4 to 4:3), resized to IMAGE_PX, maybe mirrored."""
+    """A random part (30-100 % of the area), resized to IMAGE_PX, maybe mirrored."""
     height, width = image.shape[:2]
     area = rng.uniform(0.3, 1.0) * height * width
     ratio = math.exp(rng.uniform(-0.29, 0.29))
@@ -118,23 +118,31 @@ def batches(images: list[np.ndarray], size: int, seed: int) -> Iterator[Tensor]:
 
 
 def targets(image: Tensor) -> Tensor:
-    """(B, 3, H, W) in 0..1 -> (B, N, N_TARGETS): gradients and colour of each patch, at two scales."""
+    """(B, 3, H, W) in 0..1 -> (B, N, N_TARGETS): gradients and colour of patches, at two scales."""
     grey = image.mean(1, keepdim=True)
-    dx = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1))
-    dy = F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
+    dx = functional.pad(grey[..., 2:] - grey[..., :-2], (1, 1))
+    dy = functional.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
     magnitude = torch.sqrt(dx**2 + dy**2)
     angle = torch.atan2(dy, dx) % math.pi
     bins = (angle / math.pi * N_BINS).floor().clamp(0, N_BINS - 1).long()
     shape = (image.shape[0], N_BINS, *image.shape[2:])
     votes = torch.zeros(shape, device=image.device).scatter_(1, bins, magnitude)
-    histogram = F.avg_pool2d(votes, PATCH_PX)
-    mean = F.avg_pool2d(image, PATCH_PX)
-    square = F.avg_pool2d(image**2, PATCH_PX)
+    histogram = functional.avg_pool2d(votes, PATCH_PX)
+    mean = functional.avg_pool2d(image, PATCH_PX)
+    square = functional.avg_pool2d(image**2, PATCH_PX)
     parts = []
     for reach in (1, 3):  # the patch alone, then its 3x3 surroundings
-        pool = {"kernel_size": reach, "stride": 1, "padding": reach // 2, "count_include_pad": False}
-        gradient, colour = F.avg_pool2d(histogram, **pool), F.avg_pool2d(mean, **pool)
-        deviation = (F.avg_pool2d(square, **pool) - colour**2).clamp(min=0).sqrt()
+        pool = {
+            "kernel_size": reach,
+            "stride": 1,
+            "padding": reach // 2,
+            "count_include_pad": False,
+        }
+        gradient, colour = (
+            functional.avg_pool2d(histogram, **pool),
+            functional.avg_pool2d(mean, **pool),
+        )
+        deviation = (functional.avg_pool2d(square, **pool) - colour**2).clamp(min=0).sqrt()
         parts.append(gradient / (gradient.norm(dim=1, keepdim=True) + 0.02))
         parts.append((colour - 0.45) / 0.25)
         parts.append(deviation / 0.1)
@@ -229,7 +237,7 @@ def save(
         "seed": args.seed,
         "torch": torch.__version__,
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "terms": "trained on research-only photographs of mixed origin; the weights are Apache-2.0, "
+        "terms": "trained on research-only photographs of mixed origin; weights Apache-2.0; "
         "check the terms of your own use",
     }
     args.out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -243,7 +251,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--exclude", nargs="*", default=["bsds500/"], help="member prefixes left out")
+    parser.add_argument(
+        "--exclude", nargs="*", default=["bsds500/"], help="member prefixes left out"
+    )
     train(parser.parse_args())
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from bad_files import (
     FAST,
-    Answer,
     datus,
     encoded,
     masks_of,
@@ -25,7 +24,9 @@ from bad_files import (
     put,
     remount,
     rights_count,
+    run,
     scene,
+    status,
     unmount,
 )
 from run_tree import tree
@@ -35,14 +36,6 @@ pytestmark = pytest.mark.usefixtures("one_backbone")
 FULL = "No space left on device; free some space and run the same command again, finished shards"
 READ_ONLY = "Read-only file system; make the run folder writable or choose another with --run-dir"
 DENIED = "Permission denied; make the run folder writable or choose another with --run-dir"
-
-
-def run(images: Path, run_dir: Path, *more: object) -> Answer:
-    return datus("run", "--images", images, *FAST, *more, run_dir=run_dir)
-
-
-def status(images: Path, run_dir: Path) -> Answer:
-    return datus("status", "--images", images, *FAST, run_dir=run_dir)
 
 
 def make_images(folder: Path, n_images: int) -> Path:
