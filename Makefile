@@ -17,7 +17,7 @@ demo: $(STAMP)  ## render scenes, run the whole pipeline, print scores and the r
 	$(BIN)/datus run pipelines/demo.toml
 
 test: $(STAMP)  ## the quick suite: under three minutes on two cores
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-slow: $(STAMP)  ## kills and real datasets: some ten minutes
 	$(BIN)/python -m pytest -m slow

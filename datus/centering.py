@@ -21,6 +21,9 @@ POSITION_BOUND = 0.5
 """Share of the keys' variance above which `center = "auto"` removes the mean of each place. The
 embedded backbone stands at 0.7: what the content says is in the rest."""
 
+MIN_IMAGES = 8
+"""Fewer say too little about a place: what is common to two images is mostly the two images."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeySums:
@@ -75,6 +78,12 @@ def position_share(sums: KeySums) -> float:
         return 0.0
     noise = (total - between) / (sums.n_images - 1)
     return float(np.clip((between - noise) / total, 0.0, 1.0))
+
+
+def best_center(sums: KeySums) -> str:
+    """What `center = "auto"` takes: "position" where keys are bound to it, else "image"."""
+    bound = sums.n_images >= MIN_IMAGES and position_share(sums) > POSITION_BOUND
+    return "position" if bound else "image"
 
 
 def without(keys: Array, mean: Array) -> Array:

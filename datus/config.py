@@ -71,11 +71,11 @@ class FeaturesConfig:
 class GraphsConfig:
     """Keys to packed affinity bits (paper III-B, eq. 1)."""
 
-    center: Literal["auto", "none", "image", "dataset", "position"] = "image"
+    center: Literal["auto", "none", "image", "dataset", "position"] = "auto"
     """Which mean key is subtracted first: of the image, of the dataset, or of each place of the
     grid over the dataset (keys carry position). The paper subtracts none. auto = position where
     the place explains most of the keys' variance, else image."""
-    threshold: float = 0.0
+    threshold: float = 0.7
     """Link patches whose cosine is above this. 0 is the paper's graph; higher drops weak links."""
     keep: bool = True
 
@@ -127,7 +127,7 @@ class ClustersConfig:
 class MasksConfig:
     """Segments and clusters to pixel masks at the image's own size (paper III-E)."""
 
-    noise: Literal["ignore", "nearest", "pool"] = "ignore"
+    noise: Literal["ignore", "nearest", "pool"] = "nearest"
     """Segments that are not valid: ignore = unlabelled (255), as in the paper; nearest = the label
     of the segment they touch most; pool = by their own pooled tokens (embeddings.mode = pool)."""
 
@@ -256,10 +256,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "best": {},
     "paper": {
         "features": {"resize": "squash"},
-        "graphs": {"center": "none"},
+        "graphs": {"center": "none", "threshold": 0.0},
         "segments": {"restarts": 1},
         "embeddings": {"mode": "crop", "crop": "paper"},
         "clusters": {"pca": -1, "spherical": False, "restarts": 1},
+        "masks": {"noise": "ignore"},
     },
 }
 

@@ -47,11 +47,7 @@ def evaluate_folders(
     failures |= {name: found for name, found in counted.items() if isinstance(found, str)}
     counts = [found for found in counted.values() if not isinstance(found, str)]
     if len(failures) > max_failed or not counts:
-        rows = [f"  {name}: {reason}" for name, reason in sorted(failures.items())[:10]]
-        raise TooManyFailures(
-            f"{len(failures)} masks cannot be used, {max_failed} are allowed: mend them, or add "
-            f"--max-failed {len(failures)}\n" + "\n".join(rows)
-        )
+        raise TooManyFailures(_refusal(failures, max_failed))
     confusion = _fitted(counts, n_clusters)
     scores = {rule: found.as_dict() for rule, found in score_all(confusion).items()}
     return {
@@ -63,12 +59,29 @@ def evaluate_folders(
     }
 
 
+def _refusal(failures: dict[str, str], max_failed: int) -> str:
+    n_failed = len(failures)
+    masks, them = ("1 mask", "it") if n_failed == 1 else (f"{n_failed} masks", "them")
+    text = f"{masks} cannot be used, {max_failed} are allowed: mend {them}, or add "
+    text += f"--max-failed {n_failed}"
+    if n_failed <= max_failed:
+        text = "no mask is left to score, mend or replace them:"
+    rows = [f"  {name}: {reason}" for name, reason in sorted(failures.items())[:10]]
+    more = [f"  and {n_failed - 10} more"] if n_failed > 10 else []
+    return "\n".join([text, *rows, *more])
+
+
 def _counts(mask_path: Path, truth_path: Path, table: ClassTable) -> Array:
     """int64 (256, C): pixels by (label, class); row 255 is unlabelled."""
     limit = DataConfig().max_pixels
     mask = decode_labels(_read(mask_path), limit)
     labels = decode_labels(_read(truth_path), limit)
-    height, width = mask.shape
+    (height, width), truth_size = mask.shape, labels.shape
+    if truth_size != (height, width):
+        raise ImageError(
+            f"the mask is {height}x{width}, the true mask {truth_size[0]}x{truth_size[1]} "
+            "(height x width): expected the same size"
+        )
     truth = truth_classes(labels, table, (height, width))
     return count_pixels(mask, truth, MAX_CLUSTERS, table.n_classes).counts
 

@@ -85,9 +85,14 @@ def build_center(context: Context) -> DatasetWork:
             raise WorkError("no image gave keys: see the failures of features")
         sums = centering.add(parts)
         share = centering.position_share(sums)
-        choice = context.config.graphs.center
+        choice: str = context.config.graphs.center
         if choice == "auto":
-            choice = "position" if share > centering.POSITION_BOUND else "image"
+            choice = centering.best_center(sums)
+        elif choice == "position" and sums.n_images < 2:
+            raise WorkError(
+                "graphs.center: position needs the mean of several images, got one image; "
+                "use image, or auto"
+            )
         whole = choice != "position"
         mean = centering.dataset_mean(sums) if whole else centering.position_mean(sums)
         arrays = {"mean": mean, "choice": np.frombuffer(choice.encode(), np.uint8)}

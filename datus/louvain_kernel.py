@@ -42,6 +42,9 @@ WORDS_AT_ONCE = 8
 WORDS_PER_NEIGHBOUR = 8
 """So many words of (row & mask) are counted in the time that one neighbour is looked up."""
 
+MAX_PASSES = 1000
+"""A symmetric graph never needs so many; one that is not might go round for ever."""
+
 
 def _compiled(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Compile at the first call, without the GIL; keep the machine code where that is possible."""
@@ -55,7 +58,7 @@ def _compiled(function: Callable[Parameters, Result]) -> Callable[Parameters, Re
 
 def _inlined(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Compile into every caller: a call costs more than the work."""
-    compiled: Callable[Parameters, Result] = njit(nogil=True, inline="always")(function)
+    compiled: Callable[Parameters, Result] = njit(nogil=True, forceinline=True)(function)
     return compiled
 
 
@@ -72,12 +75,14 @@ _popcount: Callable[[Any], Any] = intrinsic(_popcount_code)
 
 
 class Graph(NamedTuple):
-    """A graph and what every gain needs. Weights are int64."""
+    """A graph and what every gain needs."""
 
     rows: Array
     """uint64 (N, W): adjacency bits, W a multiple of WORDS_AT_ONCE."""
     degrees: Array
     """int64 (N,): set bits of each row; a self loop counts once."""
+    by_degree: Array
+    """int64 (N,): the nodes, those of least degree first."""
     link_weight: int
     """q w: what one link adds to a gain."""
     volume_weight: int
@@ -85,7 +90,7 @@ class Graph(NamedTuple):
 
 
 class Communities(NamedTuple):
-    """A partition. The last slot is empty at first: nodes may move out into it."""
+    """A partition into slots."""
 
     labels: Array
     """int64 (N,): slot of each node, -1 for a single node in phase 1."""
@@ -93,8 +98,6 @@ class Communities(NamedTuple):
     """uint64 (slots, W): members as bits."""
     volumes: Array
     """int64 (slots,): sum of the members' degrees."""
-    sizes: Array
-    """int64 (slots,): number of members."""
 
 
 @_compiled
@@ -123,14 +126,225 @@ def best_partition(bits: Array, p: int, q: int, restarts: int, seed: int) -> Arr
 
 @_compiled
 def _one_run(graph: Graph, order: Array) -> Communities:
-    """Phases 1 to 3. Slots are numbered in order of first node, none of them empty but the last."""
+    """Phases 1 to 3."""
     communities = _numbered(graph, _first_level(graph, order))
-    while True:
+    for _ in range(MAX_PASSES):
         _move_nodes(graph, communities, order)
         communities = _numbered(graph, communities.labels)
         if not _merge_communities(graph, communities):
-            return communities
+            break
         communities = _numbered(graph, communities.labels)
+    return communities
+
+
+@_compiled
+def _first_level(graph: Graph, order: Array) -> Array:
+    """Phase 1: int64 (N,) slots, -1 where a node stayed single.
+
+    Single nodes have no mask. Of all single neighbours that of the least degree gains most, so
+    they are looked up in order of degree.
+    """
+    rows, degrees, by_degree, link_weight, volume_weight = graph
+    n_nodes, n_slots = len(order), 0
+    labels, masks, volumes = _no_communities(n_nodes, n_nodes // 2 + 1, rows.shape[1])
+    all_links = np.zeros(len(volumes), np.int64)
+    rank = np.empty(n_nodes, np.int64)
+    rank[by_degree] = np.arange(n_nodes)
+    next_single = np.arange(n_nodes + 1)  # by rank; joined nodes point on
+    for node in order:
+        own, push = labels[node], volume_weight * degrees[node]
+        links = all_links[:n_slots]
+        if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
+            _count_by_neighbour(rows, node, labels, links)
+        else:
+            _count_by_slot(rows, node, masks, volumes, links)
+        if own >= 0:
+            links[own] -= _linked(rows, node, node)
+            volumes[own] -= degrees[node]
+        slot, gain = _best_slot(links, volumes, own, link_weight, push)
+        single = _best_single(rows, node, by_degree, next_single)
+        if single >= 0 and link_weight - push * degrees[single] > gain:
+            slot = n_slots
+            n_slots += 1
+            _put(masks, labels, single, slot)
+            volumes[slot] = degrees[single]
+            next_single[rank[single]] = rank[single] + 1
+        if slot >= 0:
+            volumes[slot] += degrees[node]
+        if slot != own:
+            _put(masks, labels, node, slot)
+            next_single[rank[node]] = rank[node] + 1
+    return labels
+
+
+@_compiled
+def _best_single(rows: Array, node: int, by_degree: Array, next_single: Array) -> int:
+    """The single neighbour of least degree, or -1."""
+    place = 0
+    while True:
+        while next_single[place] != place:
+            next_single[place] = next_single[next_single[place]]
+            place = next_single[place]
+        if place == len(by_degree):
+            return -1
+        if by_degree[place] != node and _linked(rows, node, by_degree[place]):
+            return by_degree[place]
+        place += 1
+
+
+@_compiled
+def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
+    """Phase 2. Ends when as many nodes in a row as there are had no better place."""
+    rows, degrees, _, link_weight, volume_weight = graph
+    labels, masks, volumes = communities
+    n_slots = len(volumes)
+    links = np.zeros(n_slots, np.int64)
+    unmoved = 0
+    for _ in range(MAX_PASSES):
+        for node in order:
+            if unmoved == len(order):
+                return
+            own, push = labels[node], volume_weight * degrees[node]
+            if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
+                _count_by_neighbour(rows, node, labels, links)
+            else:
+                _count_by_slot(rows, node, masks, volumes, links)
+            links[own] -= _linked(rows, node, node)
+            volumes[own] -= degrees[node]
+            slot, _ = _best_slot(links, volumes, own, link_weight, push)
+            volumes[slot] += degrees[node]
+            unmoved += 1
+            if slot != own:
+                _put(masks, labels, node, slot)
+                unmoved = 1
+
+
+@_compiled
+def _merge_communities(graph: Graph, communities: Communities) -> bool:
+    """Phase 3, one round: each community joins the other one that gains most, if any does."""
+    rows, degrees, _, link_weight, volume_weight = graph
+    labels, masks, volumes = communities
+    n_slots, merged = len(volumes), False
+    links, of_node = np.zeros(n_slots, np.int64), np.zeros(n_slots, np.int64)
+    for own in range(n_slots):
+        members = _members(masks, own)
+        links[:] = 0
+        for node in members:
+            if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
+                _count_by_neighbour(rows, node, labels, of_node)
+            else:
+                _count_by_slot(rows, node, masks, volumes, of_node)
+            for slot in range(n_slots):
+                links[slot] += of_node[slot]
+        volume, volumes[own], links[own] = volumes[own], 0, 0  # alone, it gains nothing
+        best, _ = _best_slot(links, volumes, own, link_weight, volume_weight * volume)
+        volumes[best] += volume
+        if best != own:
+            merged = True
+            for node in members:
+                _put(masks, labels, node, best)
+    return merged
+
+
+@_inlined
+def _best_slot(
+    links: Array, volumes: Array, own: int, link_weight: int, push: int
+) -> tuple[int, int]:
+    """(slot, gain) of the greatest gain; `own` unless another is better. No slot gains nothing."""
+    best, best_gain = own, np.int64(0)
+    if own >= 0:
+        best_gain = link_weight * links[own] - push * volumes[own]
+    for slot in range(len(links)):
+        gain = link_weight * links[slot] - push * volumes[slot]
+        if gain > best_gain:
+            best, best_gain = slot, gain
+    return best, best_gain
+
+
+@_inlined
+def _count_by_slot(rows: Array, node: int, masks: Array, volumes: Array, links: Array) -> None:
+    """Set `links` to the links of `node` to the members of each slot, itself included."""
+    for slot in range(len(links)):
+        links[slot] = _shared(rows, node, masks, slot) if volumes[slot] > 0 else 0
+
+
+@_compiled
+def _count_by_neighbour(rows: Array, node: int, labels: Array, links: Array) -> None:
+    """The same, faster where communities are many and neighbours few."""
+    links[:] = 0
+    for neighbour in _members(rows, node):
+        if labels[neighbour] >= 0:
+            links[labels[neighbour]] += 1
+
+
+@_inlined
+def _shared(rows: Array, node: int, masks: Array, slot: int) -> int:
+    """Bits set in both. Takes indices because a view of a row costs more than the counting."""
+    count = np.uint64(0)
+    for word in range(rows.shape[1]):
+        count += _popcount(rows[node, word] & masks[slot, word])
+    return np.int64(count)
+
+
+@_compiled
+def _members(masks: Array, slot: int) -> Array:
+    """int64: the set bits of a mask, ascending."""
+    members = np.empty(_shared(masks, slot, masks, slot), np.int64)
+    n_found = 0
+    for place in range(masks.shape[1]):
+        word = masks[slot, place]
+        while word != np.uint64(0):
+            members[n_found] = 64 * place + np.int64(_popcount(~word & (word - np.uint64(1))))
+            n_found += 1
+            word &= word - np.uint64(1)
+    return members
+
+
+@_inlined
+def _linked(rows: Array, node: int, other: int) -> int:
+    """1 or 0."""
+    return np.int64((rows[node, other >> 6] >> np.uint64(other & 63)) & np.uint64(1))
+
+
+@_inlined
+def _put(masks: Array, labels: Array, node: int, slot: int) -> None:
+    """Move `node` from its slot, if it has one, to another."""
+    bit = np.uint64(1) << np.uint64(node & 63)
+    if labels[node] >= 0:
+        masks[labels[node], node >> 6] ^= bit
+    masks[slot, node >> 6] ^= bit
+    labels[node] = slot
+
+
+@_compiled
+def _numbered(graph: Graph, labels: Array) -> Communities:
+    """The same partition in slots numbered by first node, and behind them an empty slot.
+
+    Nodes may move out into the empty slot. A node with label -1 gets a slot of its own.
+    """
+    n_nodes = len(labels)
+    slots, rank = np.empty(n_nodes, np.int64), np.full(n_nodes + 1, -1, np.int64)
+    n_slots = 0
+    for node in range(n_nodes):
+        label = labels[node]  # -1 is the last place of `rank`
+        if label < 0 or rank[label] < 0:
+            rank[label] = n_slots
+            n_slots += 1
+        slots[node] = rank[label]
+    communities = _no_communities(n_nodes, n_slots + 1, graph.rows.shape[1])
+    for node in range(n_nodes):
+        _put(communities.masks, communities.labels, node, slots[node])
+        communities.volumes[slots[node]] += graph.degrees[node]
+    return communities
+
+
+@_compiled
+def _no_communities(n_nodes: int, n_slots: int, n_words: int) -> Communities:
+    return Communities(
+        np.full(n_nodes, -1, np.int64),
+        np.zeros((n_slots, n_words), np.uint64),
+        np.zeros(n_slots, np.int64),
+    )
 
 
 @_compiled
@@ -141,260 +355,47 @@ def _graph(bits: Array, p: int, q: int) -> Graph:
     rows[:, :n_words] = bits
     degrees = np.zeros(n_nodes, np.int64)
     for node in range(n_nodes):
-        degrees[node] = _links(rows, node, rows, node)
-    return Graph(rows, degrees, q * degrees.sum(), np.int64(p))
+        degrees[node] = _shared(rows, node, rows, node)
+    return Graph(rows, degrees, _sorted_nodes(degrees), q * degrees.sum(), np.int64(p))
 
 
 @_compiled
-def _shuffle(order: Array, seed: int, run: int) -> None:
-    """Fisher-Yates in place; the numbers are splitmix64 (Steele et al. 2014) of (seed, run)."""
-    state = _scramble(np.uint64(seed)) ^ np.uint64(run)
-    for last in range(len(order) - 1, 0, -1):
-        state += np.uint64(0x9E3779B97F4A7C15)
-        other = np.int64(_scramble(state) % np.uint64(last + 1))
-        order[last], order[other] = order[other], order[last]
-
-
-@_inlined
-def _scramble(word: Any) -> Any:
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
-
-
-@_compiled
-def _first_level(graph: Graph, order: Array) -> Array:
-    """Phase 1: int64 (N,) slots, -1 where a node stayed single.
-
-    Single nodes have no mask. Of all single neighbours that of the least degree gains most, so
-    they are looked up in order of degree.
-    """
-    n_nodes = len(order)
-    communities = _no_communities(n_nodes, n_nodes // 2 + 1, graph.rows.shape[1])
-    labels, volumes = communities.labels, communities.volumes
-    by_degree = np.argsort(graph.degrees, kind="mergesort")
-    rank = np.empty(n_nodes, np.int64)
-    rank[by_degree] = np.arange(n_nodes)
-    next_single = np.arange(n_nodes + 1)  # by rank; joined nodes point on to the next
-    links = np.zeros(len(volumes), np.int64)
-    n_slots = 0
-    for node in order:
-        slot, gain = _best_slot(graph, communities, node, links[:n_slots])
-        single = _best_single(graph, node, by_degree, next_single)
-        if single >= 0:
-            product = graph.degrees[node] * graph.degrees[single]
-            if graph.link_weight - graph.volume_weight * product > gain:
-                slot = n_slots
-                n_slots += 1
-                _join(graph, communities, single, slot)
-                next_single[rank[single]] = rank[single] + 1
-        if slot != labels[node]:
-            _leave(graph, communities, node)
-            _join(graph, communities, node, slot)
-            next_single[rank[node]] = rank[node] + 1
-    return labels
-
-
-@_compiled
-def _best_single(graph: Graph, node: int, by_degree: Array, next_single: Array) -> int:
-    """The single neighbour of least degree, or -1."""
-    place = 0
-    while True:
-        while next_single[place] != place:
-            next_single[place] = next_single[next_single[place]]
-            place = next_single[place]
-        if place == len(by_degree):
-            return -1
-        if by_degree[place] != node and _linked(graph.rows, node, by_degree[place]):
-            return by_degree[place]
-        place += 1
-
-
-@_compiled
-def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
-    """Phase 2. Ends when as many nodes in a row as there are had no better place."""
-    links = np.zeros(len(communities.volumes), np.int64)
-    place = unmoved = 0
-    while unmoved < len(order):
-        node = order[place]
-        slot, _ = _best_slot(graph, communities, node, links)
-        if slot != communities.labels[node]:
-            _leave(graph, communities, node)
-            _join(graph, communities, node, slot)
-            unmoved = 0
-        unmoved += 1
-        place = place + 1 if place + 1 < len(order) else 0
-
-
-@_compiled
-def _merge_communities(graph: Graph, communities: Communities) -> bool:
-    """Phase 3, one round: each community joins the other one that gains most, if any does."""
-    n_slots, merged = len(communities.volumes), False
-    links = np.zeros(n_slots, np.int64)
-    for own in range(n_slots):
-        volume = communities.volumes[own]
-        for slot in range(n_slots):
-            links[slot] = 0
-        for node in _members(communities.masks, own, communities.sizes[own]):
-            _add_links(graph, communities, node, links)
-        best, best_gain = -1, np.int64(0)
-        for slot in range(n_slots):
-            expected = graph.volume_weight * volume * communities.volumes[slot]
-            gain = graph.link_weight * links[slot] - expected
-            if slot != own and gain > best_gain:
-                best, best_gain = slot, gain
-        if best >= 0:
-            _merge(communities, own, best)
-            merged = True
-    return merged
-
-
-@_compiled
-def _merge(communities: Communities, source: int, target: int) -> None:
-    labels, masks, volumes, sizes = communities
-    for node in _members(masks, source, sizes[source]):
-        labels[node] = target
-    masks[target] |= masks[source]
-    masks[source] = 0
-    volumes[target] += volumes[source]
-    sizes[target] += sizes[source]
-    volumes[source] = sizes[source] = 0
-
-
-@_inlined
-def _best_slot(graph: Graph, communities: Communities, node: int, links: Array) -> tuple[int, int]:
-    """(slot, gain) of the best slot for `node`; its own unless another is better.
-
-    `links` is scratch, one for each slot to look at.
-    """
-    volumes, degree, own = communities.volumes, graph.degrees[node], communities.labels[node]
-    for slot in range(len(links)):
-        links[slot] = 0
-    _add_links(graph, communities, node, links)
-    best, best_gain = own, np.int64(0)
-    if own >= 0:
-        inside = links[own] - _linked(graph.rows, node, node)
-        expected = graph.volume_weight * degree * (volumes[own] - degree)
-        best_gain = graph.link_weight * inside - expected
-    for slot in range(len(links)):
-        expected = graph.volume_weight * degree * volumes[slot]
-        gain = graph.link_weight * links[slot] - expected
-        if gain > best_gain and slot != own:
-            best, best_gain = slot, gain
-    return best, best_gain
-
-
-@_inlined
-def _add_links(graph: Graph, communities: Communities, node: int, links: Array) -> None:
-    """Add the links of `node` to the members of each slot, itself included, to int64 `links`."""
-    rows, degrees = graph.rows, graph.degrees
-    if len(links) * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
-        _add_neighbours(rows, node, communities.labels, links)
-        return
-    for slot in range(len(links)):
-        links[slot] += _links(rows, node, communities.masks, slot)
-
-
-@_compiled
-def _add_neighbours(rows: Array, node: int, labels: Array, links: Array) -> None:
-    """`_add_links` where communities are many and neighbours few."""
-    for place in range(rows.shape[1]):
-        word = rows[node, place]
-        while word != np.uint64(0):
-            slot = labels[64 * place + _lowest(word)]
-            if slot >= 0:
-                links[slot] += 1
-            word &= word - np.uint64(1)
-
-
-@_inlined
-def _lowest(word: Any) -> int:
-    """Place of the lowest set bit."""
-    return np.int64(_popcount(~word & (word - np.uint64(1))))
-
-
-@_inlined
-def _links(rows: Array, node: int, masks: Array, slot: int) -> int:
-    """Set bits that row `node` and mask `slot` share. Indices, as views cost more than the work."""
-    count = np.uint64(0)
-    for word in range(rows.shape[1]):
-        count += _popcount(rows[node, word] & masks[slot, word])
-    return np.int64(count)
-
-
-@_compiled
-def _members(masks: Array, slot: int, size: int) -> Array:
-    """int64 (size,): the set bits of a mask, ascending."""
-    members = np.empty(size, np.int64)
-    n_found = 0
-    for place in range(masks.shape[1]):
-        word = masks[slot, place]
-        while word != np.uint64(0):
-            members[n_found] = 64 * place + _lowest(word)
-            n_found += 1
-            word &= word - np.uint64(1)
-    return members
-
-
-@_inlined
-def _linked(rows: Array, node: int, other: int) -> bool:
-    return (rows[node, other >> 6] >> np.uint64(other & 63)) & np.uint64(1) != np.uint64(0)
-
-
-@_inlined
-def _leave(graph: Graph, communities: Communities, node: int) -> None:
-    """Take `node` out of its slot, if it has one."""
-    slot = communities.labels[node]
-    if slot >= 0:
-        communities.masks[slot, node >> 6] ^= np.uint64(1) << np.uint64(node & 63)
-        communities.volumes[slot] -= graph.degrees[node]
-        communities.sizes[slot] -= 1
-
-
-@_inlined
-def _join(graph: Graph, communities: Communities, node: int, slot: int) -> None:
-    communities.labels[node] = slot
-    communities.masks[slot, node >> 6] |= np.uint64(1) << np.uint64(node & 63)
-    communities.volumes[slot] += graph.degrees[node]
-    communities.sizes[slot] += 1
-
-
-@_compiled
-def _numbered(graph: Graph, labels: Array) -> Communities:
-    """The same partition in slots numbered by first node, and one empty slot behind them.
-
-    A node with label -1 is a community of its own.
-    """
-    n_nodes = len(labels)
-    slots, rank = np.empty(n_nodes, np.int64), np.full(n_nodes + 1, -1, np.int64)
-    n_slots = 0
-    for node in range(n_nodes):
-        label = labels[node]
-        if label < 0 or rank[label] < 0:
-            rank[label] = n_slots
-            n_slots += 1
-        slots[node] = rank[label]
-    communities = _no_communities(n_nodes, n_slots + 1, graph.rows.shape[1])
-    for node in range(n_nodes):
-        _join(graph, communities, node, slots[node])
-    return communities
-
-
-@_compiled
-def _no_communities(n_nodes: int, n_slots: int, n_words: int) -> Communities:
-    return Communities(
-        np.full(n_nodes, -1, np.int64),
-        np.zeros((n_slots, n_words), np.uint64),
-        np.zeros(n_slots, np.int64),
-        np.zeros(n_slots, np.int64),
-    )
+def _sorted_nodes(degrees: Array) -> Array:
+    """int64 (N,): nodes by degree, equal ones by number. Counting sort: no degree is above N."""
+    starts = np.zeros(len(degrees) + 2, np.int64)
+    for degree in degrees:
+        starts[degree + 1] += 1
+    for degree in range(len(degrees)):
+        starts[degree + 1] += starts[degree]
+    nodes = np.empty(len(degrees), np.int64)
+    for node in range(len(degrees)):
+        nodes[starts[degrees[node]]] = node
+        starts[degrees[node]] += 1
+    return nodes
 
 
 @_compiled
 def _score(graph: Graph, communities: Communities) -> int:
     """q w^2 times the modularity, exactly."""
+    rows, (labels, masks, volumes) = graph.rows, communities
     links = np.int64(0)
-    for node in range(len(communities.labels)):
-        links += _links(graph.rows, node, communities.masks, communities.labels[node])
-    squares = (communities.volumes * communities.volumes).sum()
-    return graph.link_weight * links - graph.volume_weight * squares
+    for node in range(len(labels)):
+        links += _shared(rows, node, masks, labels[node])
+    return graph.link_weight * links - graph.volume_weight * (volumes * volumes).sum()
+
+
+@_compiled
+def _shuffle(order: Array, seed: int, run: int) -> None:
+    """Fisher-Yates in place; the numbers are splitmix64 (Steele et al. 2014) of (seed, run)."""
+    state = _scrambled(np.uint64(seed)) ^ np.uint64(run)
+    for last in range(len(order) - 1, 0, -1):
+        state += np.uint64(0x9E3779B97F4A7C15)
+        other = np.int64(_scrambled(state) % np.uint64(last + 1))
+        order[last], order[other] = order[other], order[last]
+
+
+@_compiled
+def _scrambled(word: Any) -> Any:
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))

@@ -97,5 +97,11 @@ def test_sums_of_two_sets_add_up() -> None:
     assert whole.squares == pytest.approx(halves.squares)
 
 
-def test_rule_stands_between_the_two_choices() -> None:
-    assert 0.0 < centering.POSITION_BOUND < 1.0
+@pytest.mark.parametrize(
+    ("n_images", "place", "expected"), [(12, 3, "position"), (12, 0.3, "image"), (7, 3, "image")]
+)
+def test_auto_takes_position_where_it_explains_most_and_images_are_many(
+    n_images: int, place: float, expected: str
+) -> None:
+    sums = add([key_sums(image) for image in frames(n_images, place, 1.0)])
+    assert centering.best_center(sums) == expected

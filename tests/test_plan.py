@@ -97,7 +97,7 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "clusters.spherical": (False, "clusters"),
     "clusters.restarts": (9, "clusters"),
     "clusters.iterations": (9, "clusters"),
-    "masks.noise": ("nearest", "masks"),
+    "masks.noise": ("ignore", "masks"),
     "report.examples": (1, "report"),
     "report.gallery": (1, "report"),
     "speed.executor": ("processes", None),

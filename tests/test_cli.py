@@ -1,0 +1,377 @@
+"""The commands: what they print, where, and how they end."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_tree import tree
+from tiny_runs import SPEED, Dataset, snapshot
+from typer.testing import CliRunner
+
+import datus
+import datus.affinity
+import datus.cli
+import datus.runner
+from datus.cli import OPTIONS, app, size_text
+from datus.config import Config
+from datus.errors import WorkError
+from datus.metrics import RULES
+from datus.store import Store
+
+COMMANDS = ("run", "run-stage", "status", "evaluate", "prune")
+PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "200"}
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner(env=PLAIN).invoke(app, [str(argument) for argument in arguments])
+
+
+def error_of(result: Any, exit_code: int) -> str:
+    """What came after 'error: ', on stderr alone and without a traceback."""
+    assert result.exit_code == exit_code, result.output
+    assert "Traceback" not in result.output
+    assert "error: " not in result.stdout
+    (text,) = re.findall(r"^error: (.*)\Z", result.stderr, re.DOTALL | re.MULTILINE)
+    return str(text).rstrip("\n")
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """First cell -> other cells, of a table with at least two spaces between cells."""
+    rows = (re.split(r" {2,}", line.strip()) for line in text.splitlines())
+    return {first: cells for first, *cells in rows}
+
+
+# --- help and version ---------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    result = call("--version")
+    assert (result.exit_code, result.stdout) == (0, f"datus {datus.__version__}\n")
+
+
+def test_help_names_every_command() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    for name in COMMANDS:
+        assert re.search(rf"\b{name}\b", result.stdout)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_says_what_it_does_and_explains_every_option(name: str) -> None:
+    result = call(name, "--help")
+    assert result.exit_code == 0
+    assert "--debug" in result.stdout
+    commands = {
+        command.name or command.callback.__name__: command for command in app.registered_commands
+    }
+    assert str(commands[name].callback.__doc__).strip() in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["run", "--colour"], ["run", "--workers", "two"]])
+def test_what_the_command_line_does_not_know_is_wrong_usage(arguments: list[str]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+# --- run ----------------------------------------------------------------------------------------
+
+
+def test_run_says_what_it_made_the_scores_and_where_the_results_are(
+    tiny: Dataset, run_copy: Path, finished: Path
+) -> None:
+    result = call("run", *tiny.arguments(run_copy), "--clusters", "3")
+    assert result.exit_code == 0, result.output
+    stages, scores = result.stdout.split("\n\n")
+    header, *rows = stages.splitlines()
+    assert header.split("  ")[0] == "stage"
+    assert re.split(" {2,}", header) == [
+        "stage",
+        "shards made",
+        "of",
+        "images",
+        "failed",
+        "seconds",
+    ]
+    assert len(rows) == 9
+    made = {name: cells[0] for name, cells in rows_of(stages).items()}
+    assert {name for name, count in made.items() if count != "0"} == {"stage", "index"}
+    found = rows_of(scores)
+    assert set(RULES) < set(found)
+    for rule in RULES:
+        assert all(re.fullmatch(r"\d+\.\d\d", cell) for cell in found[rule])
+    assert f"masks of K = 3: {run_copy}/latest/masks-k3\n" in result.stdout
+    assert result.stdout.endswith(f"report: {run_copy}/latest/report/report.html\n")
+    assert re.search(r"^K = 3, coverage \d+\.\d %$", result.stdout, re.MULTILINE)
+    assert tree(run_copy) == tree(finished)
+
+
+def test_run_without_truth_needs_nothing_but_images(tiny: Dataset, run_copy: Path) -> None:
+    result = call("run", *tiny.arguments(run_copy, truth=False))
+    assert result.exit_code == 0, result.output
+    assert "hungarian" not in result.stdout
+    assert "report.html" in result.stdout
+
+
+def test_run_from_a_file_with_options_over_it(
+    tiny: Dataset, run_copy: Path, tmp_path: Path
+) -> None:
+    given = {**SPEED, "data.images": str(tiny.images), "run_dir": str(run_copy), "clusters.k": 7}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in given.items()]
+    (tmp_path / "run.toml").write_text("\n".join(lines), encoding="utf-8")
+    result = call("status", tmp_path / "run.toml", "--clusters", "3")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(result.stdout)
+    assert rows["masks (K = 3)"][1] == "done"
+    assert "masks (K = 7)" not in rows
+
+
+def test_progress_goes_to_stderr(tiny: Dataset, run_copy: Path) -> None:
+    result = call("run", *tiny.arguments(run_copy), "--clusters", "2")
+    assert result.exit_code == 0
+    for name in ("index", "clusters (K = 2)", "report"):
+        assert f"{name}: 100%" in result.stderr
+        assert f"{name}: " not in result.stdout.split("\n\n")[0]
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The settings that `run` arrives at; it does not run."""
+    found: list[Config] = []
+    monkeypatch.setattr(datus.cli, "_run", lambda config, **_: found.append(config))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        (["--clusters", "6"], "clusters.k", (6,)),
+        (["--clusters", "6,8"], "clusters.k", (6, 8)),
+        (["--clusters", "6, 8,12"], "clusters.k", (6, 8, 12)),
+        (["--set", "clusters.k=[6, 8]"], "clusters.k", (6, 8)),
+        (["--set", "seed=3", "--seed", "4"], "seed", 4),
+        (["--seed", "0", "--set", "seed=3"], "seed", 0),
+        (["--set", "segments.restarts=8", "--set", "segments.restarts=9"], "segments.restarts", 9),
+        (["--workers", "0"], "speed.workers", 0),
+        (["--executor", "processes"], "speed.executor", "processes"),
+        (["--max-failed", "7"], "speed.max_failed", 7),
+        (["--device", "cuda:1"], "speed.device", "cuda:1"),
+        (["--preset", "paper"], "graphs.center", "none"),
+        (["--backbone", "vit_x"], "features.backbone", "vit_x"),
+        (["--weights", "random"], "features.weights", "random"),
+        (["--run-dir", "s3://bucket/run"], "run_path", "s3://bucket/run"),
+    ],
+)
+def test_options_become_settings(
+    options: list[str], name: str, value: Any, loaded: list[Config]
+) -> None:
+    result = call("run", "--images", "photos", *options)
+    assert result.exit_code == 0, result.output
+    found: Any = loaded[0]
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert found == value
+
+
+def test_every_option_has_a_setting() -> None:
+    config = Config()
+    for name in OPTIONS.values():
+        section, _, key = name.rpartition(".")
+        assert hasattr(getattr(config, section) if section else config, key)
+
+
+WRONG: list[tuple[list[str], str]] = [
+    ([], "no images: give --images FOLDER, or data.images in a config file"),
+    (
+        ["--images", "x", "--truth", "y"],
+        "--truth and --classes go together: classes say what the true ids mean",
+    ),
+    (
+        ["--images", "x", "--classes", "y"],
+        "--truth and --classes go together: classes say what the true ids mean",
+    ),
+    (
+        ["--images", "x", "--clusters", "6-8"],
+        "--clusters 6-8: expected a number or numbers with commas",
+    ),
+    (
+        ["--images", "x", "--clusters", "6,"],
+        "--clusters 6,: expected a number or numbers with commas",
+    ),
+    (["--images", "x", "--clusters", "0"], "clusters.k: expected 1 to 255, got 0"),
+    (["--images", "x", "--set", "segments"], "--set segments: expected section.key=value"),
+    (
+        ["--images", "x", "--set", "segments.restart=8"],
+        "segments.restart: unknown setting; did you mean segments.restarts?",
+    ),
+    (["--images", "x", "--preset", "papre"], "preset: expected best or paper, got 'papre'"),
+    (["none.toml"], "none.toml: no such file"),
+    (["--images", "no/where"], "no/where: no such folder; check the path"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), WRONG, ids=lambda value: " ".join(value)[:40])
+def test_wrong_usage_is_one_line_with_the_cure(
+    options: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert error_of(call("run", *options), exit_code=2) == text
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+# --- run-stage ----------------------------------------------------------------------------------
+
+
+def test_one_stage_alone_and_with_its_needs(tiny: Dataset, tmp_path: Path) -> None:
+    given = tiny.arguments(tmp_path / "run")
+    text = error_of(call("run-stage", "graphs", *given), exit_code=1)
+    assert re.fullmatch(
+        r"graphs needs features, which lacks (\d) of its \1 shards: "
+        r"run that first, or add --with-needs",
+        text,
+    )
+    result = call("run-stage", "graphs", "--with-needs", *given)
+    assert result.exit_code == 0, result.output
+    assert list(rows_of(result.stdout)) == ["stage", "index", "features", "graphs"]
+    result = call("run-stage", "segments", *given)
+    assert list(rows_of(result.stdout)) == ["stage", "index", "segments"]
+
+
+def test_a_stage_that_is_none(tiny: Dataset, tmp_path: Path) -> None:
+    text = error_of(call("run-stage", "masques", *tiny.arguments(tmp_path)), exit_code=2)
+    assert text == (
+        "stage masques: expected one of features, graphs, segments, embeddings, clusters, masks, "
+        "evaluate, report"
+    )
+
+
+# --- status and prune ---------------------------------------------------------------------------
+
+
+def test_status_of_a_sweep_with_reasons(tiny: Dataset, finished: Path) -> None:
+    result = call("status", *tiny.arguments(finished), "--clusters", "3,5", "--why")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(result.stdout)
+    assert rows["stage"] == ["fingerprint", "state", "shards", "why"]
+    assert rows["masks (K = 3)"][1] == "done"
+    assert rows["clusters (K = 5)"][1:] == ["missing", "0/1", "it never ran with these settings"]
+    assert rows["report"][1:] == ["missing", "0/1", "clusters (K = 5) is new"]
+
+
+def test_status_where_nothing_ran_is_an_error(tiny: Dataset, tmp_path: Path) -> None:
+    text = error_of(call("status", *tiny.arguments(tmp_path / "run")), exit_code=1)
+    assert text == f"{tmp_path}/run: nothing has run here yet: datus run does"
+
+
+def test_prune_lists_and_then_removes(tiny: Dataset, run_copy: Path, finished: Path) -> None:
+    given = tiny.arguments(run_copy)
+    assert call("prune", *given).stdout == "nothing to remove\n"
+    assert call("run", *given, "--clusters", "2").exit_code == 0
+    before = snapshot(run_copy)
+    listed = call("prune", *given)
+    assert listed.exit_code == 0
+    assert re.search(r"^\d+\.\d KB to remove: add --yes$", listed.stdout, re.MULTILINE)
+    assert {line.split()[0] for line in listed.stdout.splitlines()[1:-1]} == {
+        "clusters",
+        "masks",
+        "evaluate",
+        "report",
+    }
+    assert snapshot(run_copy) == before
+    removed = call("prune", "--yes", *given)
+    assert removed.stdout.splitlines()[-1].endswith(" KB removed")
+    assert tree(run_copy) == tree(finished)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 KB"),
+        (2_560_000, "2.6 MB"),
+        (142 * 10**9, "142.0 GB"),
+    ],
+)
+def test_sizes_for_people(n_bytes: int, text: str) -> None:
+    assert size_text(n_bytes) == text
+
+
+# --- evaluate -----------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_all_rules_and_writes_them(
+    tiny: Dataset, finished: Path, tmp_path: Path
+) -> None:
+    masks, out = finished / "latest" / "masks-k3", tmp_path / "scores.json"
+    result = call("evaluate", masks, tiny.truth, "--classes", tiny.classes, "--json", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("10 images, K = 3, 3 classes\n")
+    table = json.loads(out.read_bytes())
+    printed = rows_of(result.stdout)
+    for rule in RULES:
+        assert printed[rule][0] == f"{table['scores'][rule]['miou']:.2f}"
+
+
+def test_evaluate_errors(tiny: Dataset, tmp_path: Path) -> None:
+    text = error_of(call("evaluate", tmp_path, tiny.truth, "--classes", tiny.classes), exit_code=2)
+    assert text.startswith(f"{tmp_path}: no label file in it")
+    given = [tiny.truth, tiny.truth, "--classes", tiny.classes]
+    text = error_of(call("evaluate", *given, "--clusters", 2), exit_code=2)
+    assert text == "--clusters 2: the masks hold label 2"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c0.png").write_bytes((tiny.truth / "b" / "c0.png").read_bytes())
+    given = [tmp_path, tiny.truth, "--classes", tiny.classes]
+    assert error_of(call("evaluate", *given), exit_code=1).startswith("9 masks cannot be used")
+    assert call("evaluate", *given, "--max-failed", 9).exit_code == 0
+
+
+# --- how it ends --------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_work_is_one_line_and_debug_shows_where(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise WorkError("the work failed: do this")
+
+    monkeypatch.setattr(datus.runner, "run", fail)
+    given = ["run", *tiny.arguments(tmp_path / "run")]
+    assert error_of(call(*given), exit_code=1) == "the work failed: do this"
+    result = call(*given, "--debug")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert "in fail" in result.stderr
+    assert result.stderr.endswith("error: the work failed: do this\n")
+
+
+def test_a_folder_in_use_is_an_error_that_names_its_user(tiny: Dataset, run_copy: Path) -> None:
+    with Store(run_copy).lock():
+        text = error_of(call("run", *tiny.arguments(run_copy)), exit_code=1)
+    assert text.startswith(f"{run_copy} is in use by process {os.getpid()} on ")
+
+
+def test_an_interrupted_run_says_so_and_the_same_command_goes_on(
+    tiny: Dataset, run_copy: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    for path in run_copy.glob("graphs/*/shard-*"):
+        path.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(datus.affinity, "affinity_graph", interrupted)
+        result = call("run", *tiny.arguments(run_copy))
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+    assert result.stderr.endswith("interrupted: the same command goes on where it stopped\n")
+    assert not (run_copy / "owner.json").exists()
+    assert call("run", *tiny.arguments(run_copy)).exit_code == 0
+    assert tree(run_copy) == tree(finished)
