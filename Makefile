@@ -34,3 +34,8 @@ format: $(STAMP)
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info
+
+.PHONY: bench-louvain
+bench-louvain: $(STAMP)  ## graph and Louvain: every back end on the same keys
+	$(BIN)/python -m pip install --quiet --editable '.[leiden]'
+	$(BIN)/python benchmarks/bench_louvain.py --out louvain

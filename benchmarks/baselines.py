@@ -280,7 +280,7 @@ def format_table(scores: dict[str, dict[str, Scores]]) -> str:
 
 
 def _fit(job: Job, rows: Array, spherical: bool) -> ClusterModel:
-    settings = ClustersConfig(spherical=spherical)
+    settings = ClustersConfig(pca=0, spherical=spherical)
     return fit_clusters(rows, job.k, settings, job.seed, n_threads=n_cores())
 
 

@@ -43,10 +43,14 @@ Preset = Annotated[str, typer.Option("--preset", help="best (default) or paper")
 Backbone = Annotated[str, typer.Option("--backbone", help="timm name; default: the embedded one")]
 Weights = Annotated[str, typer.Option("--weights", help="hub, random, or a checkpoint file")]
 Executor = Annotated[str, typer.Option("--executor", help="serial (default) or processes")]
-Workers = Annotated[int, typer.Option("--workers", help="processes; 0 = one per core")]
+Workers = Annotated[
+    int, typer.Option("--workers", help="processes; 0 = one per core", show_default=False)
+]
 Device = Annotated[str, typer.Option("--device", help="auto (default), cpu, cuda, cuda:1")]
-MaxFailed = Annotated[int, typer.Option("--max-failed", help="images that may be unusable")]
-Seed = Annotated[int, typer.Option("--seed", help="of everything random")]
+MaxFailed = Annotated[
+    int, typer.Option("--max-failed", help="unusable images allowed (0)", show_default=False)
+]
+Seed = Annotated[int, typer.Option("--seed", help="of everything random (0)", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="any setting: segments.restarts=8")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 

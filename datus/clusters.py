@@ -50,10 +50,10 @@ def fit_clusters(
 
     `device` "cpu" keeps to the CPU; "auto", "cuda" and "cuda:1" use a GPU if the FAISS build can.
     `n_threads` starts run side by side; it changes no byte. Same input, seed and FAISS build give
-    the same bytes. Raises ClusterError (too few vectors, too few different ones, not finite, too
-    many PCA dimensions) and MissingPackage.
+    the same bytes. Raises ClusterError (too few vectors, too few different ones, not finite) and
+    MissingPackage.
     """
-    _check_vectors(vectors, k, settings.pca)
+    _check_vectors(vectors, k)
     gpu = _gpu_number(load_faiss(), device)
     ((mean, axes),) = map_threads(functools.partial(_fit_pca, vectors), [settings.pca], 1)
     places = np.ascontiguousarray(_project(vectors, mean, axes))
@@ -200,13 +200,13 @@ def _inertia(places: Array, centroids: Array, nearest: Array) -> float:
 def _fit_pca(vectors: Array, dims: int) -> tuple[Array, Array]:
     """Mean float32 (E,) and axes float32 (P, E), largest variance first; both empty for 0 dims.
 
-    All axes (-1) are min(n, E): beyond the n-th, no vector has an extent. The largest entry of an
-    axis, by size, is made positive, since eigenvectors come with either sign.
+    At most min(n, E) axes, and for -1 just that many: beyond the n-th no vector has an extent. The
+    largest entry of an axis, by size, is made positive: eigenvectors come with either sign.
     """
     if dims == 0:
         return np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
     n_vectors, size = vectors.shape
-    n_axes = min(n_vectors, size) if dims == -1 else dims
+    n_axes = min(n_vectors, size) if dims == -1 else min(dims, n_vectors, size)
     mean = vectors.mean(axis=0, dtype=np.float64)
     scatter = np.zeros((size, size))
     for rows in _chunks(n_vectors):
@@ -242,10 +242,10 @@ def _margin(distances_KS: Array) -> Array:
     return 1 - share
 
 
-def _check_vectors(vectors: Array, k: int, pca: int) -> None:
+def _check_vectors(vectors: Array, k: int) -> None:
     if vectors.dtype != np.float32 or vectors.ndim != 2:
         raise TypeError(f"vectors: expected float32 (n, E), got {vectors.dtype} {vectors.shape}")
-    n_vectors, size = vectors.shape
+    n_vectors = len(vectors)
     if n_vectors == 0:
         raise ClusterError(
             "no image gave a valid segment, so there is nothing to cluster: "
@@ -261,9 +261,4 @@ def _check_vectors(vectors: Array, k: int, pca: int) -> None:
         raise ClusterError(
             f"{n_broken} of {n_vectors} vectors hold NaN or infinity: "
             "use features.precision = float32, or other weights"
-        )
-    if pca > min(n_vectors, size):
-        raise ClusterError(
-            f"clusters.pca: {pca} dimensions asked of {n_vectors} vectors of size {size}: "
-            f"use {min(n_vectors, size)} or fewer, -1 for all, or 0 for no PCA"
         )

@@ -114,8 +114,8 @@ class ClustersConfig:
 
     k: tuple[int, ...] = (12,)
     """Clusters. Several values make a sweep: nothing before this stage runs twice."""
-    pca: int = 0
-    """Dimensions after a PCA; 0 = no PCA, -1 = full rotation, as the authors did."""
+    pca: int = 32
+    """Dimensions after a PCA, at most; 0 = no PCA, -1 = full rotation, as the authors did."""
     spherical: bool = True
     """Centroids are kept on the unit sphere, where the vectors are."""
     restarts: int = 10

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,28 @@ def is_killed_while_counting(job: Job, advance: Advance) -> int:
 
 
 def kills_its_worker(job: Job, advance: Advance) -> int:
-    """Job 0 kills each worker that takes it; job 1 takes long, so it is always under way then."""
-    with (Path(job[1]) / f"tries-{job[0]}").open("a") as notes:
+    """Job 0 kills each worker that takes it; job 1 is under way until that has happened thrice."""
+    number, folder = job[0], Path(job[1])
+    with (folder / f"tries-{number}").open("a") as notes:
         notes.write("x")
-    if job[0] == 0:
-        time.sleep(0.1)
+    if number == 0:
+        mine = (folder / "tries-0").read_text()
+        _wait_until(lambda: _text(folder / "tries-1") >= mine, 0.5)
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(1.0 if job[0] == 1 else 0)
+    if number == 1:
+        _wait_until(lambda: _text(folder / "tries-0") >= "xxx", 1.2)
+        time.sleep(0.3)  # the note is written a little before the kill
     return square(job, advance)
+
+
+def _wait_until(happened: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def waits(job: Job, advance: Advance) -> int:

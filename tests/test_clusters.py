@@ -19,7 +19,7 @@ from datus.config import ClustersConfig
 from datus.errors import ClusterError, MissingPackage
 from datus.records import Array, ClusterModel, SegmentEmbeddings
 
-PLAIN = ClustersConfig(spherical=False, restarts=3, iterations=15)
+PLAIN = ClustersConfig(pca=0, spherical=False, restarts=3, iterations=15)
 SPHERE = replace(PLAIN, spherical=True)
 
 
@@ -305,12 +305,11 @@ def test_identical_vectors_make_no_clusters(spherical: bool) -> None:
     assert fit_clusters(vectors, 2, replace(chosen, restarts=10), seed=0).inertia < 1e-6
 
 
-def test_too_many_pca_dimensions_are_refused_with_the_cure() -> None:
-    vectors, _ = planted(3, 3, 8)
-    assert error_of(vectors, 3, replace(SPHERE, pca=9)) == (
-        "clusters.pca: 9 dimensions asked of 9 vectors of size 8: "
-        "use 8 or fewer, -1 for all, or 0 for no PCA"
-    )
+def test_pca_has_at_most_as_many_dimensions_as_there_are() -> None:
+    few, _ = planted(3, 3, 20)
+    assert fit_clusters(few, 3, replace(SPHERE, pca=32), seed=0).pca_axes.shape == (9, 20)
+    small, _ = planted(3, 9, 8)
+    assert fit_clusters(small, 3, replace(SPHERE, pca=32), seed=0).pca_axes.shape == (8, 8)
 
 
 def test_vectors_of_another_backbone_are_refused() -> None:

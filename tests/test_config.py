@@ -66,7 +66,7 @@ def test_paper_differs_from_best_in_the_documented_settings_and_no_other() -> No
         "segments.restarts": (4, 1),
         "embeddings.mode": ("pool", "crop"),
         "embeddings.crop": ("whole", "paper"),
-        "clusters.pca": (0, -1),
+        "clusters.pca": (32, -1),
         "clusters.spherical": (True, False),
         "clusters.restarts": (10, 1),
         "masks.noise": ("nearest", "ignore"),

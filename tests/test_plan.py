@@ -418,7 +418,7 @@ def test_why_a_new_version_of_a_stage_runs_again(dataset: Dataset) -> None:
 def test_why_compares_with_the_same_number_of_clusters_if_it_can(dataset: Dataset) -> None:
     before = ran(plan_of(dataset, {"clusters.k": [3, 4, 5]}))
     plan = plan_of(dataset, {"clusters.k": [4], "clusters.pca": 2})
-    assert reasons(before, plan)["clusters (K = 4)"] == "clusters.pca: 0 -> 2"
+    assert reasons(before, plan)["clusters (K = 4)"] == "clusters.pca: 32 -> 2"
 
 
 def test_speed_settings_of_these_tests_are_known() -> None:

@@ -36,9 +36,8 @@ def run(
     while attempts:
         numbers, workers = _next(attempts, settings.workers)
         todo = [(number, jobs[number]) for number in numbers]
-        counter = context.Value(
-            "q", 0
-        )  # a new one: who was killed may have held the old one's lock
+        # a new counter each time: who was killed may have held the lock of the old one
+        counter = context.Value("q", 0)
         pool = ProcessPoolExecutor(
             workers,
             mp_context=context,

@@ -184,7 +184,7 @@ def train(args: argparse.Namespace) -> None:
     started, seen, smooth = time.monotonic(), 0, 0.0
     for step, image in enumerate(batches(images, args.batch, args.seed)):
         minutes = (time.monotonic() - started) / 60
-        if minutes >= args.minutes:
+        if minutes >= min(args.minutes, args.stop):
             break
         decay = 0.5 * (1 + math.cos(math.pi * minutes / args.minutes))
         for group in optimiser.param_groups:
@@ -206,7 +206,7 @@ def train(args: argparse.Namespace) -> None:
             print(f"{step} {minutes:.1f} min loss {smooth:.4f} {rate:.0f} views/s", flush=True)
         if step % 500 == 499:
             save(args, average, len(images), seen, minutes, smooth)
-    save(args, average, len(images), seen, args.minutes, smooth)
+    save(args, average, len(images), seen, minutes, smooth)
 
 
 def save(
@@ -231,6 +231,7 @@ def save(
         "n_photographs": n_images,
         "n_views": n_views,
         "minutes": round(minutes, 1),
+        "schedule_minutes": args.minutes,
         "loss": round(loss, 4),
         "batch": args.batch,
         "lr": args.lr,
@@ -248,6 +249,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="folder of tar files or JPEGs")
     parser.add_argument("--out", type=Path, required=True, help="path without suffix")
     parser.add_argument("--minutes", type=float, default=90.0)
+    parser.add_argument("--stop", type=float, default=math.inf, help="end here, schedule unchanged")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
