@@ -161,7 +161,8 @@ def _changed_upstream(
     if name not in node.recipe["upstream"]:
         return f"{label} is no longer part of the run"
     upstream = find_node(plan.nodes, stage, int(k) if k else node.k)
-    return f"{upstream.label} changed: {_changed(store, plan, upstream)}"
+    cause = _changed(store, plan, upstream)
+    return cause if ": " in cause else f"{upstream.label}: {cause}"  # the root says where it is
 
 
 def _difference(stage: str, name: str, old: Any, new: Any) -> str:

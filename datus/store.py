@@ -56,8 +56,8 @@ class ShardReport:
     images: tuple[str, ...]
     numbers: dict[str, dict[str, float]]
     failures: dict[str, str]
-    files: dict[str, str]
-    """Relative path -> sha256."""
+    files: dict[str, tuple[int, str]]
+    """Relative path -> (bytes, sha256)."""
     stored: bool
     """False: made in memory (`keep = false`); it can be made again but not read."""
     sha256: str
@@ -190,7 +190,7 @@ class Store:
                 images=tuple(table["images"]),
                 numbers=table["numbers"],
                 failures=table["failures"],
-                files=table["files"],
+                files={name: (size, digest) for name, (size, digest) in table["files"].items()},
                 stored=table["stored"],
                 sha256=table["sha256"],
                 n_bytes=table["n_bytes"],
@@ -200,7 +200,7 @@ class Store:
             return None
         if report.stored and self.size(stage, mark, f"shard-{key}.safetensors") != report.n_bytes:
             return None
-        if any(not self.exists(stage, mark, "files", name) for name in report.files):
+        if any(self.size(stage, mark, "files", f) != size for f, (size, _) in report.files.items()):
             return None
         return report
 
@@ -219,7 +219,7 @@ class Store:
             "images": images,
             "numbers": data.numbers,
             "failures": data.failures,
-            "files": {name: _sha256(content) for name, content in data.files.items()},
+            "files": {n: [len(file), _sha256(file)] for n, file in data.files.items()},
             "stored": keep,
             "sha256": _sha256(packed),
             "n_bytes": len(packed),

@@ -55,7 +55,7 @@ def test_a_setting_that_changed_is_named(tiny: Dataset, finished: Path, n_shards
     cause = "segments.restarts: 1 -> 2"
     assert found["features"] == found["graphs"] == ("done", f"{n_shards}/{n_shards}", "")
     assert found["segments"] == ("missing", f"0/{n_shards}", cause)
-    assert found["embeddings"] == ("missing", f"0/{n_shards}", f"segments changed: {cause}")
+    assert found["embeddings"] == ("missing", f"0/{n_shards}", cause)
     assert found["report"][:2] == ("missing", "0/1")
 
 

@@ -354,6 +354,11 @@ def test_a_missing_file_of_the_output_is_not_finished(written: Store) -> None:
     assert written.report(*PLACE) is None
 
 
+def test_a_torn_file_of_the_output_is_not_finished(written: Store) -> None:
+    local(written, *PLACE[:2], "files", "b", "two.png").write_bytes(b"pict")
+    assert written.report(*PLACE) is None
+
+
 def test_what_is_not_kept_is_finished_but_cannot_be_read(store: Store) -> None:
     store.write_shard(PLACE, example(), 0.5, keep=False)
     report = store.report(*PLACE)
