@@ -5,37 +5,81 @@ Out: AffinityGraph, uint64 (N, words): bit j of row i is set where k_i . k_j > 0
      so one bit a pair says it all: 98 KB at 784 patches. Self loops are part of the graph.
 
 Where nearly all products are positive the keys share one large mean and the graph says nothing;
-`center="image"` subtracts the mean key of the image first.
+`center="image"` subtracts the mean key of the image first. `threshold` links patches by the cosine
+of their keys instead: only pairs that agree more than that.
+
+The product is made in float32, in blocks that stay in cache, on and above the diagonal only; bits
+below are mirrored, so the graph is exactly symmetric. `affinity_graphs_torch` does the same for a
+batch on a GPU, whence only bits come back.
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from datus.errors import ConfigError
 from datus.records import AffinityGraph, Array
+
+if TYPE_CHECKING:
+    import torch
 
 DEGENERATE_DENSITY = 0.9
 """Above this share of linked pairs, communities were seen to be noise (modularity near 0.02)."""
 
-BLOCK_NODES = 1024
-"""Rows of the product held at a time; a multiple of 8, so that blocks end on whole bytes."""
+BLOCK_ROWS, BLOCK_COLUMNS = 128, 1024
+"""A block of products is 512 KB and stays in a usual L2 cache. Multiples of 8: whole bytes."""
+
+BATCH_PAIRS = 2**27
+"""Pairs of patches that `affinity_graphs_torch` holds at a time: 512 MB of products."""
 
 
 def affinity_graph(
-    keys: Array, center: Literal["none", "image"], threshold: float | None = None
+    keys: Array, center: Literal["none", "image"] = "none", threshold: float | None = None
 ) -> AffinityGraph:
     """Link patches whose keys have a positive inner product, or a cosine above `threshold`.
 
-    keys: float (gh, gw, D). The product is computed in float32 and mirrored, so the graph is
-    exactly symmetric.
+    keys: float (gh, gw, D). threshold: None, or -1 < t < 1; a zero key has no links then either.
+    Raises ConfigError if the threshold is out of range.
     """
-    keys_ND = keys.reshape(-1, keys.shape[2]).astype(np.float32)
+    _check_threshold(threshold)
+    keys_ND: Array = keys.reshape(-1, keys.shape[2]).astype(np.float32, copy=False)
     if center == "image":
-        keys_ND = keys_ND - keys_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
+        keys_ND = keys_ND - keys_ND.astype(np.float64).mean(axis=0).astype(np.float32)
     if threshold is not None:
-        lengths = np.linalg.norm(keys_ND.astype(np.float64), axis=1, keepdims=True)
-        keys_ND = (keys_ND / np.maximum(lengths, 1e-30)).astype(np.float32)
-    return AffinityGraph(bits=_linked(keys_ND, threshold or 0.0))
+        lengths = np.linalg.norm(keys_ND.astype(np.float64), axis=1)
+        keys_ND = keys_ND / np.where(lengths > 0, lengths, 1.0)[:, None].astype(np.float32)
+    return AffinityGraph(bits=_bits_above(keys_ND, threshold or 0.0))
+
+
+def affinity_graphs_torch(
+    keys_BND: "torch.Tensor",
+    center: Literal["none", "image"] = "none",
+    threshold: float | None = None,
+) -> list[AffinityGraph]:
+    """`affinity_graph` of each image of a batch, on the device where the keys are.
+
+    keys_BND: float (B, N, D) tensor. Sums run in another order than in numpy, so products within
+    rounding of the threshold may fall on the other side: a few edges in a million.
+    """
+    import torch
+
+    _check_threshold(threshold)
+    n_images, n_nodes, _ = keys_BND.shape
+    graphs: list[AffinityGraph] = []
+    at_once = max(1, BATCH_PAIRS // n_nodes**2)
+    with torch.inference_mode(), _exact_float32():
+        for start in range(0, n_images, at_once):
+            keys = keys_BND[start : start + at_once].float()
+            if center == "image":
+                keys = keys - keys.double().mean(1, keepdim=True).float()
+            if threshold is not None:
+                lengths = keys.double().norm(dim=2, keepdim=True).float()
+                keys = keys / lengths.where(lengths > 0, 1.0)
+            packed = _packed_above(keys, threshold or 0.0).cpu().numpy()
+            graphs.extend(AffinityGraph(_as_words(one)) for one in packed)
+    return graphs
 
 
 def density(graph: AffinityGraph) -> float:
@@ -54,23 +98,70 @@ def n_self_loops(graph: AffinityGraph) -> int:
     return int(((words >> (node % 64).astype(np.uint64)) & np.uint64(1)).sum())
 
 
-def _linked(keys_ND: Array, threshold: float) -> Array:
-    """uint64 (N, words) from float32 (N, D). Only blocks on and above the diagonal are computed."""
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is not None and not -1 < threshold < 1:
+        raise ConfigError(
+            f"graphs.threshold: expected a cosine between -1 and 1, got {threshold}; "
+            "leave it out to link positive products"
+        )
+
+
+def _bits_above(keys_ND: Array, bound: float) -> Array:
+    """uint64 (N, words): products above `bound`. Zero keys are linked to nothing."""
+    from datus.compiled import mirror
+
     n_nodes = len(keys_ND)
     packed = np.zeros((n_nodes, (n_nodes + 63) // 64 * 8), np.uint8)
-    for top in range(0, n_nodes, BLOCK_NODES):
-        rows = keys_ND[top : top + BLOCK_NODES]
-        for left in range(top, n_nodes, BLOCK_NODES):
-            linked = rows @ keys_ND[left : left + BLOCK_NODES].T > threshold
-            if left == top:  # the two halves of a square block may differ in the last bit
-                linked = np.triu(linked) | np.triu(linked, 1).T
-            _store(packed, top, left, linked)
-            if left > top:
-                _store(packed, left, top, np.ascontiguousarray(linked.T))
+    no_key = np.zeros(n_nodes, bool)
+    if bound < 0:
+        no_key[:] = ~keys_ND.any(axis=1)
+    for top in range(0, n_nodes, BLOCK_ROWS):
+        rows = keys_ND[top : top + BLOCK_ROWS]
+        for left in range(top, n_nodes, BLOCK_COLUMNS):
+            linked: Array = rows @ keys_ND[left : left + BLOCK_COLUMNS].T > bound
+            if bound < 0:
+                linked[no_key[top : top + BLOCK_ROWS]] = False
+                linked[:, no_key[left : left + BLOCK_COLUMNS]] = False
+            some = np.packbits(linked, axis=1, bitorder="little")
+            packed[top : top + len(rows), left // 8 : left // 8 + some.shape[1]] = some
+    bits = _as_words(packed)
+    mirror(bits)
+    return bits
+
+
+def _packed_above(keys_BND: "torch.Tensor", bound: float) -> "torch.Tensor":
+    """uint8 (B, N, 8 words): bits as in `_bits_above`, the lowest first, made on the device."""
+    import torch
+
+    n_images, n_nodes, _ = keys_BND.shape
+    linked = (torch.bmm(keys_BND, keys_BND.mT) > bound).triu()
+    if bound < 0:
+        has_key = keys_BND.any(2)
+        linked &= has_key[:, :, None] & has_key[:, None, :]
+    linked = linked | linked.mT
+    linked = torch.nn.functional.pad(linked, (0, -n_nodes % 64))
+    weights = 2 ** torch.arange(8, device=linked.device, dtype=torch.uint8)
+    by_byte = linked.view(n_images, n_nodes, -1, 8) * weights
+    return by_byte.sum(3, dtype=torch.uint8)
+
+
+def _as_words(packed: Array) -> Array:
+    """uint64 (N, words) from uint8 (N, 8 words), the lowest byte first on every machine."""
     return packed.view("<u8").astype(np.uint64, copy=False)
 
 
-def _store(packed: Array, top: int, left: int, linked: Array) -> None:
-    bytes_of_block = np.packbits(linked, axis=1, bitorder="little")
-    first = left // 8
-    packed[top : top + len(linked), first : first + bytes_of_block.shape[1]] = bytes_of_block
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """tf32 keeps 10 bits of a key: the signs of small products would flip."""
+    import torch
+
+    matmul: Any = torch.backends.cuda.matmul
+    # torch 2.9 renamed the switch; mixing old and new is an error there
+    renamed = hasattr(matmul, "fp32_precision")
+    name, exact = ("fp32_precision", "ieee") if renamed else ("allow_tf32", False)
+    before = getattr(matmul, name)
+    setattr(matmul, name, exact)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)

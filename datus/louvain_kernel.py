@@ -1,7 +1,7 @@
-"""Machine code for graphs of packed bits: Louvain communities and their connected parts.
+"""Louvain on packed bits, compiled by numba.
 
 In:  uint64 (N, words) adjacency bits as in AffinityGraph, a resolution as an exact fraction.
-Out: int32 (N,) communities of the best of several node orders; int32 (gh, gw) connected parts.
+Out: int32 (N,) communities of the best of several node orders.
 
 A community is a bit mask of N bits, like a row of the adjacency, so the links of a node to a
 community are the set bits of (row & mask): at 784 patches 16 words, two AVX-512 registers. All
@@ -16,25 +16,21 @@ One run goes through these phases (Blondel et al. 2008, with refinement as in Ro
 
     1  single nodes, each once in the given order, join the best community or the best single node
     2  every node moves to the best community, or to an empty one, until none gains
-    3  whole communities merge, each with the best other one; from 2 again until none gains
+    3  the communities move as blocks, likewise, and so merge; from 2 again until none gains
 
 Every move raises modularity, so it ends. Memory: N^2 / 8 bytes of masks at worst, far less in
-dense graphs, and no matrix. numba compiles the functions at their first call and keeps the result
-in __pycache__, or in NUMBA_CACHE_DIR, or in the user's cache folder, whichever can be written; if
-none can, every process compiles anew. The GIL is released. There is no global state.
+dense graphs, and no matrix. The GIL is released. There is no global state.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
 
+from datus.compiled import compiled, inlined, popcount
 from datus.records import Array
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+Int64 = Any
+"""An int64 of the machine code, which is neither int nor np.int64 to a type checker."""
 
 WORDS_AT_ONCE = 8
 """Rows are padded to this many words, one AVX-512 register: no rest is left for slow code."""
@@ -46,34 +42,6 @@ MAX_PASSES = 1000
 """A symmetric graph never needs so many; one that is not might go round for ever."""
 
 
-def _compiled(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Compile at the first call, without the GIL; keep the machine code where that is possible."""
-    compiled: Callable[Parameters, Result]
-    try:
-        compiled = njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # numba found no folder that it may write to
-        compiled = njit(nogil=True)(function)
-    return compiled
-
-
-def _inlined(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Compile into every caller: a call costs more than the work."""
-    compiled: Callable[Parameters, Result] = njit(nogil=True, forceinline=True)(function)
-    return compiled
-
-
-def _popcount_code(typing_context: Any, word: Any) -> Any:
-    """LLVM's ctpop: one instruction where the machine has it, right everywhere."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
-_popcount: Callable[[Any], Any] = intrinsic(_popcount_code)
-
-
 class Graph(NamedTuple):
     """A graph and what every gain needs."""
 
@@ -83,9 +51,9 @@ class Graph(NamedTuple):
     """int64 (N,): set bits of each row; a self loop counts once."""
     by_degree: Array
     """int64 (N,): the nodes, those of least degree first."""
-    link_weight: int
+    link_weight: Int64
     """q w: what one link adds to a gain."""
-    volume_weight: int
+    volume_weight: Int64
     """p: what k_i times one unit of volume takes from a gain."""
 
 
@@ -100,44 +68,45 @@ class Communities(NamedTuple):
     """int64 (slots,): sum of the members' degrees."""
 
 
-@_compiled
-def best_partition(bits: Array, p: int, q: int, restarts: int, seed: int) -> Array:
-    """int32 (N,) communities of the best of `restarts` runs, 0.. in order of first node.
+@compiled
+def best_partition(bits: Array, p: int, q: int, restarts: int, seed: int) -> tuple[Array, int, int]:
+    """Communities of the best of `restarts` runs; of equally good ones the first.
 
     bits: uint64 (N, words), N > 0. p / q: the resolution; 2 max(p, q) w^2 must be below 2^63.
     seed: 0 to 2^63 - 1. The first run takes the nodes in raster order, run r > 0 in an order that
-    depends on seed and r. Of equally good runs the first is kept.
+    depends on seed and r. Returns int32 (N,) labels 0.. in order of first node, the number of
+    links inside communities, and the sum of their squared volumes.
     """
     graph = _graph(bits, p, q)
-    n_nodes = len(bits)
-    best_labels = np.zeros(n_nodes, np.int32)
-    best_score = np.int64(0)
+    best_labels = np.zeros(len(bits), np.int32)
+    best_links = best_squares = best_score = 0
     for run in range(restarts):
-        order = np.arange(n_nodes)
+        order = np.arange(len(bits))
         if run > 0:
             _shuffle(order, seed, run)
         communities = _one_run(graph, order)
-        score = _score(graph, communities)
+        links, squares = _links_and_squares(graph, communities)
+        score = graph.link_weight * links - graph.volume_weight * squares  # q w^2 Q, exactly
         if run == 0 or score > best_score:
-            best_score = score
+            best_links, best_squares, best_score = links, squares, score
             best_labels[:] = communities.labels
-    return best_labels
+    return best_labels, best_links, best_squares
 
 
-@_compiled
+@compiled
 def _one_run(graph: Graph, order: Array) -> Communities:
     """Phases 1 to 3."""
     communities = _numbered(graph, _first_level(graph, order))
     for _ in range(MAX_PASSES):
         _move_nodes(graph, communities, order)
         communities = _numbered(graph, communities.labels)
-        if not _merge_communities(graph, communities):
+        if not _move_communities(graph, communities):
             break
         communities = _numbered(graph, communities.labels)
     return communities
 
 
-@_compiled
+@compiled
 def _first_level(graph: Graph, order: Array) -> Array:
     """Phase 1: int64 (N,) slots, -1 where a node stayed single.
 
@@ -158,10 +127,11 @@ def _first_level(graph: Graph, order: Array) -> Array:
             _count_by_neighbour(rows, node, labels, links)
         else:
             _count_by_slot(rows, node, masks, volumes, links)
+        own_gain = 0
         if own >= 0:
-            links[own] -= _linked(rows, node, node)
-            volumes[own] -= degrees[node]
-        slot, gain = _best_slot(links, volumes, own, link_weight, push)
+            own_links = links[own] - _linked(rows, node, node)
+            own_gain = link_weight * own_links - push * (volumes[own] - degrees[node])
+        slot, gain = _best_slot(links, volumes, (own, own_gain), link_weight, push)
         single = _best_single(rows, node, by_degree, next_single)
         if single >= 0 and link_weight - push * degrees[single] > gain:
             slot = n_slots
@@ -169,16 +139,17 @@ def _first_level(graph: Graph, order: Array) -> Array:
             _put(masks, labels, single, slot)
             volumes[slot] = degrees[single]
             next_single[rank[single]] = rank[single] + 1
-        if slot >= 0:
-            volumes[slot] += degrees[node]
         if slot != own:
+            if own >= 0:
+                volumes[own] -= degrees[node]
+            volumes[slot] += degrees[node]
             _put(masks, labels, node, slot)
             next_single[rank[node]] = rank[node] + 1
     return labels
 
 
-@_compiled
-def _best_single(rows: Array, node: int, by_degree: Array, next_single: Array) -> int:
+@compiled
+def _best_single(rows: Array, node: int, by_degree: Array, next_single: Array) -> Int64:
     """The single neighbour of least degree, or -1."""
     place = 0
     while True:
@@ -192,7 +163,7 @@ def _best_single(rows: Array, node: int, by_degree: Array, next_single: Array) -
         place += 1
 
 
-@_compiled
+@compiled
 def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
     """Phase 2. Ends when as many nodes in a row as there are had no better place."""
     rows, degrees, _, link_weight, volume_weight = graph
@@ -209,66 +180,73 @@ def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
                 _count_by_neighbour(rows, node, labels, links)
             else:
                 _count_by_slot(rows, node, masks, volumes, links)
-            links[own] -= _linked(rows, node, node)
-            volumes[own] -= degrees[node]
-            slot, _ = _best_slot(links, volumes, own, link_weight, push)
-            volumes[slot] += degrees[node]
+            own_links = links[own] - _linked(rows, node, node)
+            own_gain = link_weight * own_links - push * (volumes[own] - degrees[node])
+            slot, _ = _best_slot(links, volumes, (own, own_gain), link_weight, push)
             unmoved += 1
             if slot != own:
+                volumes[own] -= degrees[node]
+                volumes[slot] += degrees[node]
                 _put(masks, labels, node, slot)
                 unmoved = 1
 
 
-@_compiled
-def _merge_communities(graph: Graph, communities: Communities) -> bool:
-    """Phase 3, one round: each community joins the other one that gains most, if any does."""
+@compiled
+def _move_communities(graph: Graph, communities: Communities) -> bool:
+    """Phase 3: communities move as blocks until none gains. False if none ever moved."""
     rows, degrees, _, link_weight, volume_weight = graph
     labels, masks, volumes = communities
-    n_slots, merged = len(volumes), False
-    links, of_node = np.zeros(n_slots, np.int64), np.zeros(n_slots, np.int64)
-    for own in range(n_slots):
-        members = _members(masks, own)
-        links[:] = 0
-        for node in members:
-            if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
-                _count_by_neighbour(rows, node, labels, of_node)
-            else:
-                _count_by_slot(rows, node, masks, volumes, of_node)
-            for slot in range(n_slots):
-                links[slot] += of_node[slot]
-        volume, volumes[own], links[own] = volumes[own], 0, 0  # alone, it gains nothing
-        best, _ = _best_slot(links, volumes, own, link_weight, volume_weight * volume)
-        volumes[best] += volume
-        if best != own:
-            merged = True
+    blocks, block_volumes = masks.copy(), volumes.copy()
+    links, of_node = np.zeros(len(volumes), np.int64), np.zeros(len(volumes), np.int64)
+    unmoved, moved = 0, False
+    for _ in range(MAX_PASSES):
+        for block in range(len(blocks) - 1):  # the last one is empty
+            if unmoved == len(blocks) - 1:
+                return moved
+            links[:] = 0
+            members = _members(blocks, block)
+            own = labels[members[0]]
             for node in members:
-                _put(masks, labels, node, best)
-    return merged
+                if len(links) * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
+                    _count_by_neighbour(rows, node, labels, of_node)
+                else:
+                    _count_by_slot(rows, node, masks, volumes, of_node)
+                links += of_node
+                links[own] -= _shared(rows, node, blocks, block)
+            push = volume_weight * block_volumes[block]
+            own_gain = link_weight * links[own] - push * (volumes[own] - block_volumes[block])
+            slot, _ = _best_slot(links, volumes, (own, own_gain), link_weight, push)
+            unmoved += 1
+            if slot != own:
+                unmoved, moved = 1, True
+                volumes[own] -= block_volumes[block]
+                volumes[slot] += block_volumes[block]
+                for node in members:
+                    _put(masks, labels, node, slot)
+    return moved
 
 
-@_inlined
+@inlined
 def _best_slot(
-    links: Array, volumes: Array, own: int, link_weight: int, push: int
-) -> tuple[int, int]:
-    """(slot, gain) of the greatest gain; `own` unless another is better. No slot gains nothing."""
-    best, best_gain = own, np.int64(0)
-    if own >= 0:
-        best_gain = link_weight * links[own] - push * volumes[own]
+    links: Array, volumes: Array, own: tuple[int, Int64], link_weight: int, push: Int64
+) -> tuple[Int64, Int64]:
+    """(slot, gain) of the greatest gain. `own`: the present slot and its gain, which wins ties."""
+    best, best_gain = own
     for slot in range(len(links)):
         gain = link_weight * links[slot] - push * volumes[slot]
-        if gain > best_gain:
+        if gain > best_gain and slot != own[0]:
             best, best_gain = slot, gain
     return best, best_gain
 
 
-@_inlined
+@inlined
 def _count_by_slot(rows: Array, node: int, masks: Array, volumes: Array, links: Array) -> None:
     """Set `links` to the links of `node` to the members of each slot, itself included."""
     for slot in range(len(links)):
         links[slot] = _shared(rows, node, masks, slot) if volumes[slot] > 0 else 0
 
 
-@_compiled
+@compiled
 def _count_by_neighbour(rows: Array, node: int, labels: Array, links: Array) -> None:
     """The same, faster where communities are many and neighbours few."""
     links[:] = 0
@@ -277,16 +255,16 @@ def _count_by_neighbour(rows: Array, node: int, labels: Array, links: Array) -> 
             links[labels[neighbour]] += 1
 
 
-@_inlined
-def _shared(rows: Array, node: int, masks: Array, slot: int) -> int:
+@inlined
+def _shared(rows: Array, node: int, masks: Array, slot: int) -> Int64:
     """Bits set in both. Takes indices because a view of a row costs more than the counting."""
     count = np.uint64(0)
     for word in range(rows.shape[1]):
-        count += _popcount(rows[node, word] & masks[slot, word])
+        count += popcount(rows[node, word] & masks[slot, word])
     return np.int64(count)
 
 
-@_compiled
+@compiled
 def _members(masks: Array, slot: int) -> Array:
     """int64: the set bits of a mask, ascending."""
     members = np.empty(_shared(masks, slot, masks, slot), np.int64)
@@ -294,19 +272,19 @@ def _members(masks: Array, slot: int) -> Array:
     for place in range(masks.shape[1]):
         word = masks[slot, place]
         while word != np.uint64(0):
-            members[n_found] = 64 * place + np.int64(_popcount(~word & (word - np.uint64(1))))
+            members[n_found] = 64 * place + np.int64(popcount(~word & (word - np.uint64(1))))
             n_found += 1
             word &= word - np.uint64(1)
     return members
 
 
-@_inlined
-def _linked(rows: Array, node: int, other: int) -> int:
+@inlined
+def _linked(rows: Array, node: int, other: int) -> Int64:
     """1 or 0."""
     return np.int64((rows[node, other >> 6] >> np.uint64(other & 63)) & np.uint64(1))
 
 
-@_inlined
+@inlined
 def _put(masks: Array, labels: Array, node: int, slot: int) -> None:
     """Move `node` from its slot, if it has one, to another."""
     bit = np.uint64(1) << np.uint64(node & 63)
@@ -316,7 +294,7 @@ def _put(masks: Array, labels: Array, node: int, slot: int) -> None:
     labels[node] = slot
 
 
-@_compiled
+@compiled
 def _numbered(graph: Graph, labels: Array) -> Communities:
     """The same partition in slots numbered by first node, and behind them an empty slot.
 
@@ -338,7 +316,7 @@ def _numbered(graph: Graph, labels: Array) -> Communities:
     return communities
 
 
-@_compiled
+@compiled
 def _no_communities(n_nodes: int, n_slots: int, n_words: int) -> Communities:
     return Communities(
         np.full(n_nodes, -1, np.int64),
@@ -347,7 +325,7 @@ def _no_communities(n_nodes: int, n_slots: int, n_words: int) -> Communities:
     )
 
 
-@_compiled
+@compiled
 def _graph(bits: Array, p: int, q: int) -> Graph:
     n_nodes, n_words = bits.shape
     padded = (n_words + WORDS_AT_ONCE - 1) // WORDS_AT_ONCE * WORDS_AT_ONCE
@@ -359,7 +337,7 @@ def _graph(bits: Array, p: int, q: int) -> Graph:
     return Graph(rows, degrees, _sorted_nodes(degrees), q * degrees.sum(), np.int64(p))
 
 
-@_compiled
+@compiled
 def _sorted_nodes(degrees: Array) -> Array:
     """int64 (N,): nodes by degree, equal ones by number. Counting sort: no degree is above N."""
     starts = np.zeros(len(degrees) + 2, np.int64)
@@ -374,17 +352,19 @@ def _sorted_nodes(degrees: Array) -> Array:
     return nodes
 
 
-@_compiled
-def _score(graph: Graph, communities: Communities) -> int:
-    """q w^2 times the modularity, exactly."""
+@compiled
+def _links_and_squares(graph: Graph, communities: Communities) -> tuple[Int64, Int64]:
+    """Links inside communities, self loops once, and the sum of squared volumes."""
     rows, (labels, masks, volumes) = graph.rows, communities
-    links = np.int64(0)
+    links = squares = 0
     for node in range(len(labels)):
         links += _shared(rows, node, masks, labels[node])
-    return graph.link_weight * links - graph.volume_weight * (volumes * volumes).sum()
+    for volume in volumes:
+        squares += volume * volume
+    return links, squares
 
 
-@_compiled
+@compiled
 def _shuffle(order: Array, seed: int, run: int) -> None:
     """Fisher-Yates in place; the numbers are splitmix64 (Steele et al. 2014) of (seed, run)."""
     state = _scrambled(np.uint64(seed)) ^ np.uint64(run)
@@ -394,7 +374,7 @@ def _shuffle(order: Array, seed: int, run: int) -> None:
         order[last], order[other] = order[other], order[last]
 
 
-@_compiled
+@compiled
 def _scrambled(word: Any) -> Any:
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -17,7 +17,8 @@ LAYERS = (
     {"threads"},
     {"config"},
     {"classes"},
-    # the method: these do not import one another, but for the two helpers of the first row
+    # the method: these do not import one another, but for the helpers of the first rows
+    {"compiled"},
     {"pixels", "checkpoints", "louvain_kernel"},
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics"},

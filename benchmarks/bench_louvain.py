@@ -1,0 +1,401 @@
+"""Graph and Louvain: every back end on the same keys, in one run.
+
+    python benchmarks/bench_louvain.py [--images FOLDER] [--quick] [--out NAME]
+
+Keys come from photographs through the shipped backbone (rendered scenes if there is no folder), and
+from noise around five centres. At 784 patches figures are means over four photographs, else of
+one. For each number of patches: ms from keys to graph in the form of
+the back end, ms of one Louvain run on it, modularity, communities, peak extra memory (a process of
+its own), and ratios to scikit-network and python-louvain. Then best of 8, keys -> segments on one
+and two threads, edges that cheaper arithmetic flips, and what the first call costs. One thread,
+the least of several repetitions; a back end whose first run takes longer than --limit seconds has
+no others, and its row says so.
+"""
+
+import argparse
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from datus.affinity import affinity_graph
+from datus.louvain import BACKENDS, LIBRARIES, modularity, partition
+from datus.records import AffinityGraph, Array
+from datus.segments import split
+from datus.threads import map_threads
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOGRAPHS = ROOT.parent / "shared" / "datasets" / "camvid11_val" / "images"
+SIDES = (14, 28, 37, 56, 74)
+RESTARTS = 8
+
+CLEAR_PEAK = Path("/proc/self/clear_refs")
+"""Writing 5 makes the peak of memory what is held now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One back end on one graph. Times in ms."""
+
+    backend: str
+    n_nodes: int
+    build: float
+    run: float
+    modularity: float
+    communities: float
+    memory_mb: float
+    repetitions: float
+
+
+class Page:
+    """Prints lines and remembers them for --out."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str = "") -> None:
+        print(text, flush=True)
+        self.lines.append(text)
+
+    def table(self, head: str, rows: list[str]) -> None:
+        self.say()
+        self.say(f"| {head} |")
+        self.say("|" + "---|" * (head.count("|") + 1))
+        for row in rows:
+            self.say(f"| {row} |")
+        self.say()
+
+
+def main() -> None:
+    args = arguments()
+    if args.memory_of:
+        print(memory_of(args.memory_of, args.keys))
+        return
+    page, name = Page(), args.out or "louvain"
+    page.say(f"# {name}")
+    page.say()
+    page.say(f"{platform.machine()}, {os.cpu_count()} cores, {cpu_model()}, one thread unless said")
+    page.say()
+    sides = SIDES[:2] if args.quick else SIDES
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(limits=1):
+        images = args.images or rendered(Path(folder), 16)
+        first_call(page)
+        photographs = {
+            side: photograph_keys(images, side, 16 if side == 28 else 1) for side in sides
+        }
+        throughput(page, photographs[28])
+        flipped_edges(page, photographs[28])
+        for kind, keys in (
+            (f"photographs ({images.name}), mean key of the image subtracted", photographs),
+            ("synthetic keys", {side: [synthetic_keys(side)] for side in sides}),
+        ):
+            page.say(f"## {kind}")
+            rows = [row for side in sides for row in measured(keys[side][:4], args.limit, folder)]
+            report(page, rows)
+        best_of_eight(page, photographs[28], args)
+    if args.out:
+        target = ROOT / "benchmarks" / "results" / f"{args.out}.md"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("\n".join(page.lines) + "\n", encoding="utf-8")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    found = PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None
+    parser.add_argument("--images", type=Path, default=found, help="folder of photographs")
+    parser.add_argument("--quick", action="store_true", help="196 and 784 patches, few images")
+    parser.add_argument("--limit", type=float, default=10.0, help="seconds, see above")
+    parser.add_argument("--out", default="", help="also write benchmarks/results/NAME.md")
+    parser.add_argument("--memory-of", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--keys", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def photograph_keys(images: Path, side: int, n_images: int) -> list[Array]:
+    """float32 (side, side, D) of some images of a folder, evenly spread."""
+    from datus.backbones import load_backbone
+    from datus.config import FeaturesConfig
+    from datus.images import decode_image, find_images, normalise, resize_image
+
+    backbone = load_backbone("datus_vit_t8", "auto", FeaturesConfig(), "cpu", seed=0)
+    size = (side * backbone.patch_px, side * backbone.patch_px)
+    paths = sorted(find_images(images).paths)
+    paths = paths[:: max(1, len(paths) // n_images)][:n_images]
+    pixels = [resize_image(decode_image((images / p).read_bytes(), 10**9), size) for p in paths]
+    grids = backbone.features([normalise(one, "rgb") for one in pixels], 1, 1)
+    return [grid.keys for grid in grids]
+
+
+def rendered(folder: Path, n_images: int) -> Path:
+    command = [sys.executable, str(ROOT / "data" / "make_scenes.py"), str(folder / "scenes")]
+    subprocess.run([*command, "--n", str(n_images)], check=True, capture_output=True)
+    return folder / "scenes" / "images"
+
+
+def synthetic_keys(side: int) -> Array:
+    """Five centres in 64 dimensions, one for each band of rows, under noise."""
+    rng = np.random.default_rng(side)
+    centres = rng.normal(size=(5, 64))
+    keys = centres[np.arange(side) * 5 // side][:, None] + 1.5 * rng.normal(size=(side, side, 64))
+    return keys.astype(np.float32)
+
+
+# --- one graph, all back ends -------------------------------------------------------------------
+
+
+def measured(keys: list[Array], limit: float, folder: str) -> Iterator[Row]:
+    """Means over several keys of one size; memory of the first."""
+    path = Path(folder) / "keys.npy"
+    np.save(path, keys[0])
+    for backend in BACKENDS:
+        found = [timed(backend, one, limit) for one in keys]
+        build_ms, run_ms, q, communities, repetitions = np.mean(found, axis=0).tolist()
+        memory_mb = float(subprocess_output("--memory-of", backend, "--keys", str(path)))
+        n_nodes = keys[0].shape[0] * keys[0].shape[1]
+        yield Row(backend, n_nodes, build_ms, run_ms, q, communities, memory_mb, repetitions)
+
+
+def timed(backend: str, keys: Array, limit: float) -> tuple[float, float, float, int, int]:
+    """(build ms, partition ms, Q, communities, repetitions) of one graph."""
+    build, run = steps(backend, keys)
+    built, build_ms, _ = least(build, limit)
+    found, run_ms, repetitions = least(lambda: run(built), limit)
+    labels = np.unique(found, return_inverse=True)[1]
+    q = modularity(affinity_graph(keys, "image"), labels)
+    return build_ms, run_ms, q, int(labels.max()) + 1, repetitions
+
+
+def steps(backend: str, keys: Array) -> tuple[Callable[[], Any], Callable[[Any], Array]]:
+    """(keys -> graph as the back end wants it, that graph -> labels)."""
+    if backend == "bits":
+        return (
+            lambda: affinity_graph(keys, "image"),
+            lambda graph: partition(graph, "bits", 1.0, 1, 0).labels,
+        )
+    library = LIBRARIES[backend]
+    return (
+        lambda: library.build(affinity_graph(keys, "image")),
+        lambda built: library.run(built, 1.0, None),
+    )
+
+
+def least(function: Callable[[], Any], limit: float) -> tuple[Any, float, int]:
+    """(result, least ms, repetitions). The first call may compile; it counts only if it is slow."""
+    started = time.perf_counter()
+    result = function()
+    seconds = [time.perf_counter() - started]
+    repetitions = max(3, min(50, int(1 / seconds[0]))) if seconds[0] <= limit else 0
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started)
+    return result, 1000 * min(seconds), repetitions + 1
+
+
+def memory_of(backend: str, path: Path) -> float:
+    """Peak MB above what was there before, of build and one run, after a small graph warmed up."""
+    before = 0.0
+    for keys in (synthetic_keys(6), np.load(path)):
+        build, run = steps(backend, keys)
+        if CLEAR_PEAK.exists():
+            CLEAR_PEAK.write_text("5")
+        before = peak_mb()
+        run(build())
+    return peak_mb() - before
+
+
+def peak_mb() -> float:
+    """nan where the system does not tell."""
+    if not CLEAR_PEAK.exists():
+        return math.nan
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def report(page: Page, rows: list[Row]) -> None:
+    by_key = {(row.backend, row.n_nodes): row for row in rows}
+    lines = []
+    for row in rows:
+        ratios = [
+            f"{by_key[other, row.n_nodes].run / row.run:,.1f}"
+            for other in ("scikit-network", "python-louvain")
+        ]
+        note = "" if row.repetitions > 1 else " (one run: over the limit)"
+        lines.append(
+            f"{row.n_nodes} | {row.backend}{note} | {row.build:.2f} | {row.run:.3f} | "
+            f"{row.modularity:.5f} | {row.communities:.1f} | {row.memory_mb:.1f} | "
+            + " | ".join(ratios)
+        )
+    page.table(
+        "patches | back end | build ms | partition ms | Q | communities | peak extra MB | "
+        "times scikit-network | times python-louvain",
+        lines,
+    )
+    for backend in BACKENDS:
+        mine = [row for row in rows if row.backend == backend]
+        exponents = [
+            np.polyfit(
+                [math.log(row.n_nodes) for row in mine],
+                [math.log(getattr(row, step)) for row in mine],
+                1,
+            )[0]
+            for step in ("build", "run")
+        ]
+        page.say(f"{backend}: build ~ N^{exponents[0]:.2f}, partition ~ N^{exponents[1]:.2f}  ")
+
+
+# --- several images -----------------------------------------------------------------------------
+
+
+def best_of_eight(page: Page, keys: list[Array], args: argparse.Namespace) -> None:
+    """Mean modularity over images at 784 patches."""
+    page.say("## best of 8 node orders, 784 patches, mean Q over photographs")
+    several = keys[:3] if args.quick else keys
+    lines = []
+    for backend in BACKENDS:
+        started, found = time.perf_counter(), []
+        for one in several:
+            found.append(partition(affinity_graph(one, "image"), backend, 1.0, RESTARTS, 0))
+            if backend != "bits" and time.perf_counter() - started > 20 * args.limit:
+                break
+        ms = 1000 * (time.perf_counter() - started) / len(found)
+        same = [
+            partition(affinity_graph(one, "image"), "bits", 1.0, RESTARTS, 0).modularity
+            for one in several[: len(found)]
+        ]
+        note = "" if len(found) == len(several) else f" (stopped after {20 * args.limit:.0f} s)"
+        mean = np.mean([one.modularity for one in found])
+        lines.append(
+            f"{backend} | {len(found)}{note} | {mean:.6f} | {np.mean(same):.6f} | {ms:.1f}"
+        )
+    page.table("back end | images | mean Q | mean Q of bits on these | ms an image", lines)
+
+
+def throughput(page: Page, keys: list[Array]) -> None:
+    """Keys -> segments, as the pipeline does it."""
+    page.say("## keys to segments, 784 patches, back end bits")
+    lines = []
+    for restarts in (1, 4, RESTARTS):
+
+        def one(image: Array, restarts: int = restarts) -> int:
+            found = partition(affinity_graph(image, "image"), "bits", 1.0, restarts, 0)
+            return split(found.labels, image.shape[:2], found.modularity).n_segments
+
+        rates = []
+        for n_threads in (1, 2):
+            images = keys * 16
+            map_threads(one, images[:8], n_threads)
+            seconds = []
+            for _ in range(5):
+                started = time.perf_counter()
+                map_threads(one, images, n_threads)
+                seconds.append(time.perf_counter() - started)
+            rates.append(len(images) / min(seconds))
+        lines.append(f"{restarts} | {rates[0]:.0f} | {rates[1]:.0f} | {rates[1] / rates[0]:.2f}")
+    page.table("restarts | images/s, 1 thread | 2 threads | ratio", lines)
+
+
+def flipped_edges(page: Page, keys: list[Array]) -> None:
+    """Share of pairs whose product has another sign than in float64, by arithmetic."""
+    import torch
+
+    page.say("## pairs whose sign differs from float64, 784 patches")
+    rows = [torch.from_numpy(one.reshape(-1, one.shape[2]).astype(np.float64)) for one in keys]
+    rows = [one - one.mean(0) for one in rows]
+    exact = [(one @ one.T > 0) for one in rows]
+    n_pairs = sum(one.numel() for one in exact)
+
+    def differing(product: Callable[[torch.Tensor], torch.Tensor]) -> str:
+        wrong = sum(
+            int(((product(one) > 0).cpu() != true).sum())
+            for one, true in zip(rows, exact, strict=True)
+        )
+        return f"{wrong} of {n_pairs} | {1e6 * wrong / n_pairs:.1f}"
+
+    lines = [
+        "float32, as datus.affinity | "
+        + differing(
+            lambda one: torch.from_numpy(unpacked(affinity_graph(one.float().numpy()[None])))
+        ),
+        "float32, torch CPU | " + differing(lambda one: one.float() @ one.float().T),
+        "bfloat16 | " + differing(lambda one: (one.bfloat16() @ one.bfloat16().T).float()),
+    ]
+    if torch.cuda.is_available():
+        lines.append("tf32 | " + differing(tf32_product))
+    else:
+        lines.append("tf32 | not measured: no CUDA device | ")
+    page.table("arithmetic | pairs | per million", lines)
+
+
+def tf32_product(rows: Any) -> Any:
+    import torch
+
+    torch.set_float32_matmul_precision("high")
+    on_device = rows.float().cuda()
+    return on_device @ on_device.T
+
+
+def unpacked(graph: AffinityGraph) -> Array:
+    from datus.louvain import unpack
+
+    return unpack(graph).astype(np.float32)
+
+
+# --- first call ---------------------------------------------------------------------------------
+
+FIRST_CALL = """
+import time, numpy as np
+from datus import affinity, louvain, segments
+keys = np.random.default_rng(0).normal(size=(8, 8, 4)).astype(np.float32)
+started = time.perf_counter()
+import numba
+imported = time.perf_counter()
+found = louvain.partition(affinity.affinity_graph(keys), "bits", 1.0, 1, 0)
+segments.split(found.labels, (8, 8), 0.0)
+print(imported - started, time.perf_counter() - imported)
+"""
+
+
+def first_call(page: Page) -> None:
+    page.say("## first call in a process: keys -> segments of 64 patches")
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for state in ("nothing kept", "machine code kept", "machine code kept, again"):
+            done = subprocess.run(
+                [sys.executable, "-c", FIRST_CALL],
+                env={**os.environ, "NUMBA_CACHE_DIR": folder},
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            imported, called = map(float, done.stdout.split())
+            lines.append(f"{state} | {imported:.2f} | {called:.2f}")
+    page.table("machine code | s to import numba | s of the first call", lines)
+
+
+def subprocess_output(*arguments: str) -> str:
+    command = [sys.executable, __file__, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
+    return next((li.split(":")[1].strip() for li in lines if li.startswith("model name")), "")
+
+
+if __name__ == "__main__":
+    main()

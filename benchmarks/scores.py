@@ -1,0 +1,104 @@
+"""DatUS next to the baselines on one dataset, all rules, as a Markdown table.
+
+    python benchmarks/scores.py --images DIR --truth DIR --classes TOML --clusters K [--seeds 0,1,2]
+
+Rows: both presets of the pipeline (mean over seeds and spread of the headline), k-means on colour
+and position of every pixel, k-means on patch tokens. Same images, same K, same evaluator.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from baselines import Job, colour_baseline, find_items, token_baseline
+
+from datus.classes import load_classes
+from datus.config import EMBEDDED_BACKBONE, Config
+from datus.metrics import RULES, score_all
+from datus.runner import run
+from datus.store import Store
+
+Table = dict[str, dict[str, float]]
+"""Rule -> figure -> percent."""
+
+FIGURES = ("miou", "accuracy", "f1", "coverage")
+
+
+def pipeline(args: argparse.Namespace, preset: str, seed: int, folder: Path) -> Table:
+    overrides = {
+        "preset": preset,
+        "seed": seed,
+        "data.images": str(args.images),
+        "data.truth": str(args.truth),
+        "data.classes": str(args.classes),
+        "clusters.k": [args.clusters],
+        "features.backbone": args.backbone,
+        "features.weights": args.weights,
+        "run_dir": str(folder),
+    }
+    config = Config.load(None, overrides)
+    store = Store(config.run_path)
+    report = run(config, store).plan.nodes[-1]
+    scores = json.loads(store.read("report", report.mark, "files", "report.json"))["scores"]
+    return {rule: {name: scores[rule][name] for name in FIGURES} for rule in RULES}
+
+
+def baselines(args: argparse.Namespace, seed: int) -> dict[str, Table]:
+    items = tuple(find_items(args.images, args.truth))
+    job = Job(items, load_classes(args.classes), args.clusters, seed)
+    found = {
+        "k-means on colour + position per pixel": colour_baseline(job, position=True),
+        "k-means on patch tokens": token_baseline(job, args.backbone, args.weights, 224),
+    }
+    return {
+        name: {
+            rule: {figure: getattr(one, figure) for figure in FIGURES}
+            for rule, one in score_all(confusion, centroids).items()
+        }
+        for name, (confusion, centroids) in found.items()
+    }
+
+
+def row(name: str, tables: list[Table]) -> str:
+    """`mIoU / accuracy / F1 (coverage)` under each rule, means over seeds."""
+    cells = []
+    for rule in RULES:
+        means = {f: np.mean([table[rule][f] for table in tables]) for f in FIGURES}
+        spread = np.std([table[rule]["miou"] for table in tables])
+        plus = f" ± {spread:.1f}" if len(tables) > 1 else ""
+        cells.append(
+            f"{means['miou']:.1f}{plus} / {means['accuracy']:.1f} / {means['f1']:.1f} "
+            f"({means['coverage']:.0f})"
+        )
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, required=True)
+    parser.add_argument("--classes", type=Path, required=True)
+    parser.add_argument("--clusters", type=int, required=True)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--presets", default="best,paper")
+    parser.add_argument("--backbone", default=EMBEDDED_BACKBONE)
+    parser.add_argument("--weights", default="auto")
+    args = parser.parse_args()
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    rules = " | ".join(f"`{rule}`" for rule in RULES)
+    print(
+        f"| mIoU / accuracy / F1 (coverage), % | {rules} |\n|---|{'---|' * len(RULES)}", flush=True
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for preset in args.presets.split(","):
+            tables = [pipeline(args, preset, seed, Path(folder) / "run") for seed in seeds]
+            print(row(f"DatUS, preset `{preset}`", tables), flush=True)
+    found = [baselines(args, seed) for seed in seeds]
+    for name in found[0]:
+        print(row(name, [one[name] for one in found]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
