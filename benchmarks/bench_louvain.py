@@ -4,12 +4,12 @@
 
 Keys come from photographs through the shipped backbone (rendered scenes if there is no folder), and
 from noise around five centres. At 784 patches figures are means over four photographs, else of
-one. For each number of patches: ms from keys to graph in the form of
-the back end, ms of one Louvain run on it, modularity, communities, peak extra memory (a process of
-its own), and ratios to scikit-network and python-louvain. Then best of 8, keys -> segments on one
-and two threads, edges that cheaper arithmetic flips, and what the first call costs. One thread,
-the least of several repetitions; a back end whose first run takes longer than --limit seconds has
-no others, and its row says so.
+one. For each number of patches: ms from keys to the graph in the form of the back end, ms of one
+Louvain run on it, modularity, communities, peak extra memory (a process of its own), and ratios to
+scikit-network and python-louvain. Then best of 8, keys -> segments on one and two threads, edges
+that cheaper arithmetic flips, and what the first call costs. One thread, the least of several
+repetitions; a back end whose first run takes longer than --limit seconds has no others, nor one
+for its memory (nan), and its row says so. Needs quiet cores, above all for two threads.
 """
 
 import argparse
@@ -163,7 +163,10 @@ def measured(keys: list[Array], limit: float, folder: str) -> Iterator[Row]:
     for backend in BACKENDS:
         found = [timed(backend, one, limit) for one in keys]
         build_ms, run_ms, q, communities, repetitions = np.mean(found, axis=0).tolist()
-        memory_mb = float(subprocess_output("--memory-of", backend, "--keys", str(path)))
+        memory_mb = math.nan  # where one run takes so long it is not run again for its memory
+        if repetitions > 1:
+            memory_mb = float(subprocess_output("--memory-of", backend, "--keys", str(path)))
+        print(f"{keys[0].shape[0]} x {keys[0].shape[1]} {backend} done", file=sys.stderr)
         n_nodes = keys[0].shape[0] * keys[0].shape[1]
         yield Row(backend, n_nodes, build_ms, run_ms, q, communities, memory_mb, repetitions)
 

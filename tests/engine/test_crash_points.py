@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 from run_tree import tree
 
-STAGES = ("index", "features", "graphs", "segments", "embeddings", "clusters", "masks", "report")
+STAGES = (
+    *("index", "features", "keysums", "center", "graphs", "segments"),
+    *("embeddings", "clusters", "masks", "report"),
+)
 MOMENTS = ("before", "between", "after")
 
 

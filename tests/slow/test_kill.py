@@ -22,6 +22,8 @@ CAMVID = ROOT.parent / "shared" / "datasets" / "camvid11_val"
 STAGES = (
     "index",
     "features",
+    "keysums",
+    "center",
     "graphs",
     "segments",
     "embeddings",
