@@ -19,8 +19,8 @@ EXAMPLE_PX = 320
 GALLERY_PX = 112
 
 MEANINGS: dict[str, str] = {
-    "graphs.density": "Share of patch pairs with an edge. 0.4 to 0.6 is usual; above 0.9 segments "
-    "are close to noise.",
+    "graphs.density": "Share of patch pairs with an edge. 0.4 to 0.6 is usual without a threshold, "
+    "less with one; above 0.9 segments are close to noise.",
     "segments.modularity": "How well the graph falls into communities. Near 0 they are noise.",
     "segments.n_communities": "Louvain communities, before they are split into connected parts.",
     "segments.n_segments": "Connected parts of the communities.",
