@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 DEGENERATE_DENSITY = 0.9
 """Above this share of linked pairs, communities were seen to be noise (modularity near 0.02)."""
 
-BLOCK_ROWS, BLOCK_COLUMNS = 128, 1024
-"""A block of products is 512 KB and stays in a usual L2 cache. Multiples of 8: whole bytes."""
+BLOCK_ROWS, BLOCK_COLUMNS = 64, 1024
+"""A block of products is 256 KB and stays in a usual L2 cache. Multiples of 8: whole bytes."""
 
 BATCH_PAIRS = 2**27
 """Pairs of patches that `affinity_graphs_torch` holds at a time: 512 MB of products."""
@@ -46,7 +46,7 @@ def affinity_graph(
     _check_threshold(threshold)
     keys_ND: Array = keys.reshape(-1, keys.shape[2]).astype(np.float32, copy=False)
     if center == "image":
-        keys_ND = keys_ND - keys_ND.astype(np.float64).mean(axis=0).astype(np.float32)
+        keys_ND = keys_ND - keys_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     if threshold is not None:
         lengths = np.linalg.norm(keys_ND.astype(np.float64), axis=1)
         keys_ND = keys_ND / np.where(lengths > 0, lengths, 1.0)[:, None].astype(np.float32)
@@ -115,10 +115,17 @@ def _bits_above(keys_ND: Array, bound: float) -> Array:
     no_key = np.zeros(n_nodes, bool)
     if bound < 0:
         no_key[:] = ~keys_ND.any(axis=1)
+    # one block of memory for all: a new one each would cost the system's time, above all in threads
+    products = np.empty(BLOCK_ROWS * BLOCK_COLUMNS, np.float32)
+    above = np.empty(BLOCK_ROWS * BLOCK_COLUMNS, bool)
     for top in range(0, n_nodes, BLOCK_ROWS):
         rows = keys_ND[top : top + BLOCK_ROWS]
         for left in range(top, n_nodes, BLOCK_COLUMNS):
-            linked: Array = rows @ keys_ND[left : left + BLOCK_COLUMNS].T > bound
+            columns = keys_ND[left : left + BLOCK_COLUMNS]
+            shape = len(rows), len(columns)
+            product = products[: shape[0] * shape[1]].reshape(shape)
+            linked: Array = above[: product.size].reshape(shape)
+            np.greater(np.matmul(rows, columns.T, out=product), bound, out=linked)
             if bound < 0:
                 linked[no_key[top : top + BLOCK_ROWS]] = False
                 linked[:, no_key[left : left + BLOCK_COLUMNS]] = False

@@ -195,7 +195,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="graphs",
-        version=1,
+        version=2,
         scope="shard",
         needs=lambda config: ("features", "center") if _centred(config) else ("features",),
         settings=_graphs,

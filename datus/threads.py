@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -36,15 +37,38 @@ def map_threads(function: Callable[[In], Out], items: Iterable[In], n_threads: i
         try:
             if n_threads <= 1 or len(todo) <= 1:
                 return [function(item) for item in todo]
-            with ThreadPoolExecutor(n_threads, initializer=_one_thread) as pool:
-                return list(pool.map(function, todo))
+            return _shared_out(function, todo, min(n_threads, len(todo)))
         finally:
             _limit_torch(torch_threads)
 
 
-def _one_thread() -> None:
-    threadpool_limits(limits=1)  # OpenMP keeps its limit per calling thread
-    _limit_torch(1)
+def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -> list[Out]:
+    """Threads take the next item when they are free: for items of a tenth of a millisecond a
+    future each would cost as much as the work."""
+    found: dict[int, Out] = {}
+    errors: dict[int, BaseException] = {}
+    places, guard = iter(range(len(todo))), Lock()
+
+    def work() -> None:
+        threadpool_limits(limits=1)  # OpenMP keeps its limit per calling thread
+        _limit_torch(1)
+        while not errors:
+            with guard:
+                place = next(places, -1)
+            if place < 0:
+                return
+            try:
+                found[place] = function(todo[place])
+            except BaseException as error:
+                errors[place] = error
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        threads = [pool.submit(work) for _ in range(n_threads)]
+    if errors:
+        raise errors[min(errors)]
+    for thread in threads:
+        thread.result()
+    return [found[place] for place in range(len(todo))]
 
 
 def _limit_torch(n_threads: int) -> int:
