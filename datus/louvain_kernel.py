@@ -35,9 +35,13 @@ Int64 = Any
 WORDS_AT_ONCE = 8
 """Rows are padded to this many words, one AVX-512 register: no rest is left for slow code."""
 
-WORDS_PER_NEIGHBOUR = 8
+WORDS_PER_NEIGHBOUR = 12
 """So many words of (row & mask) are taken to cost as much as one neighbour looked up. Measured with
 AVX-512: 1.27 ns a neighbour, 0.075 ns a word, so 17; machines without it count words slower."""
+
+SPARSE = 8
+"""A graph with less than one in so many pairs linked. Measured at 784 patches: 36 % less time where
+one in 20 is linked, 14 % more where one in two is."""
 
 MAX_PASSES = 1000
 """A symmetric graph never needs so many; one that is not might go round for ever."""
@@ -166,16 +170,26 @@ def _best_single(rows: Array, node: int, by_degree: Array, next_single: Array) -
 
 @compiled
 def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
-    """Phase 2. Ends when as many nodes in a row as there are had no better place."""
+    """Phase 2. Ends when as many nodes in a row as there are had no better place.
+
+    In a sparse graph most nodes are not touched by a move: only the neighbours in other communities
+    are looked at again (Traag et al. 2019), and all when nobody waits, as volumes have changed.
+    """
     rows, degrees, _, link_weight, volume_weight = graph
     labels, masks, volumes = communities
     n_slots = len(volumes)
     links = np.zeros(n_slots, np.int64)
+    sparse = SPARSE * degrees.sum() < len(order) ** 2
+    waiting = np.full(rows.shape[1], ~np.uint64(0))
     unmoved = 0
     for _ in range(MAX_PASSES):
+        waited = False
         for node in order:
             if unmoved == len(order):
                 return
+            if sparse and not _take(waiting, node):
+                continue
+            waited = True
             own, push = labels[node], volume_weight * degrees[node]
             if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
                 _count_by_neighbour(rows, node, labels, links)
@@ -190,6 +204,22 @@ def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
                 volumes[slot] += degrees[node]
                 _put(masks, labels, node, slot)
                 unmoved = 1
+                if sparse:
+                    for word in range(len(waiting)):
+                        waiting[word] |= rows[node, word] & ~masks[slot, word]
+        if not waited:
+            waiting[:] = ~np.uint64(0)
+            unmoved = 0
+
+
+@inlined
+def _take(mask: Array, node: int) -> bool:
+    """Whether the bit of `node` was set; it is not afterwards."""
+    bit = np.uint64(1) << np.uint64(node & 63)
+    before = mask[node >> 6]
+    mask[node >> 6] = before & ~bit
+    found: bool = (before & bit) != np.uint64(0)
+    return found
 
 
 @compiled
