@@ -1,4 +1,4 @@
-"""Every model: names, weights, and the one forward pass that all stages live on (paper III-A).
+"""Every model: the one forward pass that all stages live on (paper III-A), and crops (III-D).
 
     in    float32 (3, h, w) images, normalised, sides multiples of the patch
     out   FeatureGrid: keys of the last attention block, patch tokens, class token
@@ -6,56 +6,43 @@
     backbone = load_backbone("vit_small_patch8_224.dino", "hub", FeaturesConfig(), "cpu", seed=0)
     grids = backbone.features(images, n_threads=2, batch=16)
 
-Models are the ViTs of timm by name, and those that the package ships: models/NAME.safetensors
-with the record NAME.json, whose "architecture" holds the arguments of timm's VisionTransformer.
-Importing this module, and `weights_id`, load neither torch nor timm.
+Models are those of the table in `zoo`, any other ViT of timm by name, and those that the package
+ships: models/NAME.safetensors with the record NAME.json, whose "architecture" holds the arguments
+of timm's VisionTransformer. Crops may be embedded by a CNN too. Importing this module, and
+`weights_id`, load neither torch nor timm.
 """
 
 import contextlib
-import difflib
-import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datus import sources
 from datus.checkpoints import load_checkpoint
 from datus.config import FeaturesConfig
-from datus.errors import BackboneError, UsageError
+from datus.embedders import CnnEmbedder
+from datus.errors import BackboneError
+from datus.inference import (
+    check_image,
+    find_device,
+    forward_pass,
+    map_images,
+    not_finite,
+    seeded,
+)
 from datus.records import Array, FeatureGrid
-from datus.threads import map_threads
+from datus.sources import find_weights, model_path, weights_id
+from datus.zoo import Row, find
 
 if TYPE_CHECKING:
     import torch
 
-Out = TypeVar("Out")
-
-MODELS = Path(__file__).parent / "models"
-
-
-def model_path(name: str) -> Path | None:
-    """The weights of the shipped model `name`, or None if the package ships no such model."""
-    path = MODELS / f"{name}.safetensors"
-    return path if Path(name).name == name and path.is_file() else None
-
-
-def weights_id(backbone: str, weights: str) -> str:
-    """What stands for the weights in a fingerprint: sha256:..., hub:NAME or random:NAME.
-
-    `weights` as in FeaturesConfig. Raises UsageError or BackboneError if there are no such weights,
-    as far as that can be known without loading timm.
-    """
-    source = _source(backbone, weights)
-    if isinstance(source, str):
-        return f"{source}:{backbone}"
-    try:
-        with source.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    except OSError as error:
-        raise BackboneError(f"{source}: {error.strerror}") from error
+__all__ = ["Backbone", "check_keys", "load_backbone", "load_embedder", "model_path", "weights_id"]
 
 
 def load_backbone(
@@ -67,17 +54,38 @@ def load_backbone(
     `weights` are apart from it because crops may be embedded by another model. `seed` matters to
     random weights, and to tensors that a checkpoint may lack. Raises UsageError or BackboneError.
     """
-    source = _source(backbone, weights)
-    place = _device(device)
-    with _seeded(seed):
-        if model_path(backbone):
-            model = _shipped_model(backbone)
-        else:
-            model = _timm_model(backbone, source == "hub")
+    check_keys(backbone)
+    place = find_device(device)
+    source = find_weights(backbone, weights)
+    model = _architecture(backbone, source, seed)
     _check_supported(model, backbone)
-    if isinstance(source, Path):
-        load_checkpoint(model, source, backbone, settings.allow_missing, settings.allow_unexpected)
+    _fill(model, backbone, source, settings)
     return Backbone(model, backbone, settings.precision, place)
+
+
+def check_keys(backbone: str) -> None:
+    """BackboneError if the table knows that the model has no keys. Loads nothing."""
+    row = find(backbone)
+    if row and row.is_cnn:
+        raise BackboneError(_no_keys(backbone, "a CNN"))
+
+
+def load_embedder(
+    backbone: str, weights: str, settings: FeaturesConfig, device: str = "cpu", seed: int = 0
+) -> "Backbone | CnnEmbedder":
+    """What embeds crops: a ViT as `load_backbone` gives it, or any timm CNN that pools.
+
+    Arguments and errors as in `load_backbone`.
+    """
+    place = find_device(device)
+    source = find_weights(backbone, weights)
+    model = _architecture(backbone, source, seed)
+    is_vit = _has_keys(model)
+    if is_vit:
+        _check_supported(model, backbone)
+    _fill(model, backbone, source, settings)
+    kind = Backbone if is_vit else CnnEmbedder
+    return kind(model, backbone, settings.precision, place)
 
 
 class Backbone:
@@ -127,7 +135,9 @@ class Backbone:
                 for keys, tokens, cls in zip(keys_BND, tokens_BPE, cls_BE, strict=True)
             ]
 
-        return self._map(grids, images, n_threads, batch)
+        for image in images:
+            self._check_image(image)
+        return map_images(grids, images, self.device, n_threads, batch)
 
     def class_tokens(self, images: Sequence[Array], n_threads: int, batch: int) -> Array:
         """float32 (B, E): the class token of each image; images and errors as in `features`."""
@@ -135,37 +145,16 @@ class Backbone:
         def tokens(several: list[Array]) -> list[Array]:
             return list(self._class_token(self._forward(several)[1]).cpu().numpy())
 
-        rows = self._map(tokens, images, n_threads, batch)
-        return np.array(rows, np.float32).reshape(len(rows), self.embed_dim)
-
-    def _map(
-        self,
-        function: Callable[[list[Array]], list[Out]],
-        images: Sequence[Array],
-        n_threads: int,
-        batch: int,
-    ) -> list[Out]:
-        """`function` over all images, one at a time or in batches of one size, in their order."""
         for image in images:
             self._check_image(image)
-        if self.device == "cpu":
-            return map_threads(lambda image: function([image])[0], images, n_threads)
-        results: dict[int, Out] = {}
-        with _exact_float32():
-            for members in _batches([image.shape for image in images], batch):
-                done = function([images[i] for i in members])
-                results.update(zip(members, done, strict=True))
-        return [results[i] for i in range(len(images))]
+        rows = map_images(tokens, images, self.device, n_threads, batch)
+        return np.array(rows, np.float32).reshape(len(rows), self.embed_dim)
 
     def _forward(self, images: list[Array]) -> tuple["torch.Tensor", "torch.Tensor"]:
         """float32 (B, P, D) raw keys and (B, P, E) normed tokens, prefix tokens still in front."""
         import torch
 
-        dtype = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-        lower = dtype[self._precision]
-        kind = torch.device(self.device).type
-        pixels = torch.from_numpy(np.stack(images)).to(self.device)
-        with torch.inference_mode(), torch.autocast(kind, lower, enabled=lower is not None):
+        with forward_pass(images, self.device, self._precision) as pixels:
             tokens = self._model.forward_features(pixels)
             # of the projection only the key rows are needed again; what timm makes of them later
             # (norm, rotation) differs from model to model
@@ -176,10 +165,7 @@ class Backbone:
                 tokens = self._model.fc_norm(tokens)
             keys, tokens = keys.float(), tokens.float()
         if not bool(torch.isfinite(keys).all() & torch.isfinite(tokens).all()):
-            raise BackboneError(
-                f"{self.name}: infinite values or NaN came out with features.precision = "
-                f"{self._precision}; try float32, or other weights if it is"
-            )
+            raise BackboneError(not_finite(self.name, self._precision))
         return keys, tokens
 
     def _remember(self, attention: Any, inputs: tuple[Any, ...]) -> None:
@@ -193,8 +179,7 @@ class Backbone:
         return tokens_BPE[:, self._n_prefix :].mean(1)
 
     def _check_image(self, image: Array) -> None:
-        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.float32:
-            raise ValueError(f"image: expected float32 (3, h, w), got {image.dtype} {image.shape}")
+        check_image(image)
         height, width = image.shape[1:]
         if height % self.patch_px or width % self.patch_px or not height or not width:
             raise ValueError(
@@ -210,45 +195,55 @@ class Backbone:
                 )
 
 
-# --- names and weights --------------------------------------------------------------------------
+# --- making a model -----------------------------------------------------------------------------
 
 
-def _source(backbone: str, weights: str) -> Path | str:
-    """The file to read, or "hub" or "random"."""
-    shipped = model_path(backbone)
-    if backbone.startswith("datus_") and shipped is None:
-        names = sorted(path.stem for path in MODELS.glob("*.safetensors"))
-        raise BackboneError(
-            f"{backbone}: this package does not ship that model; "
-            f"it has {_near(backbone, names) or 'none'}, or take any timm ViT by name"
-        )
-    if weights == "auto":
-        return shipped or "hub"
-    if weights == "hub" and shipped:
-        raise UsageError(f"features.weights: {backbone} is shipped, not on the hub; use auto")
-    if weights in ("hub", "random"):
-        return weights
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise UsageError(
-            f"features.weights: expected auto, hub, random or a file, got {weights!r}, "
-            f"which is {'a folder' if path.is_dir() else 'not there'}"
-        )
-    return path
+def _architecture(name: str, source: Path | str, seed: int) -> Any:
+    """The model with random weights, or with those of the hub; without head, for any size."""
+    with seeded(seed):
+        if own := model_path(name):
+            return _own_model(own)
+        row = find(name)
+        if row and (row.options or not row.family.on_hub):
+            return _table_model(row)
+        return _timm_model(name, source == "hub")
 
 
-def _shipped_model(name: str) -> Any:
-    """The architecture of a shipped model, with random weights."""
+def _fill(model: Any, name: str, source: Path | str, settings: FeaturesConfig) -> None:
+    """The weights of a file; those of the hub are in the model already."""
+    if isinstance(source, Path):
+        load_checkpoint(model, source, name, settings.allow_missing, settings.allow_unexpected)
+
+
+def _own_model(weights: Path) -> Any:
+    """The architecture of a model of ours, by the record beside its weights; random weights."""
+    from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
-    path = MODELS / f"{name}.json"
+    kinds = {"VisionTransformer": VisionTransformer, "Eva": Eva}
+    path = weights.with_suffix(".json")
+    cure = "install the package again"
+    if path.parent != sources.MODELS:
+        cure = "datus pretrain writes it beside the weights; keep the two together"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return VisionTransformer(**record["architecture"], dynamic_img_size=True)
+        options = {**record["architecture"], "dynamic_img_size": True}
+        return kinds[record.get("class", "VisionTransformer")](**options)
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise BackboneError(
-            f"{path}: not a usable training record ({error}); install the package again"
-        ) from error
+        raise BackboneError(f"{path}: not a usable training record ({error}); {cure}") from error
+
+
+def _table_model(row: Row) -> Any:
+    """The architecture of a model that timm has, or has with other options, without weights."""
+    import timm
+    from timm.layers import LayerNorm
+
+    options = dict(row.options)
+    if "norm_eps" in options:
+        options["norm_layer"] = partial(LayerNorm, eps=options.pop("norm_eps"))
+    if not row.is_cnn:
+        options["dynamic_img_size"] = True
+    return timm.create_model(row.model, num_classes=0, **options)
 
 
 def _timm_model(name: str, pretrained: bool) -> Any:
@@ -256,20 +251,39 @@ def _timm_model(name: str, pretrained: bool) -> Any:
     import timm
 
     _check_timm_name(name, pretrained)
+    offline = pretrained and (sources.is_offline() or not sources.hub_answers())
+    if offline and sources.hub_file(name) is None:
+        why = "offline" if sources.is_offline() else "the hub is out of reach"
+        raise BackboneError(
+            f"{name}: {why}, and its weights are not on this machine; {sources.cure(name)}"
+        )
     options = {"num_classes": 0, "pretrained": pretrained}
     try:
-        try:
-            return timm.create_model(name, dynamic_img_size=True, **options)
-        except TypeError:  # BEiT and others know one size only
-            return timm.create_model(name, **options)
+        with _from_cache(offline):
+            try:
+                return timm.create_model(name, dynamic_img_size=True, **options)
+            except TypeError:  # BEiT, CNNs and others know no such option
+                return timm.create_model(name, **options)
     except Exception as error:  # the hub's client raises many unrelated types
         if not pretrained:
             raise
         raise BackboneError(
             f"{name}: its weights could not be fetched from the hub "
-            f"({type(error).__name__}); download the checkpoint where there is a network and set "
-            "features.weights to the file"
+            f"({type(error).__name__}); {sources.cure(name)}"
         ) from error
+
+
+@contextlib.contextmanager
+def _from_cache(offline: bool) -> Iterator[None]:
+    """Inside, the hub's client only reads its cache: it retries for a minute otherwise."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _check_timm_name(name: str, pretrained: bool) -> None:
@@ -278,9 +292,9 @@ def _check_timm_name(name: str, pretrained: bool) -> None:
     tagged = timm.list_models(pretrained=True)
     architecture, dot, _ = name.partition(".")
     if not timm.is_model(architecture) or (dot and name not in tagged):
-        near = _near(name, [*timm.list_models(), *tagged])
+        names = sources.near(name, [*timm.list_models(), *tagged])
         raise BackboneError(
-            f"{name}: timm has no such model" + (f"; did you mean {near}?" if near else "")
+            f"{name}: timm has no such model" + (f"; did you mean {names}?" if names else "")
         )
     if pretrained and not timm.models.is_model_pretrained(name):
         raise BackboneError(
@@ -288,27 +302,33 @@ def _check_timm_name(name: str, pretrained: bool) -> None:
         )
 
 
-def _near(name: str, names: list[str]) -> str:
-    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.5))
-
-
-def _check_supported(model: Any, name: str) -> None:
+def _has_keys(model: Any) -> bool:
+    """The model is a ViT of a known kind with one attention in its last block."""
     from timm.models.beit import Beit
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
-    kind = type(model).__name__
-    attention = None
-    if isinstance(model, VisionTransformer | Eva | Beit):
-        attention = getattr(model.blocks[-1], "attn", None)
-        sides = model.patch_embed.feat_ratio(as_scalar=False)
-        if sides[0] != sides[1]:
-            raise BackboneError(f"{name}: patches of {sides} pixels are not square; not supported")
-    if getattr(attention, "qkv", None) is None and getattr(attention, "k_proj", None) is None:
-        raise BackboneError(
-            f"{name}: a {kind} is not supported; expected timm's VisionTransformer (ViT, DeiT, "
-            "DINO, DINOv2, MAE, CLIP), Eva (EVA-02, DINOv3) or Beit, one attention in each block"
-        )
+    if not isinstance(model, VisionTransformer | Eva | Beit):
+        return False
+    attention = getattr(model.blocks[-1], "attn", None)
+    return any(getattr(attention, part, None) is not None for part in ("qkv", "k_proj"))
+
+
+def _check_supported(model: Any, name: str) -> None:
+    if not _has_keys(model):
+        raise BackboneError(_no_keys(name, f"a {type(model).__name__}"))
+    sides = model.patch_embed.feat_ratio(as_scalar=False)
+    if sides[0] != sides[1]:
+        raise BackboneError(f"{name}: patches of {sides} pixels are not square; not supported")
+
+
+def _no_keys(name: str, kind: str) -> str:
+    return (
+        f"{name}: {kind} has no keys to find segments with; expected timm's VisionTransformer "
+        "(ViT, DeiT, DINO, DINOv2, MAE, CLIP), Eva (EVA-02, DINOv3) or Beit, one attention in each "
+        'block\nA CNN can embed crops: set mode = "crop" and '
+        f'backbone = "{name}" in [embeddings]'
+    )
 
 
 def _key_projection(attention: Any) -> tuple["torch.Tensor", "torch.Tensor | None"]:
@@ -320,62 +340,3 @@ def _key_projection(attention: Any) -> tuple["torch.Tensor", "torch.Tensor | Non
     if qkv.bias is not None:
         return qkv.weight[rows], qkv.bias[rows]
     return qkv.weight[rows], getattr(attention, "k_bias", None)
-
-
-# --- running ------------------------------------------------------------------------------------
-
-
-def _device(device: str) -> str:
-    """A device that is there. UsageError otherwise."""
-    import torch
-
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        return "cuda" if n_gpus else "cpu"
-    known = ["cpu", "cuda", *(f"cuda:{i}" for i in range(n_gpus))]
-    if device not in known or (device == "cuda" and not n_gpus):
-        raise UsageError(
-            f"speed.device: expected auto, cpu, cuda or cuda:N, got {device!r}; "
-            f"CUDA devices found: {n_gpus}"
-        )
-    return device
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Weights drawn inside depend on `seed` alone; the program's random numbers go on as before."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def _exact_float32() -> Iterator[None]:
-    """float32 on a GPU means float32: tf32 keeps 10 bits, and the signs of small products flip."""
-    import torch
-
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    # torch 2.9 renamed the switches; mixing old and new ones is an error there
-    renamed = hasattr(matmul, "fp32_precision")
-    name, exact = ("fp32_precision", "ieee") if renamed else ("allow_tf32", False)
-    switches: list[Any] = [matmul, getattr(cudnn, "conv", cudnn) if renamed else cudnn]
-    before = [getattr(switch, name) for switch in switches]
-    try:
-        for switch in switches:
-            setattr(switch, name, exact)
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            setattr(switch, name, value)
-
-
-def _batches(shapes: Sequence[tuple[int, ...]], batch: int) -> Iterator[list[int]]:
-    """Indices of up to `batch` images of one shape, in order of first appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, shape in enumerate(shapes):
-        groups.setdefault(shape, []).append(index)
-    for members in groups.values():
-        for start in range(0, len(members), batch):
-            yield members[start : start + batch]

@@ -1,13 +1,14 @@
 """Weight files of all the usual shapes, into a timm model, with nothing lost in silence.
 
-    in    a timm ViT, a .safetensors, .pth, .pt, .bin or .pth.tar file, patterns of tensors that may
-          be missing or left over
+    in    a timm model, a .safetensors, .pth, .pt, .bin or .pth.tar file, patterns of tensors that
+          may be missing or left over
     out   the model with the file's weights, or a BackboneError that lists what does not fit
 
 Files of self-supervised training hold the model under other names: inside dicts ("teacher",
-"state_dict"), behind prefixes ("module.backbone."), as the authors of DINOv2 spelled it. The dicts
-are unpacked and the prefixes stripped here, names and position grids are converted by timm's own
-filter of the model. What is left must fit tensor by tensor. Pickles are read without running code.
+"state_dict"), behind prefixes ("module.backbone."), as the authors spelled it. The dicts are
+unpacked and the prefixes stripped here, `converters` undoes the spelling, position grids are
+converted by timm's own filter of the model. What is left must fit tensor by tensor. Pickles are
+read without running code.
 """
 
 import argparse
@@ -21,26 +22,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datus.converters import PREFIXES, chains, convert, flat_blocks
 from datus.errors import BackboneError
+from datus.zoo import SUFFIXES, find, fitting
 
 if TYPE_CHECKING:
     import torch
 
 Tensors = dict[str, "torch.Tensor"]
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
-
 # Dicts that hold the model inside a checkpoint, the wanted one first: DINO, iBOT and DINOv2 store
 # teacher and student and evaluate the teacher; I-JEPA's target_encoder and EMA are the same idea.
 WRAPPERS = (
     *("teacher", "target_encoder", "model_ema", "state_dict_ema", "ema", "state_dict", "model"),
     *("module", "student", "encoder", "backbone", "net"),
-)
-
-# Prefixes of tensor names; they are stripped again and again. Same order of preference.
-PREFIXES = (
-    *("teacher.", "target_encoder.", "model_ema.", "ema.", "module.", "_orig_mod.", "model."),
-    *("backbone.", "base_encoder.", "encoder_q.", "encoder.", "student.", "net.", "trunk."),
 )
 
 SHOWN = 10
@@ -60,13 +55,19 @@ def load_checkpoint(
     conversion. Raises BackboneError if the file cannot be read or a tensor does not fit.
     """
     expected = model.state_dict()
-    found = strip_prefixes(read_checkpoint(path), expected)
+    found = flat_blocks(strip_prefixes(read_checkpoint(path), expected))
     found = {
         key: value.float() if value.is_floating_point() else value for key, value in found.items()
     }
-    _check_patches(found, expected, path, name)
+    hint = _hint(found, name)
+    row = find(name)
+    found = convert(found, row.family.layout if row else "", expected)
+    _check_patches(found, expected, f"{path}: does not fit {name}", hint)
+    _check_biases(found, expected, path, name)
     found = _converted(found, model, path, name)
-    _check_fit(found, expected, f"{path}: does not fit {name}", allow_missing, allow_unexpected)
+    problem = _misfit(found, expected, allow_missing, allow_unexpected)
+    if problem:
+        raise BackboneError(f"{path}: does not fit {name}: {problem}{hint}")
     model.load_state_dict({key: found[key] for key in expected if key in found}, strict=False)
 
 
@@ -87,7 +88,7 @@ def strip_prefixes(tensors: Tensors, known: Iterable[str]) -> Tensors:
     names = set(known)
     covered: dict[str, int] = {}
     for key in tensors:
-        for chain in _chains(key):
+        for chain in chains(key):
             covered[chain] = covered.get(chain, 0) + (key[len(chain) :] in names)
     # on a tie the chain that comes first in PREFIXES wins: the teacher before the student
     best = min(covered, key=lambda chain: (-covered[chain], _rank(chain)), default="")
@@ -95,15 +96,6 @@ def strip_prefixes(tensors: Tensors, known: Iterable[str]) -> Tensors:
     outside = {key: value for key, value in tensors.items() if not key.startswith(best)}
     # a name that is both inside and outside keeps its inner meaning; the outer one stays unexpected
     return {f"/{key}" if key in inside else key: value for key, value in outside.items()} | inside
-
-
-def _chains(key: str) -> list[str]:
-    """All chains of prefixes that `key` starts with, the empty one first."""
-    chains, start = [""], 0
-    while prefix := next((p for p in PREFIXES if key.startswith(p, start)), ""):
-        start += len(prefix)
-        chains.append(key[:start])
-    return chains
 
 
 def _rank(chain: str) -> tuple[int, ...]:
@@ -197,26 +189,51 @@ def _converted(found: Tensors, model: "torch.nn.Module", path: Path, name: str) 
         ) from error
 
 
-def _check_patches(found: Tensors, expected: Tensors, path: Path, name: str) -> None:
+def _check_patches(found: Tensors, expected: Tensors, message: str, hint: str) -> None:
     """Refuse another patch size: timm's filter would resample the kernel, and say nothing."""
     key = "patch_embed.proj.weight"
     if key in found and key in expected and found[key].ndim == 4:
         has, wants = tuple(found[key].shape), tuple(expected[key].shape)
         if has[2:] != wants[2:]:
             raise BackboneError(
-                f"{path}: does not fit {name}: it was trained on patches of {has[2]} pixels, the "
-                f"model has {wants[2]}; choose the backbone that it was made for"
+                f"{message}: it was trained on patches of {has[2]} pixels, the "
+                f"model has {wants[2]}; choose the backbone that it was made for{hint}"
             )
 
 
-def _check_fit(
+def _check_biases(found: Tensors, expected: Tensors, path: Path, name: str) -> None:
+    """Refuse what timm's filter of DINOv3 leaves out in silence, unless it is zero."""
+    if "storage_tokens" not in found:
+        return
+    for key in (key for key in found if key.endswith("attn.qkv.bias") and key not in expected):
+        query, keys, value = found[key].chunk(3)
+        has_biases = key.replace("qkv.bias", "q_bias") in expected
+        if bool(keys.any()):
+            raise BackboneError(
+                f"{path}: does not fit {name}: {key} has biases of keys, which DINOv3 has not"
+            )
+        if not has_biases and bool(query.any() | value.any()):
+            raise BackboneError(
+                f"{path}: does not fit {name}: {key} is not zero and the model has no such biases; "
+                "choose its _qkvb variant in timm"
+            )
+
+
+def _hint(found: Tensors, name: str) -> str:
+    """Models of the table that the file may have been made for, if the wanted one is not there."""
+    names = fitting({key: tuple(value.shape) for key, value in found.items()})
+    if not names or name in names:
+        return ""
+    return f". By its shapes it may be {_listed(names)}"
+
+
+def _misfit(
     found: Tensors,
     expected: Tensors,
-    message: str,
     allow_missing: Iterable[str],
     allow_unexpected: Iterable[str],
-) -> None:
-    """Raise one error that lists everything that does not fit, and the cure."""
+) -> str:
+    """Everything that does not fit and the cure; empty if all does."""
     missing = _without(allow_missing, (key for key in expected if key not in found))
     unexpected = _without(allow_unexpected, (key for key in found if key not in expected))
     both = [key for key in expected if key in found]
@@ -236,10 +253,7 @@ def _check_fit(
     ]
     if not both:
         parts = parts or ["no tensor has a name of the model"]
-    if parts:
-        raise BackboneError(
-            f"{message}: {'; '.join(parts)}\n{_cure(missing, unexpected, expected)}"
-        )
+    return f"{'; '.join(parts)}\n{_cure(missing, unexpected, expected)}" if parts else ""
 
 
 def _without(patterns: Iterable[str], names: Iterable[str]) -> list[str]:

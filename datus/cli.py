@@ -2,15 +2,19 @@
 
     datus run --images photos/ --clusters 12          a folder of images, no config at all
     datus run pipelines/suim.toml                     everything in a file
+    datus run pipelines/suim.toml --dry-run           what it would do and take; writes nothing
     datus run-stage segments pipelines/suim.toml      one stage, or --with-needs
     datus status pipelines/suim.toml --why            what is done, what is not, why
     datus evaluate masks/ truth/ --classes C.toml     any masks, ours or not
+    datus compare pipelines/paper/table1_suim.toml    schemes side by side, the paper's tables
+    datus backbones                                   every model: terms, and whether it is here
     datus prune pipelines/suim.toml                   what no current setting needs
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage or config, 130 interrupted (and resumable).
 """
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -22,7 +26,7 @@ import typer
 
 from datus import __version__
 from datus.config import Config, parse_override
-from datus.errors import DatusError, UsageError, WorkError
+from datus.errors import DatusError, UsageError, WorkError, size_text
 
 app = typer.Typer(
     add_completion=False,
@@ -40,8 +44,8 @@ Classes = Annotated[str, typer.Option("--classes", help="TOML: what the ids in t
 Clusters = Annotated[str, typer.Option("--clusters", help="number of clusters; 6,8,12 sweeps")]
 RunDir = Annotated[str, typer.Option("--run-dir", help="default: runs/<name of the image folder>")]
 Preset = Annotated[str, typer.Option("--preset", help="best (default) or paper")]
-Backbone = Annotated[str, typer.Option("--backbone", help="timm name; default: the embedded one")]
-Weights = Annotated[str, typer.Option("--weights", help="hub, random, or a checkpoint file")]
+Backbone = Annotated[str, typer.Option("--backbone", help="see datus backbones; or any timm ViT")]
+Weights = Annotated[str, typer.Option("--weights", help="auto, hub, random, or a checkpoint file")]
 Executor = Annotated[str, typer.Option("--executor", help="serial (default) or processes")]
 Workers = Annotated[
     int, typer.Option("--workers", help="processes; 0 = one per core", show_default=False)
@@ -51,7 +55,18 @@ MaxFailed = Annotated[
     int, typer.Option("--max-failed", help="unusable images allowed (0)", show_default=False)
 ]
 Seed = Annotated[int, typer.Option("--seed", help="of everything random (0)", show_default=False)]
+
+
+def _go_offline(value: bool) -> None:
+    if value:
+        os.environ["DATUS_OFFLINE"] = "1"  # worker processes inherit it
+
+
+Offline = Annotated[
+    bool, typer.Option("--offline", callback=_go_offline, help="never touch the network")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="any setting: segments.restarts=8")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would do and take; stop")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 
 
@@ -71,12 +86,15 @@ def run(
     device: Device = "",
     max_failed: MaxFailed = -1,
     seed: Seed = -1,
+    offline: Offline = False,
     settings: Set = None,
+    dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """All stages, with progress, and where the report is."""
     with _errors(debug):
-        _run(_load(locals()), until="report", only=False)
+        begin = _dry_run if dry_run else _run
+        begin(_load(locals()), until="report", only=False)
 
 
 @app.command("run-stage")
@@ -96,8 +114,10 @@ def run_stage(
     device: Device = "",
     max_failed: MaxFailed = -1,
     seed: Seed = -1,
+    offline: Offline = False,
     settings: Set = None,
     with_needs: Annotated[bool, typer.Option("--with-needs", help="run upstream first")] = False,
+    dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """One stage; what it needs must exist, or --with-needs."""
@@ -108,7 +128,8 @@ def run_stage(
         names = [one.name for one in active_stages(loaded)]
         if stage not in names:
             raise UsageError(f"stage {stage}: expected one of {', '.join(names)}")
-        _run(loaded, until=stage, only=not with_needs)
+        begin = _dry_run if dry_run else _run
+        begin(loaded, until=stage, only=not with_needs)
 
 
 @app.command()
@@ -158,6 +179,55 @@ def evaluate(
         for image_id, reason in found["failures"].items():
             print(f"left out: {image_id}: {reason}")
         print(_scores(found["scores"]))
+
+
+@app.command()
+def compare(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="one grid, or the configs of finished runs", metavar="GRID | RUN ..."),
+    ] = None,
+    images: Images = "",
+    truth: Truth = "",
+    classes: Classes = "",
+    run_dir: RunDir = "",
+    backbones: Annotated[str, typer.Option("--backbones", help="NAME or NAME:WEIGHTS, ...")] = "",
+    embedders: Annotated[str, typer.Option("--embedders", help="pool, crop, crop:NAME:...")] = "",
+    clusters: Annotated[str, typer.Option("--clusters", help="numbers of clusters: 6,8,12")] = "",
+    presets: Annotated[str, typer.Option("--presets", help="best,paper")] = "",
+    seeds: Annotated[str, typer.Option("--seeds", help="0,1,2 gives means and spreads")] = "",
+    table: Annotated[str, typer.Option("--table", help="I, II, III, VI, VII or full")] = "",
+    out: Annotated[str, typer.Option("--out", help="default: RUN/compare/NAME")] = "",
+    offline: Offline = False,
+    settings: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Schemes, embedders and numbers of clusters side by side: the paper's tables and figures."""
+    with _errors(debug):
+        from datus.compare import compare_files, write
+        from datus.report.documents import summary
+
+        given = {"images": images, "truth": truth, "classes": classes, "run_dir": run_dir}
+        overrides = dict(parse_override(text) for text in settings or [])
+        overrides |= {OPTIONS[name]: value for name, value in given.items() if value}
+        lists = {"backbones": backbones, "embedders": embedders, "k": clusters}
+        lists |= {"presets": presets, "seeds": seeds, "table": table}
+        found = compare_files(files or [], overrides, lists, _Bars())
+        print(summary(found, write(found, out)))
+        if found.n_failed:
+            raise WorkError(f"{found.n_failed} of {len(found.results)} cells failed, see the table")
+
+
+@app.command()
+def backbones(
+    name: Annotated[str, typer.Argument(help="all that is known of one model")] = "",
+    debug: Debug = False,
+) -> None:
+    """The table of backbones: scheme, terms, and whether the weights are on this machine."""
+    with _errors(debug):
+        from datus.sources import describe, listing
+
+        print(_table(list(describe(name)) if name else listing()))
 
 
 @app.command()
@@ -265,10 +335,14 @@ class _Bars:
 
 def _run(config: Config, until: str, only: bool) -> None:
     from datus.runner import run as run_stages
+    from datus.sources import notice
     from datus.store import Store
 
-    store = Store(config.run_path)
-    result = run_stages(config, store, _Bars(), until=until, only=only)
+    store, console = Store(config.run_path), _Bars()
+    for section in (config.features, config.embeddings):
+        if note := notice(section.backbone, section.weights):
+            console.say(note)
+    result = run_stages(config, store, console, until=until, only=only)
     rows: list[Row] = [("stage", "shards made", "of", "images", "failed", "seconds")]
     for one in result.stages:
         numbers = (one.made, one.shards, one.images, one.failed)
@@ -283,6 +357,27 @@ def _run(config: Config, until: str, only: bool) -> None:
         print(_scores(report["scores"]))
     for label, path in result.links.items():
         print(f"{label}: {path}")
+
+
+def _dry_run(config: Config, until: str, only: bool) -> None:
+    """Print what a run would do; WorkError if it could not succeed."""
+    from datus.preflight import look
+    from datus.store import Store
+
+    found = look(config, Store(config.run_path), _Bars(), until, only)
+    rows: list[Row] = [("stage", "images to do", "seconds", "bytes")]
+    for one in found.rows:
+        seconds = "?" if one.seconds is None else f"{one.seconds:.1f}"
+        rows.append((one.name, str(one.images), seconds, size_text(one.n_bytes or 0)))
+    n_images = str(found.rows[0].images)
+    rows.append(("total", n_images, f"{found.seconds:.1f}", size_text(found.n_bytes)))
+    print(_table(rows))
+    for text in found.facts:
+        print(text)
+    for text in found.warnings:
+        print(f"warning: {text}")
+    if found.problems:
+        raise WorkError("\n".join(found.problems))
 
 
 def _write(path: Path, text: str) -> None:
@@ -316,15 +411,6 @@ def _table(rows: list[Row]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def size_text(n_bytes: int) -> str:
-    size, units = float(n_bytes), ("B", "KB", "MB", "GB")
-    for unit in units:
-        if size < 1000:
-            return f"{size:.1f} {unit}" if unit != "B" else f"{n_bytes} B"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 @contextmanager

@@ -47,8 +47,8 @@ class FeaturesConfig:
     backbone: str = EMBEDDED_BACKBONE
     """The embedded model, or any timm ViT by name, for example vit_small_patch8_224.dino."""
     weights: str = "auto"
-    """auto = embedded if the package ships it, else hub; hub; random; or a path to a
-    .safetensors or .pth file."""
+    """auto = embedded if the package ships it, else a file in the folder DATUS_WEIGHTS, else hub;
+    hub; random; or a path to a .safetensors or .pth file (docs/backbones.md)."""
     allow_missing: tuple[str, ...] = ()
     """Tensors (patterns) that the checkpoint may lack. Anything else missing is an error."""
     allow_unexpected: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class EmbeddingsConfig:
     min_patches: int = 6
     """A segment is valid with more than five patches, at every patch size (paper IV-B)."""
     backbone: str = "same"
-    """The embedder in crop mode: same = the one of [features]."""
+    """The embedder in crop mode: same = the one of [features]; a ViT, or a CNN (paper IV-D)."""
     weights: str = "auto"
 
 

@@ -60,3 +60,13 @@ class CorruptShard(StoreError):
 
 class TooManyFailures(WorkError):
     """More images failed than `max_failed` allows."""
+
+
+def size_text(n_bytes: int) -> str:
+    """Bytes for people: 433370258 -> '433.4 MB'."""
+    size, units = float(n_bytes), ("B", "KB", "MB", "GB")
+    for unit in units:
+        if size < 1000:
+            return f"{size:.1f} {unit}" if unit != "B" else f"{n_bytes} B"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from datus import executors
+from datus.budget import check_door
 from datus.config import Config
 from datus.errors import CorruptShard, DatusError, TooManyFailures, WorkError
 from datus.executors import Advance, ExecutorSettings, Outcome
@@ -105,18 +106,20 @@ def run(
         row.seconds = time.monotonic() - started
         result.stages.append(row)
         _check_failures(config, "index", index.failures, len(index.records))
+        groups = wanted_groups(result.plan, until, only)
+        check_door(config, store, result.plan, groups, console.say)
         for node in result.plan.nodes:
             store.write_recipe(node.stage, node.mark, node.recipe)
-        for group in _wanted(result.plan, until, only):
+        for group in groups:
             if only:
-                _require_upstream(store, result.plan, group)
+                require_upstream(store, result.plan, group)
             _run_group(config, store, result, group, console)
         if until == "report":
             result.links = _link(store, result.plan)
     return result
 
 
-def _wanted(plan: Plan, until: str, only: bool) -> list[tuple[Node, ...]]:
+def wanted_groups(plan: Plan, until: str, only: bool) -> list[tuple[Node, ...]]:
     """The groups to run, for every K of a sweep."""
     names = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
     wanted = {until} if only else set(names)
@@ -171,7 +174,7 @@ def _run_shards(
     broken: list[str] = []
     with console.bar(" + ".join(node.label for node in group), total) as advance:
         run_all = executors.by_name(config.speed.executor)
-        for outcome in run_all(run_job, jobs, ExecutorSettings(_parallel(config)[0], advance)):
+        for outcome in run_all(run_job, jobs, ExecutorSettings(parallel(config)[0], advance)):
             _note(outcome, broken, console)
     for row in rows:
         row.seconds = (time.monotonic() - started) / len(rows)
@@ -319,7 +322,7 @@ def _done(store: Store, node: Node, key: str) -> bool:
     return store.report(node.stage, node.mark, key) is not None
 
 
-def _require_upstream(store: Store, plan: Plan, group: Sequence[Node]) -> None:
+def require_upstream(store: Store, plan: Plan, group: Sequence[Node]) -> None:
     names = {node.stage for node in group}
     for node in group:
         for upstream in plan.nodes:
@@ -355,7 +358,7 @@ def _listed(failures: dict[str, str]) -> str:
     return "\n".join(rows + more)
 
 
-def _parallel(config: Config) -> tuple[int, int]:
+def parallel(config: Config) -> tuple[int, int]:
     """(worker processes, threads in each)."""
     speed, cores = config.speed, n_cores()
     workers = (speed.workers or cores) if speed.executor == "processes" else 1
@@ -364,7 +367,7 @@ def _parallel(config: Config) -> tuple[int, int]:
 
 def runtime_of(config: Config) -> Runtime:
     """Device, threads and batch of one worker process."""
-    return Runtime(resolve_device(config), _parallel(config)[1], config.speed.batch)
+    return Runtime(resolve_device(config), parallel(config)[1], config.speed.batch)
 
 
 def resolve_device(config: Config) -> str:

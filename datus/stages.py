@@ -45,6 +45,9 @@ class Stage:
 
 
 def _features(config: Config, k: int, index: Index) -> dict[str, Any]:
+    from datus.backbones import check_keys
+
+    check_keys(config.features.backbone)
     settings = settings_of(config.features)
     settings["weights"] = _weights(config, config.features.backbone, config.features.weights)
     return settings
@@ -204,7 +207,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="segments",
-        version=1,
+        version=2,
         scope="shard",
         needs=lambda config: ("graphs",),
         settings=_segments,

@@ -213,13 +213,13 @@ def build_embeddings(context: Context) -> ShardWork:
 
 def _build_crop_embeddings(context: Context) -> ShardWork:
     """Crops are cut, embedded and dropped, those of a few images at a time."""
-    from datus.backbones import load_backbone
+    from datus.backbones import load_embedder
     from datus.embeddings import embed_crops, make_crops, valid_segments
     from datus.images import normalise
 
     config, runtime, settings = context.config, context.runtime, context.config.embeddings
     name, weights = embedder(config)
-    backbone = load_backbone(name, weights, config.features, runtime.device, config.seed)
+    backbone = load_embedder(name, weights, config.features, runtime.device, config.seed)
 
     def cut(record: ImageRecord, found: Arrays) -> ShardData:
         segments, (height, width) = segment_map(found), found["size"].tolist()

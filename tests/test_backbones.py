@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from safetensors.torch import save_file
 from timm.models.beit import Beit
 from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 
-from datus import backbones
+from datus import backbones, sources
 from datus.backbones import Backbone, load_backbone, model_path, weights_id
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError, UsageError
 from datus.records import Array, FeatureGrid
+from datus.zoo import ROWS, Row
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 PROBE = SHARED / "weights" / "probe_vit192d8p8.safetensors"
@@ -107,6 +109,9 @@ MODELS = {
     "vit_small_patch16_dinov3_qkvb": ({}, 5),
     "vit_pe_core_tiny_patch16_384": ({}, 1),  # rotary attention with an ordinary qkv
     "deit3_small_patch16_224": ({}, 1),  # positions of patches only, layer scale
+    "vit_base_patch32_clip_224": ({"embed_dim": 48, "num_heads": 2}, 1),  # a norm before the blocks
+    "vit_small_patch8_224": ({}, 1),
+    "vit_small_patch32_224": ({}, 1),
 }
 
 
@@ -124,6 +129,61 @@ def test_keys_tokens_and_class_token_equal_a_pass_by_hand(name: str) -> None:
     np.testing.assert_allclose(grid.tokens.reshape(20, -1), tokens, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(grid.cls, prefix[0], rtol=1e-4, atol=1e-5)
     assert np.abs(grid.keys).max() > 0.1
+
+
+ODD_GRIDS = ((4, 4), (1, 7), (7, 1), (5, 3))
+HOOKED = {
+    **{name: options for name, (options, _) in MODELS.items()},
+    "vit_base_patch16_siglip_224": {"embed_dim": 48, "num_heads": 2},  # no class token
+    "vit_medium_patch16_gap_256": {"embed_dim": 48, "num_heads": 2},
+    "vit_medium_patch16_rope_reg1_gap_256": {"embed_dim": 48, "num_heads": 2},
+    "vit_small_patch16_224": {"embed_dim": 48, "num_heads": 2, "qk_norm": True},
+}
+
+
+def hooked_keys(backbone: Backbone, image: Array) -> tuple[Array, Array]:
+    """(keys of `features`, keys that left the last block's own projection), both (N, D)."""
+    model, seen = backbone._model, []
+    attention = model.blocks[-1].attn
+    fused = attention.k_proj if attention.qkv is None else attention.qkv
+    original = torch.nn.functional.linear
+
+    def watched(x: Any, weight: Any, bias: Any = None) -> Any:
+        out = original(x, weight, bias)
+        if weight is fused.weight:
+            seen.append(out)
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", watched)
+        (grid,) = backbone.features([image], 1, 1)
+    left = seen[0]  # the model's own call; that of `features` comes after it, if at all
+    width = backbone.key_dim
+    keys = left if attention.qkv is None else left[..., width : 2 * width]
+    return grid.keys.reshape(-1, width), keys[0, model.num_prefix_tokens :].numpy()
+
+
+@pytest.mark.parametrize("name", HOOKED)
+def test_keys_are_what_the_last_projection_gives_at_any_size(name: str) -> None:
+    backbone = vit(name, **HOOKED[name])
+    for image in images_for(backbone, *ODD_GRIDS):
+        found, expected = hooked_keys(backbone, image)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in ROWS if not row.is_cnn and row.family.layout != "timm"],
+    ids=lambda r: r.name,
+)
+def test_keys_of_every_model_of_the_table(row: Row) -> None:
+    small = {"embed_dim": 48, "depth": 2, "num_heads": row.options.get("num_heads", 3)}
+    model = randomised(backbones._table_model(replace(row, options={**row.options, **small})))
+    backbone = Backbone(model, row.name, "float32", "cpu")
+    assert backbone.patch_px == row.patch_px
+    for image in images_for(backbone, (3, 5)):
+        found, expected = hooked_keys(backbone, image)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_keys_are_taken_before_the_key_norm() -> None:
@@ -256,21 +316,6 @@ def test_images_that_do_not_fit_are_refused(image: Array, message: str) -> None:
         tiny().features([image], 1, 1)
 
 
-def test_batches_hold_images_of_one_size_in_order() -> None:
-    shapes = [(3, 8, 8), (3, 8, 16), (3, 8, 8), (3, 8, 8), (3, 8, 16)]
-    assert list(backbones._batches(shapes, 2)) == [[0, 2], [3], [1, 4]]
-
-
-def test_tf32_is_off_inside_and_as_before_outside() -> None:
-    cudnn = torch.backends.cudnn
-    before = torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32
-    with backbones._exact_float32():
-        assert not torch.backends.cuda.matmul.allow_tf32
-        conv = getattr(cudnn, "conv", None)
-        assert not cudnn.allow_tf32 if conv is None else conv.fp32_precision == "ieee"
-    assert (torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32) == before
-
-
 @needs_cuda
 def test_cuda_agrees_with_the_cpu_at_any_batch_size() -> None:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True, depth=3)
@@ -298,7 +343,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(half, folder / "datus_vit_test.safetensors")
     (folder / "datus_vit_test.json").write_text(json.dumps({"architecture": TINY}))
-    monkeypatch.setattr(backbones, "MODELS", folder)
+    monkeypatch.setattr(sources, "MODELS", folder)
     return folder
 
 
@@ -419,6 +464,7 @@ def test_without_the_hub_the_cure_is_a_file(
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(sources, "hub_answers", lambda: True)
     with pytest.raises(BackboneError) as error:
         load_backbone("vit_tiny_patch16_224.augreg_in21k", "hub", SETTINGS)
     text = str(error.value)
@@ -426,24 +472,29 @@ def test_without_the_hub_the_cure_is_a_file(
         "vit_tiny_patch16_224.augreg_in21k: its weights could not be fetched from the hub ("
     )
     assert text.endswith(
-        "); download the checkpoint where there is a network and set features.weights to the file"
+        "); put model.safetensors of https://huggingface.co/timm/vit_tiny_patch16_224.augreg_in21k "
+        "as vit_tiny_patch16_224.augreg_in21k.safetensors into a folder and set DATUS_WEIGHTS to "
+        "the folder, or set features.weights to the file"
     )
 
 
-def test_what_is_no_vit_is_not_supported() -> None:
+NO_KEYS = (
+    " has no keys to find segments with; expected timm's VisionTransformer (ViT, DeiT, DINO, "
+    "DINOv2, MAE, CLIP), Eva (EVA-02, DINOv3) or Beit, one attention in each block\n"
+    'A CNN can embed crops: set mode = "crop" and backbone = '
+)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("resnet18", "a ResNet"), ("resnet50.mocov2", "a CNN")])
+def test_what_is_no_vit_has_no_keys(name: str, kind: str) -> None:
     with pytest.raises(BackboneError) as error:
-        load_backbone("resnet18", "random", SETTINGS)
-    assert str(error.value) == (
-        "resnet18: a ResNet is not supported; expected timm's VisionTransformer (ViT, DeiT, DINO, "
-        "DINOv2, MAE, CLIP), Eva (EVA-02, DINOv3) or Beit, one attention in each block"
-    )
+        load_backbone(name, "random", SETTINGS)
+    assert str(error.value) == f'{name}: {kind}{NO_KEYS}"{name}" in [embeddings]'
 
 
 def test_blocks_without_one_attention_are_not_supported() -> None:
     model = VisionTransformer(**TINY, block_fn=ParallelThingsBlock)
-    with pytest.raises(
-        BackboneError, match=r"^odd: a VisionTransformer is not supported; expected"
-    ):
+    with pytest.raises(BackboneError, match=r"^odd: a VisionTransformer has no keys"):
         backbones._check_supported(model, "odd")
 
 
@@ -473,17 +524,6 @@ def test_a_timm_vit_loads_by_name_and_takes_any_size() -> None:
     assert (backbone.patch_px, backbone.key_dim, backbone.embed_dim) == (16, 192, 192)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps", "cpu:0"])
-def test_unknown_devices_are_refused(device: str, shipped: Path) -> None:
-    with pytest.raises(UsageError) as error:
-        load_backbone("datus_vit_test", "auto", SETTINGS, device)
-    n_gpus = torch.cuda.device_count()
-    assert str(error.value) == (
-        f"speed.device: expected auto, cpu, cuda or cuda:N, got {device!r}; "
-        f"CUDA devices found: {n_gpus}"
-    )
-
-
 def test_auto_device_is_what_there_is(shipped: Path) -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert load_backbone("datus_vit_test", "auto", SETTINGS, "auto").device == expected
@@ -506,7 +546,7 @@ def test_the_probe_loads_and_sees_an_image_of_any_shape(
 ) -> None:
     (tmp_path / "datus_probe.safetensors").symlink_to(PROBE)
     (tmp_path / "datus_probe.json").write_text(json.dumps({"architecture": PROBE_ARCHITECTURE}))
-    monkeypatch.setattr(backbones, "MODELS", tmp_path)
+    monkeypatch.setattr(sources, "MODELS", tmp_path)
     backbone = load_backbone("datus_probe", "auto", SETTINGS)
     (grid,) = backbone.features(images_for(backbone, (9, 14)), 1, 1)
     assert grid.keys.shape == grid.tokens.shape == (9, 14, 192)

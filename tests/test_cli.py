@@ -21,8 +21,9 @@ from datus.config import Config
 from datus.errors import WorkError
 from datus.metrics import RULES
 from datus.store import Store
+from datus.zoo import ROWS
 
-COMMANDS = ("run", "run-stage", "status", "evaluate", "prune")
+COMMANDS = ("run", "run-stage", "status", "evaluate", "backbones", "prune")
 PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "200"}
 
 
@@ -375,3 +376,53 @@ def test_an_interrupted_run_says_so_and_the_same_command_goes_on(
     assert not (run_copy / "owner.json").exists()
     assert call("run", *tiny.arguments(run_copy)).exit_code == 0
     assert tree(run_copy) == tree(finished)
+
+
+# --- backbones ----------------------------------------------------------------------------------
+
+
+def test_backbones_lists_every_model_and_where_its_weights_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mae_pretrain_vit_base.pth").write_bytes(b"x")
+    monkeypatch.setenv("DATUS_WEIGHTS", str(tmp_path))
+    result = call("backbones")
+    assert result.exit_code == 0, result.output
+    header, *lines = result.stdout.splitlines()
+    assert header.split()[:3] == ["name", "scheme", "patch"]
+    assert len(lines) == len(ROWS)
+    here = {line.split()[0]: line.rsplit("  ", 1)[1] for line in lines}
+    assert here["datus_vit_t8"] == "shipped"
+    assert here["vit_base_patch16_224.mae"] == "DATUS_WEIGHTS"
+
+
+def test_backbones_of_one_model_says_which_file_to_put_where() -> None:
+    result = call("backbones", "vit_large_patch7_224.msn")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^to use a file +put vitl7_200ep.pth.tar ", result.stdout, re.MULTILINE)
+    text = error_of(call("backbones", "vit_large_patch7_224.msm"), exit_code=2)
+    assert "did you mean vit_large_patch7_224.msn" in text
+
+
+def test_offline_without_weights_ends_with_one_clear_error(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATUS_OFFLINE", "")  # put back afterwards: --offline sets it
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    given = tiny.arguments(tmp_path / "run")
+    text = error_of(
+        call("run", *given, "--backbone", "vit_small_patch16_dinov3.lvd1689m", "--offline"), 1
+    )
+    assert "lvd1689m: offline, and its weights are not on this machine; put dinov3_vits16" in text
+    assert os.environ["DATUS_OFFLINE"] == "1"
+
+
+def test_gated_weights_are_announced_before_the_work(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATUS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    given = tiny.arguments(tmp_path / "run")
+    result = call("run", *given, "--backbone", "vit_small_patch16_dinov3.lvd1689m")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("vit_small_patch16_dinov3.lvd1689m: gated. Its authors give")

@@ -1,0 +1,255 @@
+"""Train a small backbone on unlabelled images: `datus pretrain --images photos/ --out mine/`.
+
+In:  a folder of images.
+Out: OUT/NAME.safetensors (float16) and OUT/NAME.json, which `datus run --backbone` takes;
+     OUT/training.jsonl, the losses; OUT/checkpoint.pt, from which the same command goes on.
+
+The first phase hides patches, the second also matches the tokens of two crops; what they learn from
+is in datus.selfsupervised. An average of the weights over the steps is what is kept. Views and
+masks of a step depend on (seed, step) alone, so on a CPU, with as many threads, a training that was
+killed ends with the bytes of one that was not.
+"""
+
+import copy
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datus.errors import UsageError, WorkError
+from datus.selfsupervised import ARCHITECTURE, Learner, Settings, Views
+from datus.views import Phase, Photographs
+
+MOMENTUM = 0.999, 0.996
+"""How slowly the average follows in both phases; in the second it is the teacher."""
+
+RATE_UP = 200
+"""Steps in which the learning rate of a phase rises."""
+
+UNHASHED = ("images", "out", "device", "every")
+"""Settings that may change between two starts of one training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pretraining:
+    """Settings of one training. docs/embedded_backbone.md gives the reasons and what they cost."""
+
+    images: Path
+    out: Path
+    name: str
+    views: int = 128_000
+    """Crops of the first phase."""
+    pairs: int = 48_000
+    """Pairs of crops of the second. 0 = no second phase."""
+    batch: int = 64
+    batch_pairs: int = 32
+    crop_px: int = 128
+    lr: float = 1e-3
+    lr_pairs: float = 3e-4
+    weight_decay: float = 0.05
+    seed: int = 0
+    device: str = "cpu"
+    every: int = 100
+    """Steps between checkpoints."""
+    tasks: Settings = field(default_factory=Settings)
+
+    @property
+    def phases(self) -> tuple[Phase, Phase]:
+        first = -(-self.views // self.batch)
+        last = first + -(-self.pairs // self.batch_pairs)
+        return Phase(0, first, self.batch, False), Phase(first, last, self.batch_pairs, True)
+
+
+Say = Callable[[dict[str, Any]], None]
+
+
+def pretrain(settings: Pretraining, paths: list[Path], say: Say) -> Path:
+    """Train, or go on, to the end. Returns the path of the weights.
+
+    `say` hears of each checkpoint: step, of, losses, seconds, seconds_left. Raises UsageError (no
+    images, another training in the folder), WorkError (unreadable images, loss not finite).
+    """
+    if not paths:
+        raise UsageError(f"{settings.images}: no images to train on")
+    settings.out.mkdir(parents=True, exist_ok=True)
+    photographs = Photographs(paths, settings.phases, settings.crop_px, settings.seed)
+    training = Training(settings)
+    last = settings.phases[-1].last
+    since = time.monotonic()
+    for step, views in photographs.batches(training.step):
+        training.train(step, views)
+        if training.step % settings.every == 0 or training.step == last:
+            seconds, since = time.monotonic() - since, time.monotonic()
+            say(training.save(seconds, len(paths), photographs.n_bad))
+    return settings.out / f"{settings.name}.safetensors"
+
+
+class Training:
+    """What a checkpoint holds: the learner, its average, the optimiser, how far it is."""
+
+    def __init__(self, settings: Pretraining) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.step = 0
+        self._seconds = 0.0
+        self._losses: list[list[float]] = []
+        self._learner = Learner(settings.tasks).to(settings.device)
+        self._average = copy.deepcopy(self._learner).requires_grad_(False)
+        self._optimiser = torch.optim.AdamW(
+            self._learner.parameters(), settings.lr, (0.9, 0.95), weight_decay=settings.weight_decay
+        )
+        if self._checkpoint.exists():
+            self._load()
+
+    def train(self, step: int, views: Views) -> None:
+        """One step of the optimiser, and of the average."""
+        settings, pairs = self.settings, step >= self.settings.phases[1].first
+        phase = settings.phases[pairs]
+        rate = settings.lr_pairs if pairs else settings.lr
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * share_of_rate(step - phase.first, phase.last - phase.first)
+        losses = self._losses_of(step, views, pairs)
+        weights = (1.0, settings.tasks.places_weight)
+        loss = torch.stack([w * one for w, one in zip(weights, losses, strict=False)]).sum()
+        if not math.isfinite(loss.item()):
+            raise WorkError(
+                f"step {step}: the loss is {loss.item()}; take a smaller --lr than {settings.lr}, "
+                "and another --out"
+            )
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._learner.parameters(), 1.0)
+        self._optimiser.step()
+        self._follow(min(MOMENTUM[pairs], (step + 1) / (step + 10)))
+        self._losses.append([one.item() for one in losses])
+        self.step = step + 1
+
+    def _losses_of(self, step: int, views: Views, pairs: bool) -> list[torch.Tensor]:
+        device = torch.device(self.settings.device)
+        drawn = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
+        views = Views(*(part.to(device) for part in views))
+        with torch.autocast(device.type, torch.bfloat16):
+            if pairs:
+                return list(self._learner.both_losses(views, self._average, drawn))
+            return [self._learner.hidden_loss(views.first, drawn)]
+
+    def _follow(self, momentum: float) -> None:
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self._average.parameters()), list(self._learner.parameters()), 1 - momentum
+            )
+
+    # --- files ----------------------------------------------------------------------------------
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.settings.out / "checkpoint.pt"
+
+    def save(self, seconds: float, n_images: int, n_bad: int) -> dict[str, Any]:
+        """Checkpoint, weights, record and a line in the log, which is returned."""
+        of, n_steps = self.settings.phases[-1].last, len(self._losses)
+        self._seconds += seconds
+        newest = [one for one in self._losses if len(one) == len(self._losses[-1])]
+        line = {
+            "step": self.step,
+            "of": of,
+            "losses": np.mean(newest, axis=0).round(4).tolist(),
+            "seconds": round(self._seconds),
+            "seconds_left": round((of - self.step) * seconds / n_steps),
+        }
+        kept = {
+            "recipe": self._recipe(),
+            "learner": self._learner.state_dict(),
+            "average": self._average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self._seconds,
+        }
+        self._losses.clear()
+        self._write_model(n_images, n_bad)
+        _write(self._checkpoint, lambda file: torch.save(kept, file))
+        with (self.settings.out / "training.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        return line
+
+    def _load(self) -> None:
+        try:
+            kept = torch.load(self._checkpoint, self.settings.device, weights_only=True)
+            recipe, wanted = kept["recipe"], self._recipe()
+        except Exception as error:  # a damaged file raises almost any type
+            raise UsageError(
+                f"{self._checkpoint}: damaged ({type(error).__name__}); remove it to begin anew"
+            ) from error
+        other = [name for name in wanted if recipe.get(name) != wanted[name]]
+        if other:
+            raise UsageError(
+                f"{self.settings.out} holds a training with another {', '.join(other)}: go on with "
+                "the same settings, or choose another --out"
+            )
+        self._learner.load_state_dict(kept["learner"])
+        self._average.load_state_dict(kept["average"])
+        self._optimiser.load_state_dict(kept["optimiser"])
+        self.step, self._seconds = kept["step"], kept["seconds"]
+
+    def _recipe(self) -> dict[str, Any]:
+        """What must be the same to go on."""
+        given = asdict(self.settings)
+        return {name: value for name, value in given.items() if name not in UNHASHED}
+
+    def _write_model(self, n_images: int, n_bad: int) -> None:
+        from safetensors.torch import save
+
+        settings, (first, second) = self.settings, self.settings.phases
+        tensors = {
+            name: one.detach().cpu().half().contiguous()
+            for name, one in self._average.encoder.state_dict().items()
+        }
+        record = {
+            "class": "Eva",
+            "architecture": ARCHITECTURE,
+            "labels": "none",
+            "n_parameters": sum(one.numel() for one in tensors.values()),
+            "n_images": n_images,
+            "n_unreadable": n_bad,
+            "n_views": min(self.step, first.last) * first.batch,
+            "n_pairs": max(0, self.step - first.last) * second.batch,
+            "minutes": round(self._seconds / 60, 1),
+            **self._recipe(),
+            "torch": torch.__version__,
+            "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, "
+            f"{settings.device}",
+        }
+        stem = settings.out / settings.name
+        text = json.dumps(record, indent=2) + "\n"
+        _write(Path(f"{stem}.safetensors"), lambda file: file.write(save(tensors)))
+        _write(Path(f"{stem}.json"), lambda file: file.write(text.encode()))
+
+
+def share_of_rate(step: int, steps: int) -> float:
+    """Of the learning rate: up over RATE_UP steps, along half a cosine down to 2 %."""
+    decay = 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+    return min(1.0, (step + 1) / RATE_UP) * (0.02 + 0.98 * decay)
+
+
+def read_log(out: Path) -> Iterator[dict[str, Any]]:
+    """The lines of OUT/training.jsonl."""
+    for line in (out / "training.jsonl").read_text(encoding="utf-8").splitlines():
+        yield json.loads(line)
+
+
+def _write(path: Path, fill: Callable[[Any], Any]) -> None:
+    """The whole file, or what was there before."""
+    fresh = path.with_name(f".tmp-{path.name}")
+    with fresh.open("wb") as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

@@ -1,0 +1,232 @@
+"""What a backbone can learn from images without labels: two tasks, from pixels to a loss.
+
+    hidden patches   three of four patches are dropped before the encoder; a light decoder predicts
+                     what they look like: gradients and colour (He et al. 2022, Wei et al. 2022)
+    same places      two crops of one image; where they overlap, the tokens of one must tell to
+                     which prototype an averaged copy of the encoder puts the other's (Caron et al.
+                     2020 and 2021, for patches instead of images). A place of the image stands at
+                     different places of the two grids, so position is of no use
+
+The encoder has no position embedding. Its attention turns queries and keys by their places, so that
+only the distance between two patches counts (Su et al. 2021), and the raw keys do not hold where a
+patch is. There is no class token: the turned query of a patch would meet its unturned key, which
+tells the patch its place. An image is the mean of its patch tokens.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+PATCH_PX = 8
+N_BINS = 9
+"""Orientations of the histogram of gradients (Dalal & Triggs 2005)."""
+
+N_TARGETS = 2 * (N_BINS + 6)
+"""Histogram, mean and deviation of three colours, of the patch and of its 3 x 3 surroundings."""
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+ARCHITECTURE: dict[str, Any] = {
+    "img_size": 128,
+    "patch_size": PATCH_PX,
+    "embed_dim": 192,
+    "depth": 8,
+    "num_heads": 3,
+    "num_classes": 0,
+    "class_token": False,
+    "global_pool": "avg",
+    "use_fc_norm": False,
+    "use_abs_pos_emb": False,
+    "use_rot_pos_emb": True,
+    "dynamic_img_size": True,
+}
+"""Arguments of timm's Eva: 3.6 million parameters."""
+
+
+class Views(NamedTuple):
+    """Two crops of each image of a batch, and where they lie."""
+
+    first: Tensor
+    """float32 (B, 3, px, px), RGB 0..1."""
+    second: Tensor
+    boxes: Tensor
+    """float32 (B, 2, 4): top, left, bottom, right of both crops, in the frame of the image; left is
+    greater than right in a mirrored one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of both tasks. The reasons are in docs/embedded_backbone.md."""
+
+    visible_alone: float = 0.25
+    """Share of patches that the encoder sees in the first phase."""
+    visible_both: float = 0.5
+    """... and in the second, where its tokens also tell prototypes."""
+    n_prototypes: int = 256
+    student_temperature: float = 0.1
+    sinkhorn_temperature: float = 0.05
+    places_weight: float = 0.5
+
+
+class Learner(nn.Module):
+    """The encoder and what training needs around it."""
+
+    def __init__(self, settings: Settings, architecture: dict[str, Any] = ARCHITECTURE) -> None:
+        super().__init__()
+        width = architecture["embed_dim"]
+        self.settings = settings
+        self.encoder = new_encoder(architecture)
+        self.decoder = Decoder(width)
+        self.projection = nn.Sequential(nn.Linear(width, 512), nn.GELU(), nn.Linear(512, 128))
+        self.prototypes = nn.Parameter(
+            functional.normalize(torch.randn(settings.n_prototypes, 128))
+        )
+
+    def hidden_loss(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """First task alone. image: float32 (B, 3, px, px), RGB 0..1."""
+        places, side = self._visible(image, self.settings.visible_alone, generator)
+        tokens = encode(self.encoder, image, places)
+        return self._hidden_loss(tokens, places, image, side)
+
+    def both_losses(
+        self, views: Views, teacher: "Learner", generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(first task on the first crop, second task from the first crop to the second)."""
+        places, side = self._visible(views.first, self.settings.visible_both, generator)
+        tokens = encode(self.encoder, views.first, places)
+        hidden = self._hidden_loss(tokens, places, views.first, side)
+        with torch.no_grad():
+            grid = encode(teacher.encoder, views.second, None)
+            grid = teacher.projection(grid).float().mT.unflatten(2, (side, side))
+            where = places_in_second(views.boxes, places, side)
+            inside = (where.abs() <= 1 - 1 / side).all(-1)
+            found = functional.grid_sample(grid, where[:, None], align_corners=False)
+            found = functional.normalize(found[:, :, 0].mT[inside], dim=1)
+            wanted = sinkhorn(
+                found
+                @ functional.normalize(teacher.prototypes, dim=1).T
+                / self.settings.sinkhorn_temperature
+            )
+        told = functional.normalize(self.projection(tokens).float()[inside], dim=1)
+        told = told @ functional.normalize(self.prototypes, dim=1).T
+        log = functional.log_softmax(told / self.settings.student_temperature, dim=1)
+        return hidden, -(wanted * log).sum(1).mean()
+
+    def _visible(
+        self, image: Tensor, share: float, generator: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """(int64 (B, n): the patches that are seen, patches along a side)."""
+        side = image.shape[2] // PATCH_PX
+        drawn = torch.rand(len(image), side * side, generator=generator)
+        return drawn.argsort(1)[:, : int(share * side * side)].to(image.device), side
+
+    def _hidden_loss(self, tokens: Tensor, places: Tensor, image: Tensor, side: int) -> Tensor:
+        """Mean squared error over the patches that were not seen."""
+        predicted = self.decoder(tokens, places, side).float()
+        hidden = torch.ones(predicted.shape[:2], device=image.device).scatter(1, places, 0.0)
+        error = ((predicted - targets(image)) ** 2).mean(-1)
+        mean: Tensor = (error * hidden).sum() / hidden.sum()
+        return mean
+
+
+class Decoder(nn.Module):
+    """Visible tokens (B, n, D) and their places -> targets (B, side * side, N_TARGETS)."""
+
+    def __init__(self, width: int, inner: int = 128) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        self.embed = nn.Linear(width, inner)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, inner))
+        self.blocks = nn.Sequential(*[Block(inner, 4) for _ in range(2)])
+        self.norm = nn.LayerNorm(inner)
+        self.head = nn.Linear(inner, N_TARGETS)
+
+    def forward(self, visible: Tensor, places: Tensor, side: int) -> Tensor:
+        embedded = self.embed(visible)
+        tokens = self.mask_token.to(embedded.dtype).expand(len(visible), side * side, -1)
+        index = places[..., None].expand(-1, -1, tokens.shape[-1])
+        tokens = tokens.scatter(1, index, embedded)
+        tokens = tokens + waves(side, tokens.shape[-1]).to(tokens)
+        decoded: Tensor = self.head(self.norm(self.blocks(tokens)))
+        return decoded
+
+
+def new_encoder(architecture: dict[str, Any]) -> nn.Module:
+    from timm.models.eva import Eva
+
+    encoder: nn.Module = Eva(**architecture)
+    return encoder
+
+
+def encode(encoder: Any, image: Tensor, places: Tensor | None) -> Tensor:
+    """(B, n, D): normed tokens of the patches at `places` (B, n), or of all."""
+    mean, std = (image.new_tensor(three).view(1, 3, 1, 1) for three in (MEAN, STD))
+    patches = encoder.patch_embed((image - mean) / std)
+    turns = encoder.rope.get_embed(shape=tuple(patches.shape[1:3]))
+    tokens = patches.flatten(1, 2)
+    if places is not None:
+        tokens = tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
+        turns = turns[places][:, None]
+    for block in encoder.blocks:
+        tokens = block(tokens, rope=turns)
+    normed: Tensor = encoder.norm(tokens)
+    return normed
+
+
+def places_in_second(boxes: Tensor, places: Tensor, side: int) -> Tensor:
+    """(B, n, 2) x and y, -1..1 in the second crop, of the centres of patches of the first."""
+    first, second = boxes[:, None, 0], boxes[:, None, 1]
+    at = torch.stack([places // side, places % side], -1).add(0.5) / side  # y, x: 0..1 in the first
+    at = first[..., :2] + at * (first[..., 2:] - first[..., :2])
+    at = (at - second[..., :2]) / (second[..., 2:] - second[..., :2])
+    return at.flip(-1) * 2 - 1
+
+
+def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
+    """(n, K) rows that sum to 1 while all K columns get the same: no prototype takes all."""
+    shares = (scores - scores.max()).exp()
+    for _ in range(rounds):
+        shares = shares / shares.sum(0, keepdim=True).clamp_min(1e-12)
+        shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
+    return shares
+
+
+def waves(side: int, width: int) -> Tensor:
+    """float32 (side * side, width): sines of row and column, as in Vaswani et al. 2017."""
+    rates = 100 ** -torch.arange(0, 1, 4 / width)
+    at = torch.arange(side)[:, None] * rates
+    one = torch.cat([at.sin(), at.cos()], 1)
+    rows = one[:, None].expand(-1, side, -1)
+    columns = one[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], 2).reshape(side * side, width)
+
+
+def targets(image: Tensor) -> Tensor:
+    """(B, 3, px, px) RGB 0..1 -> (B, patches, N_TARGETS): gradients and colour, at two scales."""
+    grey = image.mean(1, keepdim=True)
+    dx = functional.pad(grey[..., 2:] - grey[..., :-2], (1, 1))
+    dy = functional.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
+    angle = torch.atan2(dy, dx) % math.pi
+    bins = (angle / math.pi * N_BINS).floor().clamp(0, N_BINS - 1).long()
+    votes = torch.zeros(len(image), N_BINS, *image.shape[2:], device=image.device)
+    votes.scatter_(1, bins, torch.sqrt(dx**2 + dy**2))
+    histogram = functional.avg_pool2d(votes, PATCH_PX)
+    mean = functional.avg_pool2d(image, PATCH_PX)
+    square = functional.avg_pool2d(image**2, PATCH_PX)
+    parts = []
+    for reach in (1, 3):  # the patch alone, then its surroundings
+
+        def pool(of: Tensor, reach: int = reach) -> Tensor:
+            return functional.avg_pool2d(of, reach, 1, reach // 2, count_include_pad=False)
+
+        gradient, colour = pool(histogram), pool(mean)
+        deviation = (pool(square) - colour**2).clamp(min=0).sqrt()
+        parts.append(gradient / (gradient.norm(dim=1, keepdim=True) + 0.02))
+        parts.append((colour - 0.45) / 0.25)
+        parts.append(deviation / 0.1)
+    return torch.cat(parts, 1).flatten(2).mT

@@ -1,0 +1,269 @@
+"""Where a model's weights are: shipped, a file, the hub. Looks into folders and fetches nothing.
+
+    find_weights("vit_small_patch8_224.dino", "auto")    a file, or "hub"
+    weights_id(...)                                      what stands for them in a fingerprint
+    listing(), describe(name)                            for people
+
+The environment variable DATUS_WEIGHTS names a folder that is looked into before the hub: NAME with
+any suffix of a weight file, or the authors' own file name. DATUS_OFFLINE=1 keeps the network out
+of it. Importing this module loads neither torch nor timm.
+"""
+
+import difflib
+import hashlib
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from datus.errors import BackboneError, UsageError
+from datus.zoo import ROWS, SUFFIXES, Row, find
+
+MODELS = Path(__file__).parent / "models"
+
+FOLDER, OFFLINE = "DATUS_WEIGHTS", "DATUS_OFFLINE"
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def find_weights(backbone: str, weights: str) -> Path | str:
+    """The file to read, or "hub" or "random". `weights` as in FeaturesConfig.
+
+    Raises UsageError, or BackboneError if there are no such weights, as far as that can be known
+    without loading timm.
+    """
+    shipped = model_path(backbone)
+    if shipped and not shipped.is_file():
+        raise UsageError(
+            f"features.backbone: {shipped}: no such file; datus pretrain writes such files"
+        )
+    if backbone.startswith("datus_") and shipped is None:
+        names = sorted(path.stem for path in MODELS.glob("*.safetensors"))
+        raise BackboneError(
+            f"{backbone}: this package does not ship that model; "
+            f"it has {near(backbone, names) or 'none'}, or take any timm ViT by name"
+        )
+    if weights == "auto" and shipped:
+        return shipped
+    if weights == "hub" and shipped:
+        raise UsageError(f"features.weights: {backbone} is shipped, not on the hub; use auto")
+    if weights in ("auto", "hub"):
+        local, row = local_file(backbone), find(backbone)
+        if local is None and row and not row.family.on_hub:
+            raise BackboneError(f"{backbone}: timm has no weights for it; {cure(backbone)}")
+        return local or "hub"
+    return weights if weights == "random" else _given_file(weights)
+
+
+def weights_id(backbone: str, weights: str) -> str:
+    """What stands for the weights in a fingerprint: sha256:..., hub:NAME or random:NAME.
+
+    Arguments and errors as in `find_weights`.
+    """
+    source = find_weights(backbone, weights)
+    if isinstance(source, str):
+        return f"{source}:{backbone}"
+    return f"sha256:{_digest(source, 'sha256')}"
+
+
+def model_path(name: str) -> Path | None:
+    """The weights of the shipped model `name`, or None if the package ships no such model.
+
+    A `name` that ends in .safetensors is the path of one that `datus pretrain` made.
+    """
+    if name.endswith(".safetensors"):
+        return Path(name).expanduser()
+    path = MODELS / f"{name}.safetensors"
+    return path if Path(name).name == name and path.is_file() else None
+
+
+def local_file(name: str) -> Path | None:
+    """The weights of the model `name` in the folder that DATUS_WEIGHTS names, or None."""
+    folder = os.environ.get(FOLDER, "")
+    if not folder:
+        return None
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"{FOLDER}: expected a folder, got {folder!r}, which is not there")
+    found = (root / file for file in file_names(name))
+    return next((path for path in found if path.is_file()), None)
+
+
+def file_names(name: str) -> list[str]:
+    """What the file of the model `name` may be called, the first choice first."""
+    row = find(name)
+    own = [f"{name}{suffix}" for suffix in SUFFIXES]
+    return [*own, row.file] if row and row.file else own
+
+
+def is_offline() -> bool:
+    """DATUS_OFFLINE or HF_HUB_OFFLINE is set."""
+    given = (os.environ.get(name, "") for name in (OFFLINE, "HF_HUB_OFFLINE"))
+    return any(value.lower() not in ("", "0", "false", "no", "off") for value in given)
+
+
+def hub_answers() -> bool:
+    """The hub's address is known, or a proxy knows it. Its client would retry for a minute."""
+    if any(os.environ.get(name) for name in PROXIES):
+        return True
+    try:
+        host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return True
+
+
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+
+
+def hub_file(name: str) -> Path | None:
+    """The weights of a timm model in the cache of the hub's client, or None."""
+    folder = hub_cache() / f"models--timm--{name}" / "snapshots"
+    found = (path for file in HUB_FILES for path in sorted(folder.glob(f"*/{file}")))
+    return next((path for path in found if path.is_file()), None)
+
+
+def hub_cache() -> Path:
+    """Where the hub's client keeps what it fetched, by the variables that it goes by."""
+    env = os.environ
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if env.get(variable):
+            return Path(env[variable]).expanduser()
+    if env.get("HF_HOME"):
+        return Path(env["HF_HOME"]).expanduser() / "hub"
+    return Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+
+
+def cure(name: str) -> str:
+    """Which file to put where."""
+    row = find(name)
+    folder = os.environ.get(FOLDER, "")
+    place = f"into {folder}" if folder else f"into a folder and set {FOLDER} to the folder"
+    if row is None:
+        file = f"model.safetensors of https://huggingface.co/timm/{name} as {name}.safetensors"
+    elif row.file:
+        file = f"{row.file} ({row.url or row.family.source})"
+    elif row.url:
+        file = f"{row.url} as {name}.pth"
+    else:
+        file = f"a checkpoint of {row.family.source} as {name}.pth"
+    asked = f" (gated: ask at {row.family.gated})" if row and row.family.gated else ""
+    return f"put {file}{asked} {place}, or set features.weights to the file"
+
+
+def notice(backbone: str, weights: str) -> str:
+    """What to know before the weights are fetched from the hub: terms that need consent."""
+    row = find(backbone)
+    if not (row and row.family.gated) or find_weights(backbone, weights) != "hub":
+        return ""
+    return (
+        f"{backbone}: gated. Its authors give the weights to those who accept the "
+        f"{row.family.licence} ({row.family.gated}); timm's copy on the hub has the same terms"
+    )
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+def listing() -> list[tuple[str, ...]]:
+    """The whole table: a header and one row for each model."""
+    header = ("name", "scheme", "patch", "params", "pretraining data", "licence", "gated")
+    rows: list[tuple[str, ...]] = [(*header, "weights here")]
+    for row in ROWS:
+        family = row.family
+        patch = str(row.patch_px) if row.patch_px else "CNN"
+        facts = (patch, f"{row.parameters / 1e6:.1f}M", family.data, family.licence)
+        gated = "yes" if row.family.gated else "no"
+        rows.append((row.name, family.scheme, *facts, gated, presence(row.name)))
+    return rows
+
+
+def presence(name: str) -> str:
+    """Where the weights of the model are on this machine: shipped, DATUS_WEIGHTS, hub cache, no."""
+    if model_path(name):
+        return "shipped"
+    if local_file(name):
+        return FOLDER
+    return "hub cache" if hub_file(name) else "no"
+
+
+def describe(name: str) -> list[tuple[str, str]]:
+    """All that is known of one model. UsageError if it is not in the table."""
+    row = find(name)
+    if row is None:
+        names = near(name, [one.name for one in ROWS])
+        raise UsageError(
+            f"{name}: not in the table"
+            + (f"; did you mean {names}?" if names else "")
+            + "\nAny other ViT of timm works too, by name"
+        )
+    family = row.family
+    facts = [
+        ("name", row.name),
+        ("scheme", family.scheme),
+        ("kind", "CNN, for crops only" if row.is_cnn else f"ViT-{row.size}/{row.patch_px}"),
+        ("parameters", f"{row.parameters:,}"),
+        ("pretraining data", family.data),
+        ("licence", family.licence),
+        ("source", family.source),
+        ("gated", f"yes, ask at {family.gated}" if row.family.gated else "no"),
+        ("timm", f"{row.model} {_options(row)}".rstrip()),
+        ("on the hub", f"timm/{row.name}" if family.on_hub else "no"),
+        ("authors' file", row.file or "-"),
+        ("address", row.url or "-"),
+        ("digest", row.digest or "not stated by its authors"),
+        ("layout", f"{family.layout}: {_layout(family.layout)}"),
+        *((f"shape of {key}", str(shape)) for key, shape in row.shapes.items()),
+        ("weights here", _here(row)),
+    ]
+    if row.note:
+        facts.append(("note", row.note))
+    if not (model_path(name) or local_file(name)):
+        facts.append(("to use a file", cure(name)))
+    return facts
+
+
+def _here(row: Row) -> str:
+    """Path of the weights, and whether they are the file that the authors released."""
+    path = model_path(row.name) or local_file(row.name) or hub_file(row.name)
+    if path is None:
+        return "no"
+    kind, _, digits = row.digest.partition(":")
+    if path.name != row.file or not digits:
+        return str(path)
+    same = _digest(path, kind).startswith(digits)
+    return f"{path}, {'as the authors stated' if same else 'NOT the file that the digest is of'}"
+
+
+def _layout(name: str) -> str:
+    from datus.converters import LAYOUTS
+
+    return LAYOUTS[name].looks
+
+
+def _options(row: Row) -> str:
+    return ", ".join(f"{key}={value}" for key, value in row.options.items())
+
+
+def near(name: str, names: list[str]) -> str:
+    """Up to three names like `name`, with commas."""
+    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.5))
+
+
+def _given_file(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise UsageError(
+            f"features.weights: expected auto, hub, random or a file, got {weights!r}, "
+            f"which is {'a folder' if path.is_dir() else 'not there'}"
+        )
+    return path
+
+
+def _digest(path: Path, kind: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, kind).hexdigest()
+    except OSError as error:
+        raise BackboneError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,182 @@
+"""Training: what comes out, that it goes on where it was, and its errors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datus import pretrain as module
+from datus.backbones import load_backbone, weights_id
+from datus.config import FeaturesConfig
+from datus.errors import UsageError, WorkError
+from datus.pretrain import Pretraining, pretrain, read_log, share_of_rate
+from datus.selfsupervised import ARCHITECTURE, Settings
+
+TINY = {**ARCHITECTURE, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datus import selfsupervised
+
+    monkeypatch.setattr(selfsupervised.Learner.__init__, "__defaults__", (TINY,))
+    monkeypatch.setattr(module, "ARCHITECTURE", TINY)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for place in range(6):
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{place}.png")
+    return sorted(folder.iterdir())
+
+
+def settings(out: Path, **changes: Any) -> Pretraining:
+    given: dict[str, Any] = {
+        "images": out.parent / "photos",
+        "out": out,
+        "name": "mine",
+        "views": 16,
+        "pairs": 8,
+        "batch": 4,
+        "batch_pairs": 4,
+        "crop_px": 32,
+        "every": 2,
+        "tasks": Settings(n_prototypes=8),
+    }
+    return Pretraining(**{**given, **changes})
+
+
+def test_the_result_is_a_backbone(tmp_path: Path, photos: list[Path]) -> None:
+    said: list[dict[str, Any]] = []
+    weights = pretrain(settings(tmp_path / "out"), photos, said.append)
+    assert weights == tmp_path / "out" / "mine.safetensors"
+    assert [one["step"] for one in said] == [2, 4, 6]
+    assert [len(one["losses"]) for one in said] == [1, 1, 2]
+    assert said == list(read_log(tmp_path / "out"))
+    backbone = load_backbone(str(weights), "auto", FeaturesConfig())
+    (grid,) = backbone.features([np.zeros((3, 48, 64), np.float32)], 1, 1)
+    assert grid.keys.shape == (6, 8, 32)
+    assert weights_id(str(weights), "auto").startswith("sha256:")
+    record = json.loads((tmp_path / "out" / "mine.json").read_text())
+    assert (record["n_views"], record["n_pairs"], record["labels"]) == (16, 8, "none")
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_a_training_that_was_stopped_ends_with_the_same_bytes(
+    tmp_path: Path, photos: list[Path], stop: int
+) -> None:
+    whole = pretrain(settings(tmp_path / "whole"), photos, lambda _: None)
+
+    class Stop(Exception):
+        pass
+
+    def stopped(line: dict[str, Any]) -> None:
+        if line["step"] == stop:
+            raise Stop
+
+    with pytest.raises(Stop):
+        pretrain(settings(tmp_path / "parts"), photos, stopped)
+    parts = pretrain(settings(tmp_path / "parts"), photos, lambda _: None)
+    assert parts.read_bytes() == whole.read_bytes()
+    assert [one["step"] for one in read_log(tmp_path / "parts")] == [2, 4, 6]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+import torch
+torch.set_num_threads(1)
+from datus import pretrain, selfsupervised
+from test_pretrain import TINY, settings
+selfsupervised.Learner.__init__.__defaults__ = (TINY,)
+pretrain.ARCHITECTURE = TINY
+out = Path(sys.argv[1])
+step = pretrain.Training.train
+def train(self, number, views):
+    if number == 5:
+        os.kill(os.getpid(), 9)
+    step(self, number, views)
+pretrain.Training.train = train
+pretrain.pretrain(settings(out), sorted((out.parent / "photos").iterdir()), lambda _: None)
+"""
+
+
+def test_kill_9_in_the_middle(tmp_path: Path, photos: list[Path]) -> None:
+    whole = pretrain(settings(tmp_path / "whole"), photos, lambda _: None)
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "parts")]
+    killed = subprocess.run(command, cwd=root, env=environment, check=False)
+    assert killed.returncode == -9
+    parts = pretrain(settings(tmp_path / "parts"), photos, lambda _: None)
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_a_finished_training_does_nothing(tmp_path: Path, photos: list[Path]) -> None:
+    weights = pretrain(settings(tmp_path / "out"), photos, lambda _: None)
+    before = weights.stat().st_mtime_ns
+    pretrain(settings(tmp_path / "out"), photos, lambda _: pytest.fail("trained"))
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_one_phase_only(tmp_path: Path, photos: list[Path]) -> None:
+    pretrain(settings(tmp_path / "out", pairs=0), photos, lambda _: None)
+    assert json.loads((tmp_path / "out" / "mine.json").read_text())["n_pairs"] == 0
+
+
+def test_other_settings_do_not_go_on(tmp_path: Path, photos: list[Path]) -> None:
+    out = tmp_path / "out"
+    pretrain(settings(out), photos, lambda _: None)
+    with pytest.raises(UsageError) as error:
+        pretrain(settings(out, lr=5e-4, seed=3), photos, lambda _: None)
+    assert str(error.value) == (
+        f"{out} holds a training with another lr, seed: go on with the same settings, or choose "
+        "another --out"
+    )
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, photos: list[Path]) -> None:
+    out = tmp_path / "out"
+    pretrain(settings(out), photos, lambda _: None)
+    (out / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(UsageError, match=r"checkpoint\.pt: damaged \(.*\); remove it to begin"):
+        pretrain(settings(out), photos, lambda _: None)
+
+
+def test_no_images(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"photos: no images to train on$"):
+        pretrain(settings(tmp_path / "out"), [], lambda _: None)
+
+
+def test_a_loss_that_is_not_finite_ends_it(
+    tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bad(*_: Any) -> torch.Tensor:
+        return torch.tensor(float("nan"), requires_grad=True)
+
+    monkeypatch.setattr(module.Learner, "hidden_loss", bad)
+    with pytest.raises(WorkError) as error:
+        pretrain(settings(tmp_path / "out"), photos, lambda _: None)
+    assert str(error.value) == (
+        "step 0: the loss is nan; take a smaller --lr than 0.001, and another --out"
+    )
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [share_of_rate(step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 200)
+    assert max(rates) > 0.9
+    assert rates[-1] < 0.021
