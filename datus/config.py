@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from datus.denoise_config import DENOISE_RANGES, DenoiseConfig, check_denoise
 from datus.errors import ConfigError, UsageError
 from datus.records import MAX_CLUSTERS
 
@@ -175,6 +176,7 @@ class Config:
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     clusters: ClustersConfig = field(default_factory=ClustersConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
+    denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
 
@@ -192,6 +194,7 @@ class Config:
                 "masks.noise: pool needs embeddings.mode = pool, got "
                 f"{self.embeddings.mode}; use nearest or ignore"
             )
+        check_denoise(self.denoise, self.clusters.k)
         if self.segments.backend == "python-louvain" and self.segments.resolution != 1.0:
             raise ConfigError(
                 "segments.resolution: python-louvain is only right at 1.0, "
@@ -244,6 +247,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("clusters.pca", -1, 65_536),
     ("clusters.restarts", 1, 10_000),
     ("clusters.iterations", 1, 100_000),
+    *DENOISE_RANGES,
     ("report.examples", 0, 1000),
     ("report.gallery", 0, 1000),
     ("speed.workers", 0, 4096),

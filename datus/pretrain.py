@@ -71,10 +71,16 @@ class Pretraining:
 Say = Callable[[dict[str, Any]], None]
 
 
-def pretrain(settings: Pretraining, paths: list[Path], say: Say) -> Path:
+def pretrain(
+    settings: Pretraining,
+    paths: list[Path],
+    say: Say,
+    advance: Callable[[int], Any] = lambda steps: None,
+) -> Path:
     """Train, or go on, to the end. Returns the path of the weights.
 
-    `say` hears of each checkpoint: step, of, losses, seconds, seconds_left. Raises UsageError (no
+    `say` hears of each checkpoint: step, of, losses, seconds, seconds_left. `advance` hears of
+    steps, those of an earlier start first. Raises UsageError (no
     images, another training in the folder), WorkError (unreadable images, loss not finite).
     """
     if not paths:
@@ -83,9 +89,11 @@ def pretrain(settings: Pretraining, paths: list[Path], say: Say) -> Path:
     photographs = Photographs(paths, settings.phases, settings.crop_px, settings.seed)
     training = Training(settings)
     last = settings.phases[-1].last
+    advance(training.step)
     since = time.monotonic()
     for step, views in photographs.batches(training.step):
         training.train(step, views)
+        advance(1)
         if training.step % settings.every == 0 or training.step == last:
             seconds, since = time.monotonic() - since, time.monotonic()
             say(training.save(seconds, len(paths), photographs.n_bad))

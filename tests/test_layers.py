@@ -40,6 +40,8 @@ LAYERS = (
     {"preflight"},
     {"status", "evaluation", "outcomes", "pretrain"},
     {"compare"},
+    {"options", "terminal"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )

@@ -1,0 +1,139 @@
+"""Commands beside the pipeline: each reads its arguments, calls one function, prints the result."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from datus.config import parse_override
+from datus.errors import UsageError, WorkError
+from datus.options import (
+    OPTIONS,
+    Classes,
+    Debug,
+    Device,
+    Images,
+    MaxFailed,
+    Offline,
+    RunDir,
+    Seed,
+    Set,
+    Truth,
+)
+from datus.terminal import Bars, errors, scores_table, table, write_text
+
+
+def evaluate(
+    masks: Annotated[Path, typer.Argument(help="folder of label PNGs, made by anything")],
+    truth: Annotated[Path, typer.Argument(help="folder of true masks with the same names")],
+    classes: Annotated[Path, typer.Option("--classes", help="TOML: what the true ids mean")],
+    clusters: Annotated[int, typer.Option("--clusters", help="default: highest label + 1")] = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="also write the scores here")] = None,
+    max_failed: MaxFailed = 0,
+    debug: Debug = False,
+) -> None:
+    """Score any two folders of label PNGs under all matching rules."""
+    with errors(debug):
+        from datus.evaluation import evaluate_folders
+
+        found = evaluate_folders(masks, truth, classes, clusters, max_failed)
+        if out is not None:
+            write_text(out, json.dumps(found, indent=1, sort_keys=True) + "\n")
+        print(f"{found['n_images']} images, K = {found['clusters']}, {found['classes']} classes")
+        for image_id, reason in found["failures"].items():
+            print(f"left out: {image_id}: {reason}")
+        print(scores_table(found["scores"]))
+
+
+def compare(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="one grid, or the configs of finished runs", metavar="GRID | RUN ..."),
+    ] = None,
+    images: Images = "",
+    truth: Truth = "",
+    classes: Classes = "",
+    run_dir: RunDir = "",
+    backbones: Annotated[str, typer.Option("--backbones", help="NAME or NAME:WEIGHTS, ...")] = "",
+    embedders: Annotated[str, typer.Option("--embedders", help="pool, crop, crop:NAME:...")] = "",
+    clusters: Annotated[str, typer.Option("--clusters", help="numbers of clusters: 6,8,12")] = "",
+    presets: Annotated[str, typer.Option("--presets", help="best,paper")] = "",
+    seeds: Annotated[str, typer.Option("--seeds", help="0,1,2 gives means and spreads")] = "",
+    table: Annotated[str, typer.Option("--table", help="I, II, III, VI, VII or full")] = "",
+    out: Annotated[str, typer.Option("--out", help="default: RUN/compare/NAME")] = "",
+    offline: Offline = False,
+    settings: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Schemes, embedders and numbers of clusters side by side: the paper's tables and figures."""
+    with errors(debug):
+        from datus.compare import compare_files, write
+        from datus.report.documents import summary
+
+        given = {"images": images, "truth": truth, "classes": classes, "run_dir": run_dir}
+        overrides = dict(parse_override(text) for text in settings or [])
+        overrides |= {OPTIONS[name]: value for name, value in given.items() if value}
+        lists = {"backbones": backbones, "embedders": embedders, "k": clusters}
+        lists |= {"presets": presets, "seeds": seeds, "table": table}
+        found = compare_files(files or [], overrides, lists, Bars())
+        print(summary(found, write(found, out)))
+        if found.n_failed:
+            raise WorkError(f"{found.n_failed} of {len(found.results)} cells failed, see the table")
+
+
+def backbones(
+    name: Annotated[str, typer.Argument(help="all that is known of one model")] = "",
+    debug: Debug = False,
+) -> None:
+    """The table of backbones: scheme, terms, and whether the weights are on this machine."""
+    with errors(debug):
+        from datus.sources import describe, listing
+
+        print(table(list(describe(name)) if name else listing()))
+
+
+def pretrain(
+    images: Images = "",
+    out: Annotated[Path, typer.Option("--out", help="folder of the weights")] = Path("pretrained"),
+    name: Annotated[str, typer.Option("--name", help="of the model")] = "own_vit_t8",
+    views: Annotated[int, typer.Option("--views", help="crops to learn from")] = 128_000,
+    pairs: Annotated[int, typer.Option("--pairs", help="pairs of crops after that")] = 48_000,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Annotated[int, typer.Option("--threads", help="0 = one per core")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Train a small backbone on your own images, without labels. Goes on where it stopped."""
+    with errors(debug):
+        if not images:
+            raise UsageError("no images: give --images FOLDER")
+        import torch
+
+        from datus.images import find_images
+        from datus.inference import find_device
+        from datus.pretrain import Pretraining, pretrain
+        from datus.threads import n_cores
+
+        torch.set_num_threads(threads or n_cores())
+        folder = Path(images)
+        settings = Pretraining(
+            images=folder,
+            out=out,
+            name=name,
+            views=views,
+            pairs=pairs,
+            seed=seed,
+            device=find_device(device),
+        )
+        paths = [folder / path for path in find_images(folder).paths]
+        console, n_steps = Bars(), settings.phases[-1].last
+
+        def say(line: dict[str, Any]) -> None:
+            losses = ", ".join(f"{one:.4f}" for one in line["losses"])
+            console.say(f"step {line['step']}: loss {losses}; checkpoint written")
+
+        with console.bar("pretrain", n_steps, "step") as advance:
+            weights = pretrain(settings, paths, say, advance)
+    print(f"weights: {weights}")
+    print(f"use them: datus run --images {images} --clusters 12 --backbone {weights}")

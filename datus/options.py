@@ -1,0 +1,81 @@
+"""What commands share: their options, and the Config that comes of them."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from datus.config import Config, parse_override
+from datus.errors import UsageError
+
+ConfigFile = Annotated[Path | None, typer.Argument(help="TOML file", metavar="CONFIG")]
+Images = Annotated[str, typer.Option("--images", help="folder of images, sub-folders included")]
+Truth = Annotated[str, typer.Option("--truth", help="folder of true masks, to score against")]
+Classes = Annotated[str, typer.Option("--classes", help="TOML: what the ids in true masks mean")]
+Clusters = Annotated[str, typer.Option("--clusters", help="number of clusters; 6,8,12 sweeps")]
+RunDir = Annotated[str, typer.Option("--run-dir", help="default: runs/<name of the image folder>")]
+Preset = Annotated[str, typer.Option("--preset", help="best (default) or paper")]
+Backbone = Annotated[str, typer.Option("--backbone", help="see datus backbones; or any timm ViT")]
+Weights = Annotated[str, typer.Option("--weights", help="auto, hub, random, or a checkpoint file")]
+Executor = Annotated[str, typer.Option("--executor", help="serial (default) or processes")]
+Workers = Annotated[
+    int, typer.Option("--workers", help="processes; 0 = one per core", show_default=False)
+]
+Device = Annotated[str, typer.Option("--device", help="auto (default), cpu, cuda, cuda:1")]
+MaxFailed = Annotated[
+    int, typer.Option("--max-failed", help="unusable images allowed (0)", show_default=False)
+]
+Seed = Annotated[int, typer.Option("--seed", help="of everything random (0)", show_default=False)]
+
+
+def _go_offline(value: bool) -> None:
+    if value:
+        os.environ["DATUS_OFFLINE"] = "1"  # worker processes inherit it
+
+
+Offline = Annotated[
+    bool, typer.Option("--offline", callback=_go_offline, help="never touch the network")
+]
+Set = Annotated[list[str] | None, typer.Option("--set", help="any setting: segments.restarts=8")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would do and take; stop")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+
+OPTIONS = {
+    "images": "data.images",
+    "truth": "data.truth",
+    "classes": "data.classes",
+    "run_dir": "run_dir",
+    "preset": "preset",
+    "backbone": "features.backbone",
+    "weights": "features.weights",
+    "executor": "speed.executor",
+    "workers": "speed.workers",
+    "device": "speed.device",
+    "max_failed": "speed.max_failed",
+    "seed": "seed",
+}
+"""Command-line option -> setting. An empty text or a negative number means: not given."""
+
+
+def load_config(given: dict[str, Any]) -> Config:
+    overrides = dict(parse_override(text) for text in given["settings"] or [])
+    for option, name in OPTIONS.items():
+        value = given.get(option, "")
+        if value not in ("", -1):
+            overrides[name] = value
+    if given["clusters"]:
+        overrides["clusters.k"] = _numbers(given["clusters"])
+    loaded = Config.load(given["config"], overrides)
+    if not loaded.data.images:
+        raise UsageError("no images: give --images FOLDER, or data.images in a config file")
+    if bool(loaded.data.truth) != bool(loaded.data.classes):
+        raise UsageError("--truth and --classes go together: classes say what the true ids mean")
+    return loaded
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--clusters {text}: expected a number or numbers with commas") from None
