@@ -282,7 +282,7 @@ def best_of_eight(page: Page, keys: list[Array], args: argparse.Namespace) -> No
         note = "" if len(found) == len(several) else f" (stopped after {20 * args.limit:.0f} s)"
         mean = np.mean([one.modularity for one in found])
         lines.append(
-            f"{backend} | {len(found)}{note} | {mean:.6f} | {np.mean(same):.6f} | {ms:.1f}"
+            f"{backend} | {len(found)}{note} | {mean:.7f} | {np.mean(same):.7f} | {ms:.1f}"
         )
     page.table("back end | images | mean Q | mean Q of bits on these | ms an image", lines)
 

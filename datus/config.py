@@ -230,7 +230,7 @@ class Config:
             given = merged.get(section, {})
             if isinstance(given, dict):  # anything else is refused below
                 merged[section] = {**settings, **given}
-        return typing.cast(Config, _build(Config, merged, ""))
+        return typing.cast(Config, build(Config, merged, ""))
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -281,24 +281,24 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
 
 
-def _build(cls: type, table: Mapping[str, Any], where: str) -> Any:
+def build(cls: type, table: Mapping[str, Any], where: str) -> Any:
     """A config class from a table, every key and type checked."""
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in table.items():
         name = f"{where}{key}"
         if key not in hints:
-            raise ConfigError(_unknown(name, key, list(hints), where))
+            raise ConfigError(unknown_key(name, key, list(hints), where))
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{name}: expected a section [{name}], got {value!r}")
-            values[key] = _build(typing.cast(type, hints[key]), value, f"{name}.")
+            values[key] = build(typing.cast(type, hints[key]), value, f"{name}.")
         else:
             values[key] = _convert(name, hints[key], value)
     return cls(**values)
 
 
-def _unknown(name: str, key: str, known: list[str], where: str) -> str:
+def unknown_key(name: str, key: str, known: list[str], where: str) -> str:
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
     if near:
         return f"{name}: unknown setting; did you mean {where}{near[0]}?"

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from datus.config import Config, _build, _unknown, read_toml
+from datus.config import Config, build, read_toml, unknown_key
 from datus.errors import ConfigError, UsageError
 
 Entry = TypeVar("Entry", "Scheme", "Embedder")
@@ -142,7 +142,7 @@ def load_grid(
     """
     table = {**(_read(path) if path else {"base": {}}), **(lists or {})}
     settings = cast(
-        GridSettings, _build(GridSettings, {k: v for k, v in table.items() if k in OWN}, "")
+        GridSettings, build(GridSettings, {k: v for k, v in table.items() if k in OWN}, "")
     )
     settings = replace(settings, name=settings.name or (path.stem if path else "grid"))
     _check_name(settings.name)
@@ -164,7 +164,7 @@ def _read(path: Path, deep: bool = True) -> dict[str, Any]:
     table = read_toml(path)
     for key in table:
         if key not in KEYS:
-            raise ConfigError(_unknown(key, key, list(KEYS), ""))
+            raise ConfigError(unknown_key(key, key, list(KEYS), ""))
     like = table.pop("like", None)
     if isinstance(table.get("base"), str):
         table["base"] = read_toml(path.parent / table["base"])
@@ -206,7 +206,7 @@ def _entries(cls: type[Entry], key: str, table: Mapping[str, Any]) -> list[Entry
             raise ConfigError(f'{where}set: expected {{ "section.key" = value }}, got {more!r}')
         if "settings" in plain:
             raise ConfigError(f"{where}settings: unknown setting; did you mean {where}set?")
-        built = cast(Entry, _build(cls, plain, where))
+        built = cast(Entry, build(cls, plain, where))
         found.append(replace(built, settings=tuple(sorted(more.items()))))
     return found
 

@@ -73,7 +73,7 @@ def test_best_of_8_is_on_average_above_the_best_of_8_of_scikit_network() -> None
         graph = pack(mixed_graph(seed))
         ours = partition(graph, "bits", 1.0, 8, seed=0).modularity
         differences.append(ours - partition(graph, "scikit-network", 1.0, 8, seed=0).modularity)
-    assert min(differences) > -0.025  # each side wins some: these are small, hard graphs
+    assert min(differences) > -0.005  # each side wins some: these are small, hard graphs
     assert np.mean(differences) > 0
 
 
