@@ -76,11 +76,11 @@ def _judged(known: Array, far_px: float) -> Array:
 def _f_score(found: Array, true: Array, judged: Array, far_px: float) -> float:
     """The mask's borders count only where judged, but may explain a true one anywhere."""
     counted = found & judged
-    n_found, n_true = np.count_nonzero(counted), np.count_nonzero(true)
+    n_found, n_true = int(np.count_nonzero(counted)), int(np.count_nonzero(true))
     if n_found + n_true == 0:
         return float("nan")
-    precision = np.count_nonzero(_distance_to(true)[counted] <= far_px) / max(n_found, 1)
-    recall = np.count_nonzero(_distance_to(found)[true] <= far_px) / max(n_true, 1)
+    precision = int(np.count_nonzero(_distance_to(true)[counted] <= far_px)) / max(n_found, 1)
+    recall = int(np.count_nonzero(_distance_to(found)[true] <= far_px)) / max(n_true, 1)
     return 200.0 * precision * recall / max(precision + recall, 1e-12)
 
 

@@ -9,6 +9,8 @@
     datus compare pipelines/paper/table1_suim.toml    schemes side by side, the paper's tables
     datus backbones                                   every model: terms, and whether it is here
     datus pretrain --images photos/ --out mine/       a backbone of your own, without labels
+    datus fit --images I --labels L --classes C.toml --out MODEL      a model from imperfect masks
+    datus predict MODEL photos/ --out masks/          a trained model on new images
     datus prune pipelines/suim.toml                   what no current setting needs
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage or config, 130 interrupted (and resumable).
@@ -19,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-from datus import __version__, commands
+from datus import __version__, commands, commands_fit, commands_predict
 from datus.config import Config
 from datus.errors import UsageError, WorkError, size_text
 from datus.options import (
@@ -167,7 +169,10 @@ def prune(
             print(f"{size_text(total)} {'removed' if yes else 'to remove: add --yes'}")
 
 
-for command in (commands.evaluate, commands.compare, commands.backbones, commands.pretrain):
+for command in (
+    *(commands.evaluate, commands.compare, commands.backbones, commands.pretrain),
+    *(commands_fit.fit, commands_predict.predict, commands_predict.export_onnx),
+):
     app.command()(command)
 
 

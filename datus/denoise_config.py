@@ -23,7 +23,8 @@ class DenoiseConfig:
     """Only the head learns. Tuning the ViT too learns the errors of the labels better."""
     image_px: int = 0
     """The side that the model sees, as in [features]; 0 = the same. Not for a frozen probe."""
-    epochs: int = 20
+    epochs: int = 10
+    """The loss hardly falls after these; more epochs learn the errors of the masks."""
     batch: int = 8
     """Images in a step, and in memory at a time. Changes the result, unlike speed.batch."""
     rate: float = 0.001
@@ -48,7 +49,8 @@ class DenoiseConfig:
     """Share of the reverse cross entropy in the loss, which forgives wrong labels
     (Wang et al. 2019)."""
     ema: float = 0.0
-    """Decay a step of the averaged weights that are kept; 0 = the last weights."""
+    """Decay a step of the averaged weights that are kept; 0 = the last weights, which the cosine
+    has brought to rest: the same scores."""
     rounds: int = 1
     """More than one: learn again from scratch on what the last round drew; frozen probe only."""
 
@@ -73,8 +75,12 @@ def check_denoise(settings: DenoiseConfig, k: tuple[int, ...]) -> None:
 
     Raises ConfigError with the cure.
     """
-    if settings.enabled and min(k, default=2) < 2:
-        raise ConfigError(f"denoise: a model needs two clusters or more, got clusters.k = {list(k)}")
+    if not settings.enabled:
+        return
+    if min(k, default=2) < 2:
+        raise ConfigError(
+            f"denoise: a model needs two clusters or more, got clusters.k = {list(k)}"
+        )
     frozen = settings.kind == "probe" and settings.freeze
     wanted = {
         "confidence": settings.confidence != "none",

@@ -6,6 +6,7 @@ the report a few pictures.
 
 import heapq
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,7 @@ from datus.errors import WorkError
 from datus.executors import Advance
 from datus.index import Index, Shard
 from datus.records import WHOLE, Array, ClusterModel, Confusion, ImageRecord, ShardData
-from datus.report.records import Distribution, Example, GalleryItem, KResult, ReportInputs
+from datus.report.records import Denoised, Distribution, Example, GalleryItem, KResult, ReportInputs
 from datus.shardwork import Context, read_image, read_truth
 from datus.store import ShardReport
 from datus.work import cluster_arrays, cluster_model, key_sums_of
@@ -34,6 +35,9 @@ class Dataset(Protocol):
     def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]: ...
     def reports(self, stage: str, k: int) -> Iterator[ShardReport]: ...
     def file(self, stage: str, k: int, name: str) -> bytes: ...
+    def workplace(self, stage: str, k: int) -> AbstractContextManager[Path]:
+        """A folder for a stage under way; it outlives a kill and goes when the stage is done."""
+        ...
 
 
 DatasetWork = Callable[[Dataset, Advance], ShardData]
@@ -117,13 +121,12 @@ def build_report_stage(context: Context) -> DatasetWork:
 def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
     sweep = tuple(_result(config, dataset, k) for k in config.clusters.k)
-    sections = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
     return ReportInputs(
         title=config.name,
         preset=config.preset,
         n_images=len(dataset.index.records),
         sweep=sweep,
-        settings={name: settings_of(getattr(config, name)) for name in sections}
+        settings={name: settings_of(getattr(config, name)) for name in _sections(config)}
         | {"run": {"seed": config.seed}},
         provenance=_provenance(config, sweep[0].library),
         failures=_failures(config, dataset),
@@ -135,6 +138,11 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     )
 
 
+def _sections(config: Config) -> tuple[str, ...]:
+    sections = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
+    return (*sections, "denoise") if config.denoise.enabled else sections
+
+
 def _result(config: Config, dataset: Dataset, k: int) -> KResult:
     from datus.metrics import score_all
 
@@ -144,6 +152,7 @@ def _result(config: Config, dataset: Dataset, k: int) -> KResult:
         for arrays in data.arrays.values():
             pixels += arrays["pixels"]
     confusion = _confusion(dataset, k) if config.data.truth else None
+    again = _denoised(config, dataset, k)
     return KResult(
         k=k,
         cluster_pixels=pixels,
@@ -152,6 +161,29 @@ def _result(config: Config, dataset: Dataset, k: int) -> KResult:
         library=model.library,
         confusion=confusion,
         scores=score_all(confusion, model.centroids) if confusion else {},
+        denoised=again,
+    )
+
+
+def _denoised(config: Config, dataset: Dataset, k: int) -> Denoised | None:
+    """How learning went and what the masks it drew score; None where it is not asked for."""
+    from datus.metrics import score_all
+
+    if not config.denoise.enabled:
+        return None
+    pixels = np.zeros(k + 1, np.int64)
+    for _, data in dataset.data("denoise", k):
+        for arrays in data.arrays.values():
+            pixels += arrays["pixels"]
+    _, fitted = next(iter(dataset.data("denoise-fit", k)))
+    confusion = _confusion(dataset, k, "denoised") if config.data.truth else None
+    centroids = model_of(dataset, k).centroids
+    return Denoised(
+        cluster_pixels=pixels,
+        n_trained=int(fitted.numbers[WHOLE]["n_trained"]),
+        n_dropped=int(fitted.numbers[WHOLE]["n_dropped"]),
+        curve=tuple(fitted.arrays[WHOLE]["curve"].ravel().tolist()),
+        scores=score_all(confusion, centroids) if confusion else {},
     )
 
 
@@ -161,11 +193,11 @@ def model_of(dataset: Dataset, k: int) -> ClusterModel:
     raise WorkError(f"no clusters for K = {k}")
 
 
-def _confusion(dataset: Dataset, k: int) -> Confusion:
+def _confusion(dataset: Dataset, k: int, name: str = "counts") -> Confusion:
     from datus.metrics import add
 
     counts = [
-        Confusion(arrays["counts"])
+        Confusion(arrays[name])
         for _, data in dataset.data("evaluate", k)
         for arrays in data.arrays.values()
     ]
@@ -195,6 +227,7 @@ def _provenance(config: Config, library: str) -> dict[str, str]:
 def _failures(config: Config, dataset: Dataset) -> tuple[tuple[str, str, str], ...]:
     rows = [("index", image_id, reason) for image_id, reason in dataset.index.failures.items()]
     stages = ["features", "embeddings", "masks"] + (["evaluate"] if config.data.truth else [])
+    stages += ["denoise"] if config.denoise.enabled else []
     for stage in stages:
         for report in dataset.reports(stage, config.clusters.k[0]):
             rows += [(stage, image_id, reason) for image_id, reason in report.failures.items()]

@@ -7,12 +7,22 @@
 Everything is float32 and (batch, channels, rows, columns). Loads torch.
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 HEADS = ("linear", "conv", "layers")
+
+Grid = tuple[int, int]
+"""Rows and columns of cells."""
+
+Place = tuple[int, int]
+"""Of a tile in its view: its first row and column of cells."""
 
 HIDDEN = 256
 """Channels between the convolutions of a head, as in DeepLabV3's."""
@@ -29,6 +39,7 @@ class Tokens(nn.Module):
         self.blocks = blocks
         self.patch_px: int = vit.patch_embed.feat_ratio(as_scalar=True)
         self.size = int(vit.embed_dim) * max(1, len(blocks))
+        vit.patch_embed.register_forward_hook(_add_moved)
         dynamic = getattr(vit, "dynamic_img_size", False)
         self.only_size = None if dynamic else tuple(vit.patch_embed.img_size)
 
@@ -46,6 +57,52 @@ class Tokens(nn.Module):
                 tokens = self.vit.fc_norm(tokens)
         batch, _, size = tokens.shape
         return tokens.transpose(1, 2).reshape(batch, size, *grid)
+
+    @contextlib.contextmanager
+    def inside(self, places: Sequence[Place], tile: Grid, view: Grid) -> Iterator[None]:
+        """Within, the images are tiles at `places` of larger views and get the positions that they
+        have there. Otherwise a ViT with learned positions takes each tile for a whole picture,
+        with its sky at the top. Nothing changes for rotary positions, or if the tile is all."""
+        token = _MOVED.set(self._moved(places, tile, view))
+        try:
+            yield
+        finally:
+            _MOVED.reset(token)
+
+    def _moved(self, places: Sequence[Place], tile: Grid, view: Grid) -> Tensor | None:
+        """(B, th, tw, E) positions in the view, less those that the ViT gives the tile."""
+        positions = getattr(self.vit, "pos_embed", None)
+        if tile == view or positions is None or self.only_size:
+            return None
+        old = tuple(self.vit.patch_embed.grid_size)
+        spare = positions.shape[1] - old[0] * old[1]
+        grid = positions[0, spare:].reshape(*old, -1)
+
+        def at(size: Grid, place: Place) -> Tensor:
+            rows = _resizing(old[0], size[0], grid)[place[0] :][: tile[0]]
+            columns = _resizing(old[1], size[1], grid)[place[1] :][: tile[1]]
+            return torch.einsum("yi,ije,xj->yxe", rows, grid, columns)
+
+        alone = at(tile, (0, 0))
+        return torch.stack([at(view, place) - alone for place in places])
+
+
+def _resizing(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old) matrix that resizes positions along one side as timm does: bicubic, antialiased.
+    The whole grid of a large view would take gigabytes; these take nothing."""
+    unit = torch.eye(old, device=like.device)[None, None]
+    found = functional.interpolate(unit, size=(new, old), mode="bicubic", antialias=True)
+    return found[0, 0]
+
+
+_MOVED: ContextVar[Tensor | None] = ContextVar("moved", default=None)
+"""What to add to the tokens of patches; every thread has its own."""
+
+
+def _add_moved(patch_embed: Any, images: Any, tokens: Tensor) -> Tensor | None:
+    """Hook: positions are added to tokens later, so a difference can be added now."""
+    moved = _MOVED.get()
+    return None if moved is None else tokens + moved
 
 
 class Head(nn.Module):

@@ -7,10 +7,12 @@ Stages whose output is not kept (`keep = false`) are made in one go with those t
 shard passes through all of them in memory, and the bytes that come out are the same.
 """
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from datus import executors
@@ -126,13 +128,21 @@ def wanted_groups(plan: Plan, until: str, only: bool) -> list[tuple[Node, ...]]:
     return [group for group in plan.groups() if wanted & {node.stage for node in group}]
 
 
+LINKS = {
+    "masks": ("masks-k{}", "masks of K = {}"),
+    "denoise-fit": ("model-k{}", "model of K = {}"),
+    "denoise": ("denoised-k{}", "de-noised masks of K = {}"),
+}
+"""Stage -> name of the link, and what people are told it is."""
+
+
 def _link(store: Store, plan: Plan) -> dict[str, str]:
     """RUN/latest/masks-k12, RUN/latest/report ... stay where people can find them."""
     found = {}
     for node in plan.nodes:
-        if node.stage == "masks":
-            name = f"masks-k{node.k}"
-            found[f"masks of K = {node.k}"] = store.link(name, node.stage, node.mark, "files")
+        if node.stage in LINKS:
+            name, label = (text.format(node.k) for text in LINKS[node.stage])
+            found[label] = store.link(name, node.stage, node.mark, "files")
         if node.stage == "report":
             folder = store.link("report", node.stage, node.mark, "files")
             found["report"] = f"{folder}/report.html"
@@ -217,7 +227,12 @@ def _run_dataset(
         data: ShardData = work(_Dataset(config, store, result, console), advance)
     seconds = time.monotonic() - started
     store.write_shard((node.stage, node.mark, DATASET_KEY), data, seconds, keep=True)
+    store.remove(node.stage, node.mark, WORKPLACE)
     row.seconds = seconds
+
+
+WORKPLACE = "work"
+"""Folder of a dataset stage that is under way, below its fingerprint."""
 
 
 class _Dataset:
@@ -248,6 +263,18 @@ class _Dataset:
 
     def file(self, stage: str, k: int, name: str) -> bytes:
         return self._store.read(stage, find_node(self._plan.nodes, stage, k).mark, "files", name)
+
+    @contextmanager
+    def workplace(self, stage: str, k: int) -> Iterator[Path]:
+        """On an object store it does not outlive a kill."""
+        if self._store.is_local:
+            node = find_node(self._plan.nodes, stage, k)
+            folder = Path(self._store.path(stage, node.mark, WORKPLACE))
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
+        else:
+            with tempfile.TemporaryDirectory(prefix="datus-work-") as temporary:
+                yield Path(temporary)
 
 
 def run_job(job: Job, advance: Advance) -> list[str]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -45,12 +46,14 @@ UNITS: dict[str, tuple[str, str]] = {
     "embeddings": ("images", "images"),
     "clusters": ("images", "once"),
     "masks": ("pixels", "images"),
+    "denoise-fit": ("images", "once"),
+    "denoise": ("pixels", "images"),
     "evaluate": ("pixels", "images"),
     "report": ("once", "once"),
 }
 """Stage -> what its seconds and its bytes grow with; `Sample.amount` counts it."""
 
-REPORT_READS = ("segments", "clusters", "masks", "evaluate")
+REPORT_READS = ("segments", "clusters", "masks", "denoise-fit", "denoise", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,12 @@ class Sample:
         mark = find_node(self.plan.nodes, stage, k).mark
         return self.store.read(stage, mark, "files", name)
 
+    @contextmanager
+    def workplace(self, stage: str, k: int) -> Iterator[Path]:
+        """A new one each time."""
+        with tempfile.TemporaryDirectory(prefix="datus-sample-") as folder:
+            yield Path(folder)
+
     # --- reading what is there ------------------------------------------------------------------
 
     def _stored(self, node: Node) -> ShardData | None:
@@ -192,6 +201,8 @@ class Sample:
                 self.output(one)
         if node.stage == "clusters":
             return self._made_clusters(node)
+        if node.stage == "denoise-fit":
+            return self._made_denoise_fit(node)
         if node.scope == "shard":
             return self._made_by_image(node)
         started = time.perf_counter()
@@ -252,6 +263,19 @@ class Sample:
         figures = {"inertia": model.inertia, "n_trained": float(model.n_trained)}
         data = ShardData(arrays={WHOLE: cluster_arrays(model)}, numbers={WHOLE: figures})
         return _Timed(data, self.index.records, len(valid), first, each * len(vectors))
+
+    def _made_denoise_fit(self, node: Node) -> _Timed:
+        """Two epochs; the seconds are those of all. A sample must not be left out as too plain."""
+        own, spent = self.config.denoise, []
+        for epochs in (1, 2):
+            settings = replace(own, epochs=epochs, rounds=1, drop_share=1.0)
+            context = Context(replace(self.config, denoise=settings), node.k, self.runtime)
+            started = time.perf_counter()
+            data: ShardData = node.row.build(context)(self, _silent)
+            spent.append(time.perf_counter() - started)
+        each = max(0.0, spent[1] - spent[0]) * own.epochs * own.rounds
+        n_images = len(self.index.records)
+        return _Timed(data, self.index.records, n_images, max(0.0, 2 * spent[0] - spent[1]), each)
 
     def _learn(self, node: Node, data: ShardData) -> None:
         """The side of a patch, from the first image whose grid is known."""

@@ -9,13 +9,13 @@
 
 A saved model is NAME.safetensors and NAME.json and needs nothing else: the backbone is inside, or,
 where that was asked for, named by the sha256 of its weights and looked for again. Training is in
-`denoise`, use on new images in `predict`, logits become labels in `logits`. This module loads torch: import it where it is needed.
+`denoise`, use on new images in `predict`. Loads torch: import it where it is needed.
 """
 
+import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -27,16 +27,35 @@ from torch.nn import functional
 from datus import __version__
 from datus.backbones import load_backbone
 from datus.config import EMBEDDED_BACKBONE, FeaturesConfig
-from datus.errors import BackboneError, UsageError, WorkError
-from datus.heads import HEADS, Head, ResNetBody, Tokens
+from datus.errors import BackboneError, UsageError
+from datus.heads import HEADS, Grid, Head, Place, ResNetBody, Tokens
 from datus.images import IMAGENET_MEAN, IMAGENET_STD
 from datus.inference import find_device, seeded
-from datus.masks import PALETTE
-from datus.records import IGNORE, ClassTable
+from datus.modelfiles import (
+    FORMAT,
+    check_classes,
+    cluster_classes,
+    damaged,
+    model_files,
+    read_record,
+    read_tensors,
+    table_classes,
+    tensor_bytes,
+    write_whole,
+)
+from datus.records import IGNORE
 from datus.sources import model_path, weights_id
 
-FORMAT = 1
-"""Of the saved files. A change that older files do not survive takes the next number."""
+__all__ = [
+    "Segmenter",
+    "SegmenterSpec",
+    "build_segmenter",
+    "cluster_classes",
+    "load_segmenter",
+    "read_record",
+    "save_segmenter",
+    "table_classes",
+]
 
 KINDS = ("probe", "deeplabv3")
 
@@ -150,6 +169,14 @@ class Segmenter(nn.Module):
             logits, size=images.shape[2:], mode="bilinear", align_corners=False
         )
 
+    def placed(
+        self, places: Sequence[Place], tile: Grid, view: Grid
+    ) -> contextlib.AbstractContextManager[None]:
+        """Within, images are tiles of larger views, see `Tokens.inside`."""
+        if isinstance(self.body, Tokens):
+            return self.body.inside(places, tile, view)
+        return contextlib.nullcontext()
+
     def check_sides(self, height: int, width: int) -> None:
         """ValueError unless both are multiples of `stride`; BackboneError: one size only."""
         if height % self.stride or width % self.stride or not height or not width:
@@ -231,18 +258,6 @@ def _empty_vit(spec: SegmenterSpec, origin: Mapping[str, Any]) -> Any:
 # --- files --------------------------------------------------------------------------------------
 
 
-def table_classes(table: ClassTable) -> dict[str, Any]:
-    """`classes` of `save_segmenter` for a model trained on true classes."""
-    colours = [list(colour) for colour in table.colours]
-    return {"name": table.name, "names": list(table.names), "colours": colours}
-
-
-def cluster_classes(n_clusters: int) -> dict[str, Any]:
-    """`classes` of `save_segmenter` for a model trained on clusters, which have no names."""
-    names = [f"cluster {number}" for number in range(n_clusters)]
-    return {"name": "clusters", "names": names, "colours": PALETTE[:n_clusters].tolist()}
-
-
 def save_segmenter(
     segmenter: Segmenter,
     path: Path,
@@ -257,13 +272,13 @@ def save_segmenter(
     with_backbone = False leaves a frozen backbone out: smaller, but its weights must be there again
     when the model is read. Raises UsageError, or WorkError if the disk refuses.
     """
-    _check_classes(classes, segmenter.spec.n_classes)
+    check_classes(classes, segmenter.spec.n_classes)
     origin, state = segmenter.origin, segmenter.state_dict()
     if not with_backbone:
         if not segmenter.is_frozen or str(origin.get("id", "random")).startswith("random"):
             raise UsageError("save: only a frozen backbone with known weights can be left out")
         state = {name: one for name, one in state.items() if not name.startswith("body.")}
-    data = _tensor_bytes(state)
+    data = tensor_bytes(state)
     spec = segmenter.spec
     record = {
         "format": FORMAT,
@@ -277,8 +292,8 @@ def save_segmenter(
     }
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     weights, beside = model_files(path)
-    _write(weights, data)
-    _write(beside, text.encode())
+    write_whole(weights, data)
+    write_whole(beside, text.encode())
     segmenter.record = record
     return len(data) + len(text.encode())
 
@@ -292,14 +307,14 @@ def load_segmenter(path: Path, device: str = "cpu") -> Segmenter:
     place = find_device(device)
     weights, beside = model_files(path)
     record = read_record(path)
-    tensors = _read_tensors(weights, record)
+    tensors = read_tensors(weights, record)
     try:
         spec, origin = _spec(record["spec"]), dict(record["backbone"])
         stored = origin.pop("stored")
         segmenter = _empty(spec, origin, stored, weights)
         expected = segmenter.state_dict()
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise BackboneError(f"{beside}: {_damaged(error)}") from error
+        raise BackboneError(f"{beside}: {damaged(error)}") from error
     if not stored:
         expected = {name: one for name, one in expected.items() if not name.startswith("body.")}
     wrong = sorted(tensors.keys() ^ expected.keys()) or sorted(
@@ -308,41 +323,12 @@ def load_segmenter(path: Path, device: str = "cpu") -> Segmenter:
     if wrong:
         raise BackboneError(
             f"{weights}: does not fit its record: {', '.join(wrong[:5])}"
-            f"{' and more' if len(wrong) > 5 else ''}; made with datus {record['datus']}, perhaps on "
-            "another timm or torchvision: use those, or train it again"
+            f"{' and more' if len(wrong) > 5 else ''}; it was made with datus {record['datus']}, "
+            "perhaps on another timm or torchvision: use those, or train it again"
         )
     segmenter.load_state_dict(tensors, strict=False)
     segmenter.record = record
     return segmenter.eval().to(place)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The JSON of a saved model. Raises UsageError (not there), BackboneError (cannot be used)."""
-    weights, beside = model_files(path)
-    for file in (weights, beside):
-        if not file.is_file():
-            raise UsageError(f"{file}: no such file; a model is {weights.name} and {beside.name}")
-    try:
-        record = json.loads(beside.read_text(encoding="utf-8"))
-        number, version = int(record["format"]), str(record["datus"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BackboneError(f"{beside}: {_damaged(error)}") from error
-    if number > FORMAT:
-        raise BackboneError(
-            f"{beside}: format {number}, made with datus {version}; datus {__version__} reads up to "
-            f"format {FORMAT}: upgrade it"
-        )
-    if number < 1:
-        raise BackboneError(f"{beside}: expected format 1 to {FORMAT}, got {number}")
-    return dict(record)
-
-
-def model_files(path: Path) -> tuple[Path, Path]:
-    """(NAME.safetensors, NAME.json) for a path that is either, or NAME."""
-    stem = str(path.expanduser())
-    for suffix in (".safetensors", ".json"):
-        stem = stem.removesuffix(suffix)
-    return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
 
 
 def _empty(spec: SegmenterSpec, origin: dict[str, Any], stored: bool, weights: Path) -> Segmenter:
@@ -380,66 +366,6 @@ def _preprocessing(segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
-def _check_classes(classes: Mapping[str, Any], n_classes: int) -> None:
-    names, colours = classes.get("names", ()), classes.get("colours", ())
-    if len(names) != n_classes or len(colours) != n_classes:
-        raise UsageError(
-            f"classes: expected {n_classes} names and colours, got {len(names)} and {len(colours)}"
-        )
-    for colour in colours:
-        if len(colour) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in colour):
-            raise UsageError(f"classes: expected colours as [r, g, b], 0 to 255, got {colour}")
-
-
-def _tensor_bytes(state: Mapping[str, Tensor]) -> bytes:
-    from safetensors.torch import save
-
-    tensors = {}
-    for name in sorted(state):
-        one = state[name].detach().cpu()
-        if one.dtype == torch.float32 and torch.equal(one.half().float(), one):
-            one = one.half()
-        tensors[name] = one.contiguous()
-    return bytes(save(tensors))
-
-
-def _read_tensors(weights: Path, record: Mapping[str, Any]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        data = weights.read_bytes()
-        expected = record["weights"]["sha256"]
-        if hashlib.sha256(data).hexdigest() != expected:
-            raise ValueError("its sha256 is not the one in its JSON")
-        tensors = load(data)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise BackboneError(f"{weights}: {_damaged(error)}") from error
-    return {name: one.float() if one.is_floating_point() else one for name, one in tensors.items()}
-
-
-def _damaged(error: Exception) -> str:
-    reason = (str(error).splitlines() or [""])[0]
-    return (
-        f"damaged or changed ({type(error).__name__}: {reason}); copy both files of the model again"
-    )
-
-
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(f"segmenter.{name}: expected {' or '.join(known)}, got {value!r}")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The whole file, or what was there before."""
-    fresh = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise WorkError(f"cannot write {path}: {error.strerror}; choose another place") from None

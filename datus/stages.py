@@ -1,7 +1,7 @@
 """The table of stages: the only place that sees both the method and the machine.
 
     index -> features (-> keysums -> center) -> graphs -> segments -> embeddings -> clusters
-          -> masks -> evaluate -> report
+          -> masks (-> denoise-fit -> denoise) -> evaluate -> report
 
 A stage of scope "shard" works on one shard: `work(shard, inputs, advance)`, module `work`. One of
 scope "dataset" works on all: `work(dataset, advance)`, module `gather`. A recipe is all that can
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datus import gather, work
+from datus import denoising, gather, work
 from datus.classes import load_classes
 from datus.config import Config, settings_of
 from datus.index import Index
@@ -90,7 +90,22 @@ def _clusters(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 
 def _masks(config: Config, k: int, index: Index) -> dict[str, Any]:
-    return settings_of(config.masks)
+    settings = settings_of(config.masks)
+    if config.masks.refine == "none":
+        del settings["refine"]  # masks made before there was a choice stay valid
+    return settings
+
+
+def _denoise_fit(config: Config, k: int, index: Index) -> dict[str, Any]:
+    settings = {**settings_of(config.denoise), "seed": config.seed, "dataset": index.content}
+    del settings["enabled"]
+    if config.denoise.kind == "probe":
+        settings["backbone"] = config.features.backbone
+        settings["weights"] = _weights(config, config.features.backbone, config.features.weights)
+    settings["image_px"] = config.denoise.image_px or config.features.image_px
+    for name in ("resize", "channels"):
+        settings[name] = settings_of(config.features)[name]
+    return settings
 
 
 def _evaluate(config: Config, k: int, index: Index) -> dict[str, Any]:
@@ -151,6 +166,17 @@ def _warn_invalid(reports: list[ShardReport]) -> list[str]:
     return [f"{empty} of {len(values)} images have no valid segment: their masks are all 255"]
 
 
+def _warn_dropped(reports: list[ShardReport]) -> list[str]:
+    dropped, trained = _figures(reports, "n_dropped"), _figures(reports, "n_trained")
+    if sum(dropped) <= sum(trained):
+        return []
+    return [
+        f"de-noising left out {sum(dropped):.0f} of {sum(dropped) + sum(trained):.0f} images, "
+        "whose masks are nearly all one cluster: the model knows the others only; try more "
+        "clusters, or --set denoise.drop_share=1"
+    ]
+
+
 WEAK_MODULARITY = 0.03
 
 
@@ -162,12 +188,28 @@ def _nothing(config: Config) -> tuple[str, ...]:
     return ()
 
 
+def _denoise_needs(config: Config) -> tuple[str, ...]:
+    tokens = ("features",) if denoising.reads_tokens(config) else ()
+    return (*tokens, "masks", "denoise-fit")
+
+
+def _denoise_fit_needs(config: Config) -> tuple[str, ...]:
+    tokens = ("features",) if denoising.reads_tokens(config) else ()
+    margins = ("segments",) if config.denoise.confidence == "margin" else ()
+    return (*tokens, *margins, "masks")
+
+
+def _evaluate_needs(config: Config) -> tuple[str, ...]:
+    return ("segments", "masks", *(("denoise",) if config.denoise.enabled else ()))
+
+
 def _embedding_needs(config: Config) -> tuple[str, ...]:
     return ("features", "segments") if config.embeddings.mode == "pool" else ("segments",)
 
 
 def _report_needs(config: Config) -> tuple[str, ...]:
-    made = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
+    made: tuple[str, ...] = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
+    made += ("denoise-fit", "denoise") if config.denoise.enabled else ()
     return (*made, "evaluate") if config.data.truth else made
 
 
@@ -207,7 +249,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="segments",
-        version=2,
+        version=3,
         scope="shard",
         needs=lambda config: ("graphs",),
         settings=_segments,
@@ -242,10 +284,29 @@ STAGES: tuple[Stage, ...] = (
         per_k=True,
     ),
     Stage(
+        name="denoise-fit",
+        version=1,
+        scope="dataset",
+        needs=_denoise_fit_needs,
+        settings=_denoise_fit,
+        build=denoising.build_denoise_fit,
+        per_k=True,
+        warn=_warn_dropped,
+    ),
+    Stage(
+        name="denoise",
+        version=1,
+        scope="shard",
+        needs=_denoise_needs,
+        settings=_no_settings,
+        build=denoising.build_denoise,
+        per_k=True,
+    ),
+    Stage(
         name="evaluate",
         version=1,
         scope="shard",
-        needs=lambda config: ("segments", "masks"),
+        needs=_evaluate_needs,
         settings=_evaluate,
         build=work.build_evaluate,
         per_k=True,
@@ -264,8 +325,11 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
 def active_stages(config: Config) -> tuple[Stage, ...]:
-    """No evaluation without truth; no mean keys over the dataset where none are subtracted."""
+    """No evaluation without truth, no de-noising unless asked for; no mean keys over the dataset
+    where none are subtracted."""
     left_out = set() if config.data.truth else {"evaluate"}
+    if not config.denoise.enabled:
+        left_out |= {"denoise-fit", "denoise"}
     if not _centred(config):
         left_out |= {"keysums", "center"}
     return tuple(stage for stage in STAGES if stage.name not in left_out)

@@ -36,6 +36,7 @@ from datus.shardwork import (
     merged,
     one_image,
     per_image,
+    read_image,
     read_truth,
     vit_image,
 )
@@ -276,7 +277,7 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
 
 def build_masks(context: Context) -> ShardWork:
     from datus.clusters import assign
-    from datus.masks import encode_mask, fill_from_neighbours, paint
+    from datus.masks import encode_mask, fill_from_neighbours
 
     noise = context.config.masks.noise
 
@@ -290,7 +291,7 @@ def build_masks(context: Context) -> ShardWork:
         found = assign(model, SegmentEmbeddings(embedded["vectors"], valid))
         if noise == "nearest":
             found = fill_from_neighbours(segments, found)
-        mask = paint(segments, found, record.height, record.width)
+        mask = pixel_mask(context.config, record, segments.labels, found.cluster)
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         counts = np.r_[pixels[: model.n_clusters], pixels[-1:]]
         return ShardData(
@@ -300,6 +301,21 @@ def build_masks(context: Context) -> ShardWork:
         )
 
     return per_image(context, one)
+
+
+def pixel_mask(config: Config, record: ImageRecord, segments: Array, cluster: Array) -> Array:
+    """uint8 (H, W): blocks of patches, or borders that follow the image (masks.refine).
+
+    segments: int32 (gh, gw); cluster: int16 (S,), -1 = none. The image is read only to refine.
+    """
+    by_patch = cluster.astype(np.uint8)[segments]  # int16 -1 becomes 255 = IGNORE
+    if config.masks.refine == "none":
+        from datus.masks import labels_to_pixels
+
+        return labels_to_pixels(by_patch, record.height, record.width)
+    from datus.refine import refine
+
+    return refine(read_image(config, record), by_patch)
 
 
 def assignment_arrays(found: Assignments) -> dict[str, Array]:
@@ -330,11 +346,11 @@ def cluster_arrays(model: ClusterModel) -> dict[str, Array]:
     }
 
 
-# --- evaluate: counts int64 (K + 1, C) ----------------------------------------------------------
+# --- evaluate: counts int64 (K + 1, C); denoised, the same of de-noised masks -------------------
 
 
 def build_evaluate(context: Context) -> ShardWork:
-    from datus.masks import labels_to_pixels, truth_classes
+    from datus.masks import decode_labels, truth_classes
     from datus.metrics import count_pixels
 
     config = context.config
@@ -347,10 +363,14 @@ def build_evaluate(context: Context) -> ShardWork:
         truth = truth_classes(labels, classes, (record.height, record.width))
         segments = inputs["segments"].arrays[record.image_id]["labels"]
         cluster = inputs["masks"].arrays[record.image_id]["cluster"]
-        # int16 -1 becomes 255 = IGNORE; painting again is cheaper than decoding the mask's PNG
-        by_patch = cluster.astype(np.uint8)[segments]
-        mask = labels_to_pixels(by_patch, record.height, record.width)
+        # painting again is cheaper than decoding the mask's PNG
+        mask = pixel_mask(config, record, segments, cluster)
         counts = count_pixels(mask, truth, context.k, classes.n_classes).counts
-        return one_image(record, {"counts": counts}, {"n_known": float(counts.sum())})
+        found = {"counts": counts}
+        if "denoise" in inputs:
+            png = inputs["denoise"].arrays[record.image_id]["png"].tobytes()
+            drawn = decode_labels(png, config.data.max_pixels)
+            found["denoised"] = count_pixels(drawn, truth, context.k, classes.n_classes).counts
+        return one_image(record, found, {"n_known": float(counts.sum())})
 
     return per_image(context, one)

@@ -71,6 +71,7 @@ def test_paper_differs_from_best_in_the_documented_settings_and_no_other() -> No
         "clusters.spherical": (True, False),
         "clusters.restarts": (10, 1),
         "masks.noise": ("nearest", "ignore"),
+        "masks.refine": ("bilateral", "none"),
     }
 
 
@@ -132,7 +133,7 @@ ALL_NAMES = sorted(leaves(Config()))
         (
             "a.b.c",
             "a.b: unknown setting; known: preset, seed, run_dir, data, features, graphs, segments, "
-            "embeddings, clusters, masks, report, speed",
+            "embeddings, clusters, masks, denoise, report, speed",
         ),
     ],
 )
@@ -228,6 +229,19 @@ def test_settings_that_do_not_go_together() -> None:
         "use backend scikit-network"
     )
     assert load(segments__backend="python-louvain").segments.resolution == 1.0
+    on = {"denoise__enabled": True}
+    assert error(**on, clusters__k=[1, 3]) == (
+        "denoise: a model needs two clusters or more, got clusters.k = [1, 3]"
+    )
+    assert error(**on, denoise__rounds=2, denoise__freeze=False) == (
+        "denoise.rounds: needs a frozen probe, got kind probe and freeze false; leave it out, or "
+        'set kind = "probe" and freeze = true'
+    )
+    assert error(**on, denoise__scale=2.0) == (
+        "denoise.scale: a frozen probe learns on the tokens of [features]; "
+        "leave it out, or set freeze = false"
+    )
+    assert load(denoise__scale=2.0).denoise.scale == 2.0  # of no meaning while it is off
     assert error(masks__noise="pool", embeddings__mode="crop") == (
         "masks.noise: pool needs embeddings.mode = pool, got crop; use nearest or ignore"
     )

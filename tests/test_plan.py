@@ -98,6 +98,26 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "clusters.restarts": (9, "clusters"),
     "clusters.iterations": (9, "clusters"),
     "masks.noise": ("ignore", "masks"),
+    "masks.refine": ("none", "masks"),
+    "denoise.enabled": (True, "evaluate"),  # and two stages of its own, below
+    "denoise.kind": ("deeplabv3", None),  # of no meaning while de-noising is off
+    "denoise.head": ("conv", None),
+    "denoise.freeze": (False, None),
+    "denoise.image_px": (80, None),
+    "denoise.epochs": (9, None),
+    "denoise.batch": (9, None),
+    "denoise.rate": (0.1, None),
+    "denoise.backbone_rate": (0.5, None),
+    "denoise.weight_decay": (0.5, None),
+    "denoise.drop_share": (0.5, None),
+    "denoise.balance": ("sqrt", None),
+    "denoise.flip": (True, None),
+    "denoise.scale": (2.0, None),
+    "denoise.precision": ("bfloat16", None),
+    "denoise.confidence": ("margin", None),
+    "denoise.symmetric": (0.5, None),
+    "denoise.ema": (0.5, None),
+    "denoise.rounds": (2, None),
     "report.examples": (1, "report"),
     "report.gallery": (1, "report"),
     "speed.executor": ("processes", None),
@@ -131,7 +151,34 @@ def test_a_setting_changes_its_own_stage_and_all_after_it_and_no_other(
         more["features.weights"] = "random"
     if name == "segments.resolution":
         assert dataset.config("run").segments.backend != "python-louvain"
-    assert changed(plan_of(dataset), plan_of(dataset, more)) == from_on(first)
+    found = changed(plan_of(dataset), plan_of(dataset, more))
+    assert tuple(stage for stage in found if not stage.startswith("denoise")) == from_on(first)
+
+
+DENOISE = ("denoise-fit", "denoise", "evaluate", "report")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in FIRST_CHANGED if name.startswith("denoise.") and name != "denoise.enabled"],
+)
+def test_settings_of_denoising_count_where_it_is_on(name: str, dataset: Dataset) -> None:
+    on: dict[str, Any] = {"denoise.enabled": True}
+    if name in ("denoise.image_px", "denoise.scale"):
+        on["denoise.freeze"] = False
+    more = {**on, name: FIRST_CHANGED[name][0]}
+    assert changed(plan_of(dataset, on), plan_of(dataset, more)) == DENOISE
+
+
+def test_denoising_adds_stages_and_changes_none_before_them(dataset: Dataset) -> None:
+    on = {"denoise.enabled": True}
+    assert changed(plan_of(dataset), plan_of(dataset, on)) == DENOISE
+    tokens = {node.stage: node.needs for node in plan_of(dataset, on).nodes}
+    assert tokens["denoise-fit"] == ("features", "masks")
+    assert tokens["denoise"] == ("features", "masks", "denoise-fit")
+    assert tokens["evaluate"] == ("segments", "masks", "denoise")
+    tuned = plan_of(dataset, {**on, "denoise.freeze": False})
+    assert next(n.needs for n in tuned.nodes if n.stage == "denoise-fit") == ("masks",)
 
 
 @pytest.mark.parametrize(

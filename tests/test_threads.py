@@ -8,7 +8,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from datus.threads import map_threads, n_cores
+from datus.threads import map_threads, n_cores, thread_pool
 
 
 def library_threads() -> set[int]:
@@ -95,3 +95,11 @@ def test_cores_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert n_cores() == 1
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_pool_maps_many_short_lists_in_order(n_threads: int) -> None:
+    with thread_pool(n_threads) as mapped:
+        for start in range(5):
+            assert mapped(lambda one: one + 1, [start, start + 1]) == [start + 1, start + 2]
+        assert mapped(lambda _: library_threads() | {torch.get_num_threads()}, [0, 1]) == [{1}, {1}]

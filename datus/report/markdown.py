@@ -27,6 +27,7 @@ def to_markdown(inputs: ReportInputs) -> bytes:
         _rules(inputs.main),
         _classes(inputs),
         _sweep(inputs),
+        _denoised(inputs),
         _numbers(inputs),
         _failures(inputs),
     )
@@ -131,6 +132,23 @@ def _sweep(inputs: ReportInputs) -> list[str]:
     ]
     head = ("K", *(f"mIoU {rule}" for rule in rules), "% labelled", "mean squared distance")
     return ["## Number of clusters", "", *table(head, rows)]
+
+
+def _denoised(inputs: ReportInputs) -> list[str]:
+    """The masks before and after, under every rule."""
+    again = inputs.main.denoised
+    if again is None:
+        return []
+    learnt = f"A model learnt {again.n_trained:,} of the masks and drew them all again"
+    if again.n_dropped:
+        learnt += f"; {again.n_dropped:,} were left out as nearly all one cluster"
+    pixels = f"{inputs.main.coverage:.1f} % of all pixels were labelled before, "
+    pixels += f"{again.coverage:.1f} % are after. Mean loss {short(again.curve[0])} in the first "
+    pixels += f"epoch, {short(again.curve[-1])} in the last."
+    names = [f"{name} {when}" for name, _ in view.FIGURES for when in ("before", "after")]
+    figures = [(rule, *map(_percent, values)) for rule, values in view.denoised_rows(inputs)]
+    scores = table(("rule", *names), figures) if figures else []
+    return ["## De-noised masks", "", f"{learnt}. {pixels}", "", *scores]
 
 
 def _numbers(inputs: ReportInputs) -> list[str]:

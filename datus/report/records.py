@@ -38,6 +38,27 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Denoised:
+    """What came of the de-noising stages for one number of clusters."""
+
+    cluster_pixels: Array
+    """int64 (k + 1,): as in KResult, of the masks that the trained model drew."""
+    n_trained: int
+    """Images that it learnt from."""
+    n_dropped: int
+    """Images left out: nearly all one cluster."""
+    curve: tuple[float, ...] = ()
+    """Mean loss of each epoch, rounds one after another."""
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    """Name of the rule -> scores, the match fitted on these masks. Empty without truth."""
+
+    @property
+    def coverage(self) -> float:
+        """Percent of all pixels that have a label; 0 where there are no pixels."""
+        return _coverage(self.cluster_pixels)
+
+
+@dataclass(frozen=True, slots=True)
 class KResult:
     """What came out for one number of clusters."""
 
@@ -54,6 +75,8 @@ class KResult:
     """None where there is no truth."""
     scores: Mapping[str, Scores] = field(default_factory=dict)
     """Name of the rule -> scores. Empty where there is no truth."""
+    denoised: Denoised | None = None
+    """None where de-noising is off."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.k <= MAX_CLUSTERS, f"KResult.k: expected 1 to 255, got {self.k}")
@@ -73,8 +96,7 @@ class KResult:
     @property
     def coverage(self) -> float:
         """Percent of all pixels that have a label; 0 where there are no pixels."""
-        total = int(self.cluster_pixels.sum())
-        return 100.0 * int(self.cluster_pixels[:-1].sum()) / total if total else 0.0
+        return _coverage(self.cluster_pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +175,11 @@ class ReportInputs:
     @property
     def main(self) -> KResult:
         return self.sweep[0]
+
+
+def _coverage(pixels: Array) -> float:
+    total = int(pixels.sum())
+    return 100.0 * int(pixels[:-1].sum()) / total if total else 0.0
 
 
 def _require(condition: bool, message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import datus
 from datus.metrics import Scores
-from datus.report.records import Distribution, KResult, ReportInputs
+from datus.report.records import Denoised, Distribution, KResult, ReportInputs
 
 HEADLINE = "hungarian_strict"
 """The rule behind the number at the top, the masks' colours and the clusters' classes."""
@@ -105,7 +105,7 @@ def portable(value: Any) -> Any:
 
 
 def _k_result(result: KResult) -> dict[str, Any]:
-    confusion = result.confusion
+    confusion, again = result.confusion, result.denoised
     return {
         "k": result.k,
         "coverage": round(result.coverage, 4),
@@ -115,6 +115,18 @@ def _k_result(result: KResult) -> dict[str, Any]:
         "cluster_pixels": result.cluster_pixels.tolist(),
         "confusion": None if confusion is None else confusion.counts.tolist(),
         "scores": _scores(result.scores),
+        **({} if again is None else {"denoised": _denoised(again)}),
+    }
+
+
+def _denoised(again: Denoised) -> dict[str, Any]:
+    return {
+        "coverage": round(again.coverage, 4),
+        "cluster_pixels": again.cluster_pixels.tolist(),
+        "n_trained": again.n_trained,
+        "n_dropped": again.n_dropped,
+        "loss": [_significant(one) for one in again.curve],
+        "scores": _scores(again.scores),
     }
 
 

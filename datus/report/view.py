@@ -249,6 +249,27 @@ def charts(inputs: ReportInputs) -> list[figures.Chart]:
     return result
 
 
+FIGURES = (
+    ("mIoU", "miou"),
+    ("accuracy", "accuracy"),
+    ("mean F1", "f1"),
+    ("coverage", "coverage"),
+)
+
+
+def denoised_rows(inputs: ReportInputs) -> list[tuple[str, list[float]]]:
+    """(rule, each of FIGURES before and after de-noising), in percent."""
+    again = inputs.main.denoised
+    if again is None:
+        return []
+    after = dict(ordered(again.scores))
+    return [
+        (rule, [getattr(one, key) for _, key in FIGURES for one in (before, after[rule])])
+        for rule, before in ordered(inputs.main.scores)
+        if rule in after
+    ]
+
+
 def boxes(inputs: ReportInputs) -> list[tuple[str, str, Distribution, figures.Box | None]]:
     """(name, meaning, distribution, box plot or None where it has no values), stage by stage."""
     return [

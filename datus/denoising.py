@@ -1,0 +1,255 @@
+"""What the de-noising stages do: learn the masks of the whole dataset, draw them again by shard.
+
+`denoise-fit` keeps the trained model twice: as arrays, for `denoise`, and as the files model.json
+and model.safetensors, for `datus predict`. The bodies have the shape of those in `work` and
+`gather`; how a segmenter learns is in `denoise`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datus.config import Config, settings_of
+from datus.executors import Advance
+from datus.gather import Dataset, DatasetWork
+from datus.index import Shard
+from datus.records import WHOLE, Array, ImageRecord, ShardData
+from datus.shardwork import Arrays, Context, Inputs, ShardWork, per_image, read_image
+from datus.threads import map_threads
+
+if TYPE_CHECKING:
+    from datus.segmenter import Segmenter
+    from datus.trainset import FeatureSet, ImageSet, Source, View
+
+MODEL = "model"
+"""Name of the model among the stage's files."""
+
+
+def reads_tokens(config: Config) -> bool:
+    """A frozen probe on last tokens learns from what the features stage stored: no second pass."""
+    own = config.denoise
+    return own.kind == "probe" and own.freeze and own.head != "layers" and not own.flip
+
+
+def segmenter_spec(config: Config, n_classes: int) -> Any:
+    """The SegmenterSpec of a run's [denoise] and [features]."""
+    from datus.segmenter import SegmenterSpec
+
+    own, seen = config.denoise, config.features
+    return SegmenterSpec(
+        kind=own.kind,
+        head=own.head,
+        backbone=seen.backbone,
+        weights=seen.weights,
+        freeze=own.freeze,
+        n_classes=n_classes,
+        image_px=own.image_px or seen.image_px,
+        resize=seen.resize,
+        channels=seen.channels,
+    )
+
+
+# --- denoise-fit: what was learnt, by name; curve float64 (rounds, epochs); files: the model ----
+
+
+def build_denoise_fit(context: Context) -> DatasetWork:
+    from datus.denoise import Place, train, trained_state
+    from datus.segmenter import build_segmenter
+
+    config, runtime = context.config, context.runtime
+
+    def work(dataset: Dataset, advance: Advance) -> ShardData:
+        spec = segmenter_spec(config, context.k)
+        segmenter = build_segmenter(spec, config.seed, runtime.device)
+        n_images = len(dataset.index.records)
+
+        def note(done: int, total: int) -> None:
+            advance(n_images * done // total - n_images * (done - 1) // total)
+
+        with dataset.workplace("denoise-fit", context.k) as folder:
+            examples = _examples(context, dataset, segmenter, folder)
+            place = Place(folder, config.seed, runtime.threads, note)
+            curve = train(segmenter, examples, config.denoise, place)
+            files = _model_files(segmenter, config, folder)
+        figures = {
+            "n_trained": float(len(examples)),
+            "n_dropped": float(len(examples.dropped)),
+            "first_loss": float(curve[-1, 0]),
+            "last_loss": float(curve[-1, -1]),
+        }
+        arrays = {**trained_state(segmenter), "curve": curve}
+        return ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: figures}, files=files)
+
+    return work
+
+
+def _model_files(segmenter: "Segmenter", config: Config, folder: Path) -> dict[str, bytes]:
+    from datus.modelfiles import cluster_classes, model_files
+    from datus.segmenter import save_segmenter
+
+    provenance = {"made_by": "denoise-fit", "settings": settings_of(config.denoise)}
+    n_clusters = segmenter.spec.n_classes
+    save_segmenter(segmenter, folder / MODEL, cluster_classes(n_clusters), provenance)
+    return {path.name: path.read_bytes() for path in model_files(folder / MODEL)}
+
+
+def _examples(
+    context: Context, dataset: Dataset, segmenter: "Segmenter", folder: Path
+) -> "FeatureSet | ImageSet":
+    """Pseudo-masks and what is learnt from them; features once to the disk, or images by name."""
+    from datus.trainset import FeatureSet, ImageSet
+
+    if segmenter.is_frozen:
+        return FeatureSet.stored(folder) or _cached(context, dataset, segmenter, folder)
+    sources = _sources(context.config, dataset, context.k)
+    view = training_view(context.config, segmenter)
+    return ImageSet(sources, context.k, context.config.denoise.drop_share, view)
+
+
+def training_view(config: Config, segmenter: "Segmenter") -> "View":
+    """How a model that is not frozen sees images while it learns."""
+    from datus.trainset import View
+
+    own, spec = config.denoise, segmenter.spec
+    return View(
+        *(spec.image_px, spec.resize, spec.channels, segmenter.stride),
+        crop=own.kind == "deeplabv3",
+        scale=own.scale,
+        flip=own.flip,
+    )
+
+
+def _sources(config: Config, dataset: Dataset, k: int) -> Iterator["Source"]:
+    from datus.trainset import Source
+
+    for shard, masks in dataset.data("masks", k):
+        for record in shard.records:
+            if record.image_id in masks.arrays:
+                yield Source(
+                    record.image_id,
+                    lambda record=record: read_image(config, record),  # type: ignore[misc]
+                    lambda record=record: _mask(config, dataset, k, record),  # type: ignore[misc]
+                )
+
+
+def _mask(config: Config, dataset: Dataset, k: int, record: ImageRecord) -> Array:
+    """uint8 (H, W): the pseudo-mask as it was written, whatever refined it."""
+    from datus.masks import decode_labels
+
+    data = dataset.file("masks", k, f"{record.image_id}.png")
+    return decode_labels(data, config.data.max_pixels)
+
+
+def _cached(
+    context: Context, dataset: Dataset, segmenter: "Segmenter", folder: Path
+) -> "FeatureSet":
+    """One pass over the dataset: features and label shares of every image to the work folder."""
+    from datus.trainset import CacheWriter
+
+    config, k = context.config, context.k
+    writer = CacheWriter(folder, k, config.denoise.drop_share)
+    needs = ["masks", *(["features"] if reads_tokens(config) else [])]
+    needs += ["segments"] if config.denoise.confidence == "margin" else []
+    streams = [dataset.data(need, k) for need in needs]
+    for parts in zip(*streams, strict=True):
+        shard = parts[0][0]
+        found = {need: data.arrays for need, (_, data) in zip(needs, parts, strict=True)}
+        for record in shard.records:
+            if any(record.image_id not in arrays for arrays in found.values()):
+                continue
+            labels = _mask(config, dataset, k, record)
+            if writer.wants(record.image_id, labels):
+                arrays = {need: found[need][record.image_id] for need in needs}
+                views = list(_views(context, segmenter, record, arrays))
+                writer.add(views, labels, _confidence(arrays))
+    return writer.finish()
+
+
+def _views(
+    context: Context, segmenter: "Segmenter", record: ImageRecord, arrays: dict[str, Arrays]
+) -> Iterator[Array]:
+    """float (F, gh, gw): stored tokens, or features of the image, and of it mirrored."""
+    if "features" in arrays:
+        yield np.moveaxis(arrays["features"]["tokens"], -1, 0)
+        return
+    image = prepared(segmenter, read_image(context.config, record))
+    yield features_of(segmenter, image)
+    if context.config.denoise.flip:
+        yield features_of(segmenter, np.ascontiguousarray(image[..., ::-1]))
+
+
+def _confidence(arrays: dict[str, Arrays]) -> Array | None:
+    """float32 (gh, gw): the margin of each patch's segment; None where it is not asked for."""
+    if "segments" not in arrays:
+        return None
+    found: Array = arrays["masks"]["margin"][arrays["segments"]["labels"]]
+    return found
+
+
+def prepared(segmenter: "Segmenter", image: Array) -> Array:
+    """uint8 (H, W, 3) -> float32 (3, h, w) as the segmenter sees it."""
+    from datus.images import fit_size, normalise, resize_image
+
+    spec = segmenter.spec
+    size = fit_size(*(image.shape[0], image.shape[1], spec.image_px, segmenter.stride), spec.resize)
+    return normalise(resize_image(image, size), spec.channels)
+
+
+def features_of(segmenter: "Segmenter", image: Array) -> Array:
+    """float32 (F, gh, gw) features of a prepared image, on one thread."""
+    import torch
+
+    from datus.inference import exact_float32
+
+    def one(image: Array) -> Array:
+        with torch.inference_mode(), exact_float32():
+            device = next(segmenter.parameters()).device
+            found = segmenter.features(torch.from_numpy(image)[None].to(device))
+            features: Array = found[0].float().cpu().numpy()
+        return features
+
+    return map_threads(one, [image], 1)[0]
+
+
+# --- denoise: png uint8 (n,), pixels int64 (K + 1,); files: mask PNGs ---------------------------
+
+
+def build_denoise(context: Context) -> ShardWork:
+    from datus.denoise import fill, head_logits, image_logits
+    from datus.logits import logits_to_pixels
+    from datus.masks import encode_mask
+    from datus.segmenter import build_segmenter
+
+    config = context.config
+    spec = segmenter_spec(config, context.k)
+    segmenter = build_segmenter(spec, config.seed, context.runtime.device)
+
+    def one(record: ImageRecord, inputs: Inputs) -> ShardData:
+        if "features" in inputs:
+            tokens = inputs["features"].arrays[record.image_id]["tokens"]
+            logits = head_logits(segmenter, np.moveaxis(tokens, -1, 0))
+        else:
+            logits = image_logits(segmenter, prepared(segmenter, read_image(config, record)))
+        mask, _ = logits_to_pixels(logits, record.height, record.width)
+        png = encode_mask(mask)
+        pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
+        arrays = {
+            "png": np.frombuffer(png, np.uint8),
+            "pixels": np.r_[pixels[: context.k], pixels[-1:]],
+        }
+        return ShardData(
+            arrays={record.image_id: arrays},
+            numbers={record.image_id: {"labelled": 1.0 - float(pixels[-1]) / mask.size}},
+            files={f"{record.image_id}.png": png},
+        )
+
+    by_image = per_image(context, one)
+
+    def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
+        state = inputs["denoise-fit"].arrays[WHOLE]
+        fill(segmenter, {name: one for name, one in state.items() if name != "curve"})
+        return by_image(shard, inputs, advance)
+
+    return work

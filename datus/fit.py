@@ -1,0 +1,241 @@
+"""Train a segmenter on your own images and labels, however imperfect: `datus fit`.
+
+    fit_folders(config, out, console)     config: data.images, data.truth (the labels), data.classes
+
+Labels are PNGs of ids as the class table spells them, 255 where nothing is known: dense masks,
+scribbles, points, masks from another model. Images without labels are passed over; what cannot be
+used is recorded and the others go on. A killed training goes on where it stopped when the same
+command is given again: what is under way lies in a hidden folder beside the model.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from datus.classes import load_classes
+from datus.config import Config, settings_of
+from datus.denoising import features_of, prepared, segmenter_spec, training_view
+from datus.errors import ImageError, TooManyFailures, UsageError
+from datus.executors import Advance
+from datus.images import decode_image, find_images, image_id_of, image_size, sha256_of
+from datus.masks import decode_labels, find_labels, truth_classes
+from datus.records import Array, ClassTable
+from datus.runner import Console, resolve_device
+from datus.store import fingerprint
+from datus.threads import map_threads, n_cores
+
+if TYPE_CHECKING:
+    from datus.segmenter import Segmenter
+    from datus.trainset import FeatureSet, ImageSet
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One image and its labels."""
+
+    image_id: str
+    image: Path
+    labels: Path
+
+
+@dataclass(slots=True)
+class Fitted:
+    """What came of it."""
+
+    model: Path
+    n_bytes: int
+    n_trained: int
+    n_dropped: int
+    """Without any label, or nearly all of one class."""
+    n_unlabelled: int
+    """Images that have no label file."""
+    curve: Array
+    """float64 (rounds, epochs): mean losses."""
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def fit_folders(config: Config, out: Path, console: Console) -> Fitted:
+    """Train and save OUT.safetensors and OUT.json.
+
+    Raises UsageError (folders, classes), TooManyFailures, WorkError (nothing to learn from).
+    """
+    from datus.denoise import Place, train
+    from datus.modelfiles import model_files, table_classes
+    from datus.segmenter import build_segmenter, save_segmenter
+
+    classes = load_classes(Path(config.data.classes))
+    pairs, n_unlabelled, failures = find_pairs(Path(config.data.images), Path(config.data.truth))
+    spec = segmenter_spec(config, classes.n_classes)
+    segmenter = build_segmenter(spec, config.seed, resolve_device(config))
+    n_threads = config.speed.threads or n_cores()
+    model, _ = model_files(out)
+    recipe = _recipe(config, classes, pairs, segmenter.origin.get("id", ""))
+    folder = model.with_name(f".{model.stem}-{fingerprint(recipe)}")
+    job = _Job(config, classes, segmenter, folder, n_threads, failures)
+    examples = job.examples(pairs, console)
+    with console.bar("fit", len(examples) * config.denoise.epochs * config.denoise.rounds) as bar:
+        place = Place(folder, config.seed, n_threads, lambda done, total: bar(len(examples)))
+        curve = train(segmenter, examples, config.denoise, place)
+    provenance = {"made_by": "datus fit", "recipe": recipe}
+    n_bytes = save_segmenter(segmenter, model, table_classes(classes), provenance)
+    n_trained, n_dropped = len(examples), len(examples.dropped)
+    shutil.rmtree(folder, ignore_errors=True)
+    return Fitted(model, n_bytes, n_trained, n_dropped, n_unlabelled, curve, job.failures)
+
+
+def find_pairs(images: Path, labels: Path) -> tuple[list[Pair], int, dict[str, str]]:
+    """(pairs of one name, images without labels, labels without image and why that is wrong)."""
+    found = {image_id_of(path): path for path in find_images(images).paths}
+    marks = find_labels(labels)
+    shared = sorted(found.keys() & marks.keys())
+    if not shared:
+        raise UsageError(
+            f"{images} and {labels} share no file name: expected for example "
+            f"{next(iter(found))}.png in {labels}"
+        )
+    failures = dict.fromkeys(sorted(marks.keys() - found.keys()), f"no image in {images}")
+    pairs = [Pair(name, images / found[name], labels / marks[name]) for name in shared]
+    return pairs, len(found) - len(shared), failures
+
+
+def _recipe(
+    config: Config, classes: ClassTable, pairs: Sequence[Pair], weights: str
+) -> dict[str, object]:
+    """All that the model depends on. Reads every file once."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        for path in (pair.image, pair.labels):
+            digest.update(f"{pair.image_id} {sha256_of(path.read_bytes())}\n".encode())
+    settings = {**settings_of(config.denoise), "seed": config.seed}
+    del settings["enabled"]
+    seen = settings_of(config.features)
+    for name in ("backbone", "resize", "channels"):
+        settings[name] = seen[name]
+    settings["image_px"] = config.denoise.image_px or seen["image_px"]
+    names = [classes.name, list(classes.names), classes.lookup.tolist()]
+    return {
+        "settings": settings,
+        "weights": weights,
+        "classes": names,
+        "files": digest.hexdigest(),
+        "n_files": len(pairs),
+    }
+
+
+@dataclass(slots=True)
+class _Job:
+    """What reading the pairs needs."""
+
+    config: Config
+    classes: ClassTable
+    segmenter: "Segmenter"
+    folder: Path
+    n_threads: int
+    failures: dict[str, str]
+
+    def examples(self, pairs: list[Pair], console: Console) -> "FeatureSet | ImageSet":
+        """Features on the disk for a frozen backbone, else the images themselves."""
+        from datus.trainset import FeatureSet
+
+        if self.segmenter.is_frozen:
+            stored = FeatureSet.stored(self.folder)
+            if stored is not None:
+                return stored
+        with console.bar("read", len(pairs)) as advance:
+            if self.segmenter.is_frozen:
+                return self._cached(pairs, advance)
+            return self._image_set(self._usable(pairs, advance))
+
+    def _cached(self, pairs: list[Pair], advance: Advance) -> "FeatureSet":
+        """One pass over the images, a few at a time."""
+        from datus.trainset import CacheWriter
+
+        writer = CacheWriter(self.folder, self.classes.n_classes, self.config.denoise.drop_share)
+
+        def one(pair: Pair) -> tuple[Array, list[Array]] | str:
+            try:
+                labels, image = self._labels(pair), self._image(pair)
+            except ImageError as error:
+                return str(error)
+            return labels, self._views(image)
+
+        for start in range(0, len(pairs), 2 * self.n_threads):
+            some = pairs[start : start + 2 * self.n_threads]
+            for pair, found in zip(some, map_threads(one, some, self.n_threads), strict=True):
+                if isinstance(found, str):
+                    self.failures[pair.image_id] = found
+                elif writer.wants(pair.image_id, found[0]):
+                    writer.add(found[1], found[0])
+            advance(len(some))
+        self._check()
+        return writer.finish()
+
+    def _views(self, image: Array) -> list[Array]:
+        """Features of the image, and of it mirrored where that is learnt from."""
+        seen = prepared(self.segmenter, image)
+        views = [features_of(self.segmenter, seen)]
+        if self.config.denoise.flip:
+            mirrored = np.ascontiguousarray(seen[..., ::-1])
+            views.append(features_of(self.segmenter, mirrored))
+        return views
+
+    def _usable(self, pairs: list[Pair], advance: Advance) -> list[Pair]:
+        """Pairs that can be read; the others are recorded."""
+
+        def one(pair: Pair) -> str:
+            try:
+                self._labels(pair)
+            except ImageError as error:
+                return str(error)
+            finally:
+                advance(1)
+            return ""
+
+        reasons = map_threads(one, pairs, self.n_threads)
+        bad = {pair.image_id: why for pair, why in zip(pairs, reasons, strict=True) if why}
+        self.failures.update(bad)
+        self._check()
+        return [pair for pair in pairs if pair.image_id not in bad]
+
+    def _image_set(self, pairs: list[Pair]) -> "ImageSet":
+        from datus.trainset import ImageSet, Source
+
+        own = self.config.denoise
+        sources = (
+            Source(pair.image_id, partial(self._image, pair), partial(self._labels, pair))
+            for pair in pairs
+        )
+        view = training_view(self.config, self.segmenter)
+        return ImageSet(sources, self.classes.n_classes, own.drop_share, view)
+
+    def _image(self, pair: Pair) -> Array:
+        return decode_image(_read(pair.image), self.config.data.max_pixels)
+
+    def _labels(self, pair: Pair) -> Array:
+        """uint8 (H, W): classes of the table, IGNORE where nothing is known."""
+        limit = self.config.data.max_pixels
+        labels = decode_labels(_read(pair.labels), limit)
+        return truth_classes(labels, self.classes, image_size(_read(pair.image), limit))
+
+    def _check(self) -> None:
+        """TooManyFailures if there are more than allowed."""
+        allowed, failed = self.config.speed.max_failed, self.failures
+        if len(failed) > allowed:
+            rows = [f"  {name}: {why}" for name, why in sorted(failed.items())[:10]]
+            more = [f"  and {len(failed) - 10} more"] if len(failed) > 10 else []
+            text = f"fit: {len(failed)} images or labels cannot be used, {allowed} are allowed: "
+            text += f"mend or remove them, or add --max-failed {len(failed)}"
+            raise TooManyFailures("\n".join([text, *rows, *more]))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from None

@@ -1,0 +1,132 @@
+"""The two files of a saved segmenter: NAME.safetensors and NAME.json.
+
+    record = read_record(Path("scenes"))     what it is, without loading it
+    model_files(Path("scenes.json"))         the two paths
+
+The JSON holds the format, what the model is made of, its classes, the image that it expects, the
+sha256 of its tensors and where it comes from. `segmenter` fills them. Loads no torch by itself.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datus import __version__
+from datus.errors import BackboneError, UsageError, WorkError
+from datus.masks import PALETTE
+from datus.records import ClassTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+"""Of the saved files. A change that older files do not survive takes the next number."""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON of a saved model. Raises UsageError (not there), BackboneError (cannot be used)."""
+    weights, beside = model_files(path)
+    for file in (weights, beside):
+        if not file.is_file():
+            raise UsageError(f"{file}: no such file; a model is {weights.name} and {beside.name}")
+    try:
+        record = json.loads(beside.read_text(encoding="utf-8"))
+        number, version = int(record["format"]), str(record["datus"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackboneError(f"{beside}: {damaged(error)}") from error
+    if number > FORMAT:
+        raise BackboneError(
+            f"{beside}: format {number}, made with datus {version}; datus {__version__} reads "
+            f"up to format {FORMAT}: upgrade it"
+        )
+    if number < 1:
+        raise BackboneError(f"{beside}: expected format 1 to {FORMAT}, got {number}")
+    return dict(record)
+
+
+def model_files(path: Path) -> tuple[Path, Path]:
+    """(NAME.safetensors, NAME.json) for a path that is either, or NAME."""
+    stem = str(path.expanduser())
+    for suffix in (".safetensors", ".json"):
+        stem = stem.removesuffix(suffix)
+    return Path(f"{stem}.safetensors"), Path(f"{stem}.json")
+
+
+def table_classes(table: ClassTable) -> dict[str, Any]:
+    """`classes` of `save_segmenter` for a model trained on true classes."""
+    colours = [list(colour) for colour in table.colours]
+    return {"name": table.name, "names": list(table.names), "colours": colours}
+
+
+def cluster_classes(n_clusters: int) -> dict[str, Any]:
+    """`classes` of `save_segmenter` for a model trained on clusters, which have no names."""
+    names = [f"cluster {number}" for number in range(n_clusters)]
+    return {"name": "clusters", "names": names, "colours": PALETTE[:n_clusters].tolist()}
+
+
+def check_classes(classes: Mapping[str, Any], n_classes: int) -> None:
+    """UsageError unless there are as many names and colours."""
+    names, colours = classes.get("names", ()), classes.get("colours", ())
+    if len(names) != n_classes or len(colours) != n_classes:
+        raise UsageError(
+            f"classes: expected {n_classes} names and colours, got {len(names)} and {len(colours)}"
+        )
+    for colour in colours:
+        if len(colour) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in colour):
+            raise UsageError(f"classes: expected colours as [r, g, b], 0 to 255, got {colour}")
+
+
+def tensor_bytes(state: Mapping[str, "Tensor"]) -> bytes:
+    """safetensors; what float16 holds exactly is stored as float16. Same tensors, same bytes."""
+    import torch
+    from safetensors.torch import save
+
+    tensors = {}
+    for name in sorted(state):
+        one = state[name].detach().cpu()
+        if one.dtype == torch.float32 and torch.equal(one.half().float(), one):
+            one = one.half()
+        tensors[name] = one.contiguous()
+    return bytes(save(tensors))
+
+
+def read_tensors(weights: Path, record: Mapping[str, Any]) -> dict[str, "Tensor"]:
+    """As float32, after a look at their sha256. BackboneError if the file is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        data = weights.read_bytes()
+        expected = record["weights"]["sha256"]
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise ValueError("its sha256 is not the one in its JSON")
+        tensors = load(data)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise BackboneError(f"{weights}: {damaged(error)}") from error
+    return {name: one.float() if one.is_floating_point() else one for name, one in tensors.items()}
+
+
+def damaged(error: Exception) -> str:
+    """What to say of a file that cannot be used."""
+    reason = (str(error).splitlines() or [""])[0]
+    return (
+        f"damaged or changed ({type(error).__name__}: {reason}); copy both files of the model again"
+    )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The whole file, or what was there before. Raises WorkError if the disk refuses."""
+    fresh = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise WorkError(f"cannot write {path}: {error.strerror}; choose another place") from None
