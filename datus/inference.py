@@ -102,7 +102,9 @@ def exact_float32() -> Iterator[None]:
     # torch 2.9 renamed the switches; mixing old and new ones is an error there
     renamed = hasattr(matmul, "fp32_precision")
     name, exact = ("fp32_precision", "ieee") if renamed else ("allow_tf32", False)
-    switches: list[Any] = [matmul, getattr(cudnn, "conv", cudnn) if renamed else cudnn]
+    # convolutions and recurrent layers together: where they differ, cudnn.allow_tf32 cannot be read
+    parts = [getattr(cudnn, part, cudnn) for part in ("conv", "rnn")] if renamed else [cudnn]
+    switches: list[Any] = [matmul, *parts]
     before = [getattr(switch, name) for switch in switches]
     try:
         for switch in switches:

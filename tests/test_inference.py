@@ -46,13 +46,19 @@ def test_batches_hold_images_of_one_size_in_order() -> None:
 
 
 def test_tf32_is_off_inside_and_as_before_outside() -> None:
-    cudnn = torch.backends.cudnn
-    before = torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32
+    def flags() -> tuple[object, ...]:
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        if not hasattr(matmul, "fp32_precision"):  # before torch 2.9
+            return matmul.allow_tf32, cudnn.allow_tf32
+        return matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+
+    before = flags()
     with exact_float32():
-        assert not torch.backends.cuda.matmul.allow_tf32
-        conv = getattr(cudnn, "conv", None)
-        assert not cudnn.allow_tf32 if conv is None else conv.fp32_precision == "ieee"
-    assert (torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32) == before
+        assert set(flags()) <= {False, "ieee"}
+    assert flags() == before
+    with exact_float32():
+        pass
+    assert torch.backends.cudnn.allow_tf32 in (True, False)  # can be read
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps", "cpu:0"])
