@@ -56,9 +56,6 @@ def test_tf32_is_off_inside_and_as_before_outside() -> None:
     with exact_float32():
         assert set(flags()) <= {False, "ieee"}
     assert flags() == before
-    with exact_float32():
-        pass
-    assert torch.backends.cudnn.allow_tf32 in (True, False)  # can be read
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps", "cpu:0"])
