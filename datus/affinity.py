@@ -13,13 +13,12 @@ below are mirrored, so the graph is exactly symmetric. `affinity_graphs_torch` d
 batch on a GPU, whence only bits come back.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from datus.errors import ConfigError
+from datus.inference import exact_float32
 from datus.records import AffinityGraph, Array
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def affinity_graphs_torch(
     n_images, n_nodes, _ = keys_BND.shape
     graphs: list[AffinityGraph] = []
     at_once = max(1, BATCH_PAIRS // n_nodes**2)
-    with torch.inference_mode(), _exact_float32():
+    with torch.inference_mode(), exact_float32():
         for start in range(0, n_images, at_once):
             keys = keys_BND[start : start + at_once].float()
             if center == "image":
@@ -155,20 +154,3 @@ def _packed_above(keys_BND: "torch.Tensor", bound: float) -> "torch.Tensor":
 def _as_words(packed: Array) -> Array:
     """uint64 (N, words) from uint8 (N, 8 words), the lowest byte first on every machine."""
     return packed.view("<u8").astype(np.uint64, copy=False)
-
-
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """tf32 keeps 10 bits of a key: the signs of small products would flip."""
-    import torch
-
-    matmul: Any = torch.backends.cuda.matmul
-    # torch 2.9 renamed the switch; mixing old and new is an error there
-    renamed = hasattr(matmul, "fp32_precision")
-    name, exact = ("fp32_precision", "ieee") if renamed else ("allow_tf32", False)
-    before = getattr(matmul, name)
-    setattr(matmul, name, exact)
-    try:
-        yield
-    finally:
-        setattr(matmul, name, before)

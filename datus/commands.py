@@ -115,7 +115,6 @@ def pretrain(
         from datus.pretrain import Pretraining, pretrain
         from datus.threads import n_cores
 
-        torch.set_num_threads(threads or n_cores())
         folder = Path(images)
         settings = Pretraining(
             images=folder,
@@ -133,7 +132,12 @@ def pretrain(
             losses = ", ".join(f"{one:.4f}" for one in line["losses"])
             console.say(f"step {line['step']}: loss {losses}; checkpoint written")
 
-        with console.bar("pretrain", n_steps, "step") as advance:
-            weights = pretrain(settings, paths, say, advance)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or n_cores())
+        try:
+            with console.bar("pretrain", n_steps, "step") as advance:
+                weights = pretrain(settings, paths, say, advance)
+        finally:
+            torch.set_num_threads(before)
     print(f"weights: {weights}")
     print(f"use them: datus run --images {images} --clusters 12 --backbone {weights}")

@@ -7,6 +7,7 @@ Neither threads nor batch change a byte on a CPU. Importing this module does not
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -95,24 +96,56 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
-    """float32 on a GPU means float32: tf32 keeps 10 bits, and the signs of small products flip."""
-    import torch
+    """float32 on a GPU means float32: tf32 keeps 10 bits, and the signs of small products flip.
 
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    # torch 2.9 renamed the switches; mixing old and new ones is an error there
-    renamed = hasattr(matmul, "fp32_precision")
-    name, exact = ("fp32_precision", "ieee") if renamed else ("allow_tf32", False)
-    # convolutions and recurrent layers together: where they differ, cudnn.allow_tf32 cannot be read
-    parts = [getattr(cudnn, part, cudnn) for part in ("conv", "rnn")] if renamed else [cudnn]
-    switches: list[Any] = [matmul, *parts]
-    before = [getattr(switch, name) for switch in switches]
+    The switches are the program's, not a thread's: the first thread to enter sets them, the last
+    one to leave puts them back.
+    """
+    _EXACT.enter()
     try:
-        for switch in switches:
-            setattr(switch, name, exact)
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            setattr(switch, name, value)
+        _EXACT.leave()
+
+
+class _Exact:
+    """How many are inside, and what the switches were before the first one."""
+
+    def __init__(self) -> None:
+        self._guard, self._inside, self._before = threading.Lock(), 0, list[Any]()
+
+    def enter(self) -> None:
+        with self._guard:
+            if self._inside == 0:
+                switches, name, exact = self._switches()
+                self._before = [getattr(switch, name) for switch in switches]
+                for switch in switches:
+                    setattr(switch, name, exact)
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._guard:
+            self._inside -= 1
+            if self._inside == 0:
+                switches, name, _ = self._switches()
+                for switch, value in zip(switches, self._before, strict=True):
+                    setattr(switch, name, value)
+
+    @staticmethod
+    def _switches() -> tuple[list[Any], str, Any]:
+        """(objects, the name of their switch, its value for exact sums)."""
+        import torch
+
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        # torch 2.9 renamed the switches; mixing old and new ones is an error there
+        if not hasattr(matmul, "fp32_precision"):
+            return [matmul, cudnn], "allow_tf32", False
+        # convolutions and recurrent layers together: where they differ, allow_tf32 cannot be read
+        parts = [getattr(cudnn, part, cudnn) for part in ("conv", "rnn")]
+        return [matmul, *parts], "fp32_precision", "ieee"
+
+
+_EXACT = _Exact()
 
 
 def batches(shapes: Sequence[tuple[int, ...]], batch: int) -> Iterator[list[int]]:

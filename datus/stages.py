@@ -90,10 +90,7 @@ def _clusters(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 
 def _masks(config: Config, k: int, index: Index) -> dict[str, Any]:
-    settings = settings_of(config.masks)
-    if config.masks.refine == "none":
-        del settings["refine"]  # masks made before there was a choice stay valid
-    return settings
+    return settings_of(config.masks)
 
 
 def _denoise_fit(config: Config, k: int, index: Index) -> dict[str, Any]:
@@ -200,7 +197,7 @@ def _denoise_fit_needs(config: Config) -> tuple[str, ...]:
 
 
 def _evaluate_needs(config: Config) -> tuple[str, ...]:
-    return ("segments", "masks", *(("denoise",) if config.denoise.enabled else ()))
+    return ("masks", *(("denoise",) if config.denoise.enabled else ()))
 
 
 def _embedding_needs(config: Config) -> tuple[str, ...]:
@@ -276,7 +273,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="masks",
-        version=1,
+        version=2,
         scope="shard",
         needs=lambda config: ("segments", "embeddings", "clusters"),
         settings=_masks,

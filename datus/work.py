@@ -272,7 +272,7 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
     return one_image(record, {"vectors": found.vectors, "valid": found.valid}, figures)
 
 
-# --- masks: cluster int16 (S,), margin float32 (S,), pixels int64 (K + 1,); files: mask PNGs ----
+# --- masks: cluster int16 (S,), margin float32 (S,), pixels int64 (K + 1,), png; files: the PNGs --
 
 
 def build_masks(context: Context) -> ShardWork:
@@ -294,10 +294,13 @@ def build_masks(context: Context) -> ShardWork:
         mask = pixel_mask(context.config, record, segments.labels, found.cluster)
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         counts = np.r_[pixels[: model.n_clusters], pixels[-1:]]
+        png = encode_mask(mask)
+        arrays = {**assignment_arrays(found), "pixels": counts}
+        arrays["png"] = np.frombuffer(png, np.uint8)
         return ShardData(
-            arrays={record.image_id: {**assignment_arrays(found), "pixels": counts}},
+            arrays={record.image_id: arrays},
             numbers={record.image_id: {"labelled": 1.0 - float(counts[-1]) / mask.size}},
-            files={f"{record.image_id}.png": encode_mask(mask)},
+            files={f"{record.image_id}.png": png},
         )
 
     return per_image(context, one)
@@ -361,16 +364,12 @@ def build_evaluate(context: Context) -> ShardWork:
         if labels is None:
             return ShardData(arrays={})
         truth = truth_classes(labels, classes, (record.height, record.width))
-        segments = inputs["segments"].arrays[record.image_id]["labels"]
-        cluster = inputs["masks"].arrays[record.image_id]["cluster"]
-        # painting again is cheaper than decoding the mask's PNG
-        mask = pixel_mask(config, record, segments, cluster)
-        counts = count_pixels(mask, truth, context.k, classes.n_classes).counts
-        found = {"counts": counts}
-        if "denoise" in inputs:
-            png = inputs["denoise"].arrays[record.image_id]["png"].tobytes()
-            drawn = decode_labels(png, config.data.max_pixels)
-            found["denoised"] = count_pixels(drawn, truth, context.k, classes.n_classes).counts
-        return one_image(record, found, {"n_known": float(counts.sum())})
+        found = {}
+        for stage, name in (("masks", "counts"), ("denoise", "denoised")):
+            if stage in inputs:
+                png = inputs[stage].arrays[record.image_id]["png"].tobytes()
+                mask = decode_labels(png, config.data.max_pixels)
+                found[name] = count_pixels(mask, truth, context.k, classes.n_classes).counts
+        return one_image(record, found, {"n_known": float(found["counts"].sum())})
 
     return per_image(context, one)

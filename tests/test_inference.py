@@ -58,6 +58,20 @@ def test_tf32_is_off_inside_and_as_before_outside() -> None:
     assert flags() == before
 
 
+def test_tf32_is_as_before_when_the_last_of_several_threads_is_done() -> None:
+    """One that enters later and leaves last must not take what it found for the way it was."""
+    matmul = torch.backends.cuda.matmul
+    name = "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32"
+    before = getattr(matmul, name)
+    first, second = exact_float32(), exact_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert getattr(matmul, name) in (False, "ieee")
+    second.__exit__(None, None, None)
+    assert getattr(matmul, name) == before
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps", "cpu:0"])
 def test_unknown_devices_are_refused(device: str) -> None:
     with pytest.raises(UsageError) as error:

@@ -176,7 +176,7 @@ def test_denoising_adds_stages_and_changes_none_before_them(dataset: Dataset) ->
     tokens = {node.stage: node.needs for node in plan_of(dataset, on).nodes}
     assert tokens["denoise-fit"] == ("features", "masks")
     assert tokens["denoise"] == ("features", "masks", "denoise-fit")
-    assert tokens["evaluate"] == ("segments", "masks", "denoise")
+    assert tokens["evaluate"] == ("masks", "denoise")
     tuned = plan_of(dataset, {**on, "denoise.freeze": False})
     assert next(n.needs for n in tuned.nodes if n.stage == "denoise-fit") == ("masks",)
 

@@ -95,14 +95,15 @@ def slow(image: Array, labels: Array, settings: Bilateral) -> Array:
             if near and labels[v, u] != U:
                 place = math.dist((v, u), (down, right)) / settings.sigma_patches
                 colour = math.dist(mean[v, u], image[y, x]) / 255 / settings.sigma_colour
-                votes[y, x, labels[v, u]] += math.exp(-(place**2 + colour**2) / 2)
+                alike = max(1 - colour**2 / 16, 0) ** 8 + 1e-6  # e^(-colour²/2), and an end
+                votes[y, x, labels[v, u]] += math.exp(-(place**2) / 2) * alike
     return votes
 
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(SIZES, st.integers(0, 2**31), st.sampled_from([(0, 1), (1, 1), (4, 3)]))
 def test_the_winner_has_as_many_votes_as_the_best_of_exact_sums(size, seed, reach_sigma):
     height, width, n_rows, n_columns = size
@@ -114,8 +115,7 @@ def test_the_winner_has_as_many_votes_as_the_best_of_exact_sums(size, seed, reac
     hidden = labels_to_pixels(labels, height, width) == U
     assert np.array_equal(refined == U, hidden)
     won = np.take_along_axis(votes, refined[..., None].astype(int), axis=2)[..., 0]
-    # the table of colours has steps of 64: at most 2 % of a weight at this sigma
-    assert (won[~hidden] >= 0.95 * votes.max(axis=2)[~hidden] - 1e-5).all()
+    assert (won[~hidden] >= 0.99999 * votes.max(axis=2)[~hidden]).all(), "float32 has 7 digits"
 
 
 @settings(max_examples=30, deadline=None)
