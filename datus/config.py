@@ -89,8 +89,9 @@ class SegmentsConfig:
     """bits is ours, on packed bits; scikit-network is what the authors ran; python-louvain is the
     slow reference; leiden needs the extra of that name."""
     resolution: float = 1.0
-    restarts: int = 8
-    """Best modularity of this many node orders; the first is the backend's own default order."""
+    restarts: int = 2
+    """Best modularity of this many node orders; the first is the backend's own default order.
+    More than 2 did not better the masks (docs/decisions.md 25)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def encode_mask(mask: Array) -> bytes:
     image = Image.fromarray(np.ascontiguousarray(mask))
     image.putpalette(PALETTE.tobytes())
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", bits=8, optimize=False, compress_level=6)
+    image.save(buffer, "PNG", bits=8, optimize=False, compress_level=2)
     return buffer.getvalue()
 
 
