@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev,onnx]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev,onnx,exports]'
 	touch $@
 
 demo: $(STAMP)  ## render scenes, run the whole pipeline, print scores and the report
@@ -39,3 +39,15 @@ clean:
 bench-louvain: $(STAMP)  ## graph and Louvain: every back end on the same keys
 	$(BIN)/python -m pip install --quiet --editable '.[leiden]'
 	$(BIN)/python benchmarks/bench_louvain.py --out louvain
+
+.PHONY: chaos fuzz
+chaos: $(STAMP)  ## faults x stages: the same command, the same bytes; docs/faults.md
+	$(BIN)/python benchmarks/chaos.py
+
+fuzz: $(STAMP)  ## hostile bytes into every reader; SECONDS=600 for longer
+	$(BIN)/python benchmarks/fuzz.py --seconds $(or $(SECONDS),60)
+
+.PHONY: bench-pipeline
+bench-pipeline: $(STAMP)  ## where the time of a run goes: make bench-pipeline IMAGES=photos/
+	$(BIN)/python benchmarks/bench_pipeline.py --images $(IMAGES) $(if $(TRUTH),--truth $(TRUTH)) \
+		$(if $(CLASSES),--classes $(CLASSES)) --sizes $(or $(SIZES),0,4000) $(ARGS)

@@ -1,28 +1,32 @@
 """De-noising and imperfect labels, measured: what a segmenter makes of masks that are wrong.
 
-    python benchmarks/denoise.py --train DIR --val DIR --classes TOML --clusters K [--part masks]
-    python benchmarks/denoise.py --train DIR --val DIR --classes TOML --part labels --limit 92
+    python benchmarks/denoise.py --train DIR --val DIR --classes TOML --out FILE.jsonl
+        [--part masks] --models "probe linear;probe conv" --seeds 0,1,2
+        --part labels --models "conv frozen;conv tuned" --limit 92
 
-DIR holds images/ and masks/. Part `masks`: pseudo-masks of the training images, the initial ones
-and those of each model, on both splits. The validation images are labelled with the training
-split's centroids; the match of clusters to classes is fitted on the training split, and once more
-on the validation split itself, because two clusters that share a class make the first one jump.
+DIR holds images/ and masks/. One JSON line a result is added to --out; `denoise_tables.py` makes
+tables of them. Part `masks`: pseudo-masks of both splits, the initial ones and those of each model,
+as the model draws them and with borders that follow the image. Validation images are labelled with
+the training split's centroids. The match of clusters to classes is fitted on the training split,
+and for val once more on itself, because two clusters that share a class make the first one jump.
 Part `labels`: models learn points, scribbles and wrong masks made from the truth of `--limit`
-training images; scored against the truth of the validation images.
+training images; scored against the truth of every n-th validation image, no match needed.
 """
 
 import argparse
-import sys
+import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from imperfect_labels import LABELS, imperfect_folder
 
+from datus.boundaries import boundary_f, class_boundary_f
 from datus.classes import load_classes
 from datus.clusters import assign
 from datus.config import Config, parse_override
@@ -31,10 +35,11 @@ from datus.denoising import prepared, reads_tokens, segmenter_spec
 from datus.fit import fit_folders
 from datus.index import make_index, read_index
 from datus.logits import logits_to_pixels
-from datus.masks import encode_mask, fill_from_neighbours, paint, truth_classes
+from datus.masks import fill_from_neighbours, labels_to_pixels, truth_classes
 from datus.metrics import RULES, add, count_pixels, fit_match, score
 from datus.plan import find_node, make_plan
-from datus.records import WHOLE, Confusion, SegmentEmbeddings
+from datus.records import IGNORE, WHOLE, Array, Confusion, ImageRecord, SegmentEmbeddings
+from datus.refine import refine
 from datus.runner import QUIET, run
 from datus.segmenter import build_segmenter, load_segmenter
 from datus.shardwork import read_image, read_truth
@@ -42,31 +47,40 @@ from datus.store import Store
 from datus.threads import map_threads, n_cores
 from datus.work import cluster_model, segment_map
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
-
-from make_imperfect import imperfect
+LINEAR: dict[str, Any] = {"denoise.head": "linear"}
+CONV: dict[str, Any] = {"denoise.head": "conv", "denoise.epochs": 3}
+DEEPLAB: dict[str, Any] = {"denoise.kind": "deeplabv3", "denoise.image_px": 160}
 
 MODELS: dict[str, dict[str, Any]] = {
-    "probe linear": {"denoise.head": "linear"},
-    "probe conv": {"denoise.head": "conv", "denoise.epochs": 3},
-    "probe layers": {"denoise.head": "layers", "denoise.epochs": 3},
-    "probe tuned": {"denoise.head": "conv", "denoise.freeze": False, "denoise.epochs": 2},
-    "deeplabv3": {"denoise.kind": "deeplabv3", "denoise.epochs": 2, "denoise.image_px": 160},
+    "probe linear": LINEAR,
+    "probe conv": CONV,
+    "probe layers": {**CONV, "denoise.head": "layers"},
+    "probe linear, tuned": {**LINEAR, "denoise.freeze": False, "denoise.epochs": 2},
+    "probe conv, tuned": {**CONV, "denoise.freeze": False, "denoise.epochs": 2},
+    "deeplabv3": {**DEEPLAB, "denoise.epochs": 2},
+    "confidence = margin": {**LINEAR, "denoise.confidence": "margin"},
+    "symmetric = 0.5": {**LINEAR, "denoise.symmetric": 0.5},
+    "ema = 0.99": {**LINEAR, "denoise.ema": 0.99},
+    "rounds = 3": {**LINEAR, "denoise.rounds": 3},
+    "conv frozen": {"denoise.head": "conv"},
+    "conv tuned": {"denoise.head": "conv", "denoise.freeze": False},
+    "conv tuned, full rate": {
+        "denoise.head": "conv",
+        "denoise.freeze": False,
+        "denoise.backbone_rate": 1.0,
+    },
+    "deeplabv3 from scratch": {"denoise.kind": "deeplabv3"},
 }
-"""Settings beside the defaults. Epochs are few where an epoch takes minutes on a CPU."""
+"""Settings beside the defaults; --set comes after them. Few epochs where one takes minutes."""
 
-LABELS = (
-    ("true masks", "", 0),
-    ("points", "points", 2),
-    ("scribbles", "scribbles", 3),
-    ("flip 10 %", "flip", 10),
-    ("flip 30 %", "flip", 30),
-    ("flip 50 %", "flip", 50),
-    ("shift 2 %", "shift", 2),
-    ("shift 5 %", "shift", 5),
-    ("shift 10 %", "shift", 10),
-)
-"""Name, kind of data/make_imperfect.py, level."""
+
+@dataclass(frozen=True)
+class Photo:
+    """image: uint8 (H, W, 3); truth: uint8 (H, W)."""
+
+    record: ImageRecord
+    image: Array
+    truth: Array
 
 
 @dataclass(frozen=True)
@@ -84,208 +98,294 @@ class Split:
             "clusters.k": [args.clusters],
             "run_dir": str(work / folder.name),
         }
-        return Split(Config.load(None, {**given, **dict(map(parse_override, args.set)), **more}))
+        return Split(Config.load(None, {**given, **more, **dict(map(parse_override, args.set))}))
+
+    @property
+    def store(self) -> Store:
+        return Store(self.config.run_path)
 
     def data(self, stage: str) -> Iterator[tuple[Any, Any]]:
         """(shard, what the stage stored of it)."""
-        store = Store(self.config.run_path)
-        index = read_index(store)
-        plan = make_plan(self.config, index)
+        plan = make_plan(self.config, read_index(self.store))
         node = find_node(plan.nodes, stage, self.config.clusters.k[0])
         for place, shard in zip(plan.places(node), plan.shards, strict=False):
-            yield shard, store.read_shard(place)
+            yield shard, self.store.read_shard(place)
 
     def seconds(self, stage: str) -> float:
-        store = Store(self.config.run_path)
-        plan = make_plan(self.config, read_index(store))
+        plan = make_plan(self.config, read_index(self.store))
         node = find_node(plan.nodes, stage, self.config.clusters.k[0])
-        return sum(store.report(*place).seconds for place in plan.places(node))
+        return sum(self.store.report(*place).seconds for place in plan.places(node))
+
+    def photos(self, every: int = 1) -> list[Photo]:
+        """Each n-th image of the index, with its truth."""
+        classes = load_classes(Path(self.config.data.classes))
+
+        def one(record: ImageRecord) -> Photo:
+            labels = read_truth(self.config, record)
+            truth = truth_classes(labels, classes, (record.height, record.width))
+            return Photo(record, read_image(self.config, record), truth)
+
+        return map_threads(one, read_index(self.store).records[::every], n_cores())
 
 
-def row(name: str, train: Confusion, val: Confusion, minutes: float) -> str:
-    """Headline on train; every rule on val with the match of train; the headline with val's own."""
-    ours = score(train, "hungarian_strict")
-    cells = [f"{ours.miou:.1f} / {ours.accuracy:.1f}"]
-    for rule in RULES:
-        if rule == "merge_nearest":
-            continue  # the same as hungarian_strict where K = C
-        found = score(val, rule, match=fit_match(train, rule))
-        cells.append(f"{found.miou:.1f} / {found.accuracy:.1f}")
-    own = score(val, "hungarian_strict")
-    cells += [f"{own.miou:.1f} / {own.accuracy:.1f}", f"{own.coverage:.0f}", f"{minutes:.1f}"]
-    return f"| {name} | {' | '.join(cells)} |"
+# --- pseudo-masks: what is known of each image, uint8 (gh, gw) labels or float32 (C, gh, gw) ----
+
+Found = dict[str, Array]
 
 
-def head_row() -> str:
-    rules = [f"val `{rule}`" for rule in RULES if rule != "merge_nearest"]
-    names = ["train `hungarian_strict`", *rules, "val, own match", "coverage", "minutes"]
-    return f"| mIoU / accuracy, % | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
+def initial_of_train(train: Split) -> Found:
+    """The cluster of each patch, as the masks stage has it."""
+    found = {}
+    for (shard, masks), (_, cut) in zip(train.data("masks"), train.data("segments"), strict=True):
+        for name in (record.image_id for record in shard.records):
+            cluster = masks.arrays[name]["cluster"].astype(np.uint8)  # -1 becomes 255 = IGNORE
+            found[name] = cluster[cut.arrays[name]["labels"]]
+    return found
 
 
-# --- pseudo-masks -------------------------------------------------------------------------------
-
-
-def initial_val(train: Split, val: Split, n_clusters: int) -> Confusion:
-    """Val segments with the centroids of train, painted and counted."""
-    model = cluster_model(next(iter(train.data("clusters")))[1].arrays[WHOLE])
-    counts = []
-    for (shard, embedded), (_, segmented) in zip(
+def initial_of_val(train: Split, val: Split) -> Found:
+    """The same with the centroids of train."""
+    model = cluster_model(next(train.data("clusters"))[1].arrays[WHOLE])
+    found = {}
+    for (shard, embedded), (_, cut) in zip(
         val.data("embeddings"), val.data("segments"), strict=True
     ):
-        for record in shard.records:
-            segments = segment_map(segmented.arrays[record.image_id])
-            arrays = embedded.arrays[record.image_id]
-            found = assign(model, SegmentEmbeddings(arrays["vectors"], arrays["valid"]))
-            found = fill_from_neighbours(segments, found)
-            mask = paint(segments, found, record.height, record.width)
-            counts.append(counted(val, record, mask, n_clusters))
-    return add(counts)
+        for name in (record.image_id for record in shard.records):
+            segments, arrays = segment_map(cut.arrays[name]), embedded.arrays[name]
+            assigned = assign(model, SegmentEmbeddings(arrays["vectors"], arrays["valid"]))
+            cluster = fill_from_neighbours(segments, assigned).cluster.astype(np.uint8)
+            found[name] = cluster[segments.labels]
+    return found
 
 
-def counted(split: Split, record: Any, mask: Any, n_labels: int) -> Confusion:
-    classes = load_classes(Path(split.config.data.classes))
-    labels = read_truth(split.config, record)
-    truth = truth_classes(labels, classes, (record.height, record.width))
-    return count_pixels(mask, truth, n_labels, classes.n_classes)
+def logits_of(segmenter: Any, split: Split, photos: list[Photo], from_tokens: bool) -> Found:
+    """As the denoise stage makes them: from stored tokens, or from the images."""
+    if not from_tokens:
 
+        def one(photo: Photo) -> Array:
+            return image_logits(segmenter, prepared(segmenter, photo.image))
 
-def drawn(segmenter: Any, split: Split, n_labels: int, every: int = 1) -> Confusion:
-    """The masks that a model draws of a split, counted."""
-
-    def one(record: Any) -> Confusion:
-        logits = image_logits(segmenter, prepared(segmenter, read_image(split.config, record)))
-        mask, _ = logits_to_pixels(logits, record.height, record.width)
-        return counted(split, record, mask, n_labels)
-
-    records = read_index(Store(split.config.run_path)).records
-    return add(map_threads(one, records[::every], n_cores()))
-
-
-def drawn_from_tokens(segmenter: Any, split: Split, n_labels: int) -> Confusion:
-    """The same as `drawn` from what the features stage stored."""
-    counts = []
+        names = [photo.record.image_id for photo in photos]
+        return dict(zip(names, map_threads(one, photos, n_cores()), strict=True))
+    found = {}
     for shard, data in split.data("features"):
-        for record in shard.records:
-            tokens = data.arrays[record.image_id]["tokens"]
-            logits = head_logits(segmenter, np.moveaxis(tokens, -1, 0))
-            mask, _ = logits_to_pixels(logits, record.height, record.width)
-            counts.append(counted(split, record, mask, n_labels))
-    return add(counts)
+        for name in (record.image_id for record in shard.records):
+            found[name] = head_logits(segmenter, np.moveaxis(data.arrays[name]["tokens"], -1, 0))
+    return found
 
 
-def masks_part(args: argparse.Namespace, work: Path) -> None:
-    """A seed is that of everything: segments, clusters, and what the model starts from."""
-    val = Split.of(args.val, args, work, {})
-    run(val.config, Store(val.config.run_path), until="embeddings")
-    print(head_row(), flush=True)
-    for seed in map(int, args.seeds.split(",")):
-        plain = Split.of(args.train, args, work, {"seed": seed})
-        run(plain.config, Store(plain.config.run_path), until="evaluate")
-        first = initial_val(plain, val, args.clusters)
-        print(row(f"initial, seed {seed}", of_train(plain, "counts"), first, 0.0), flush=True)
-        for name in filter(None, args.models.split(",")):
-            more = {**MODELS[name], "denoise.enabled": True, "seed": seed}
-            found = Split.of(args.train, args, work, more)
-            run(found.config, Store(found.config.run_path), until="evaluate")
-            segmenter = build_segmenter(segmenter_spec(found.config, args.clusters), seed, "cpu")
-            state = next(iter(found.data("denoise-fit")))[1].arrays[WHOLE]
-            fill(segmenter, {key: one for key, one in state.items() if key != "curve"})
-            draw = drawn_from_tokens if reads_tokens(found.config) else drawn
-            seen = draw(segmenter, val, args.clusters)
-            minutes = found.seconds("denoise-fit") / 60
-            again = of_train(found, "denoised")
-            print(row(f"{name}, seed {seed}", again, seen, minutes), flush=True)
+def drawn(photo: Photo, found: Array) -> dict[str, Array]:
+    """Way to draw -> uint8 (H, W)."""
+    height, width = photo.truth.shape
+    if found.ndim == 2:
+        return {
+            "blocks": labels_to_pixels(found, height, width),
+            "refined": refine(photo.image, found),
+        }
+    rows, columns = found.shape[1:]
+    finer, _ = logits_to_pixels(found, 2 * rows, 2 * columns)
+    return {
+        "as the model draws": logits_to_pixels(found, height, width)[0],
+        "refined": refine(photo.image, found.argmax(axis=0).astype(np.uint8)),
+        "refined on half cells": refine(photo.image, finer),
+    }
 
 
-def of_train(split: Split, name: str) -> Confusion:
-    """The sum of what the evaluate stage counted."""
-    return add(
-        Confusion(arrays[name])
-        for _, data in split.data("evaluate")
-        for arrays in data.arrays.values()
-    )
+# --- figures ------------------------------------------------------------------------------------
 
 
-# --- imperfect labels ---------------------------------------------------------------------------
-
-
-def labels_part(args: argparse.Namespace, work: Path) -> None:
-    classes = load_classes(args.classes)
-    splits = [Split.of(folder, args, work, {}) for folder in (args.train, args.val)]
-    for split in splits:
-        make_index(split.config, Store(split.config.run_path), QUIET.bar)
-    train, val = splits
-    records = read_index(Store(train.config.run_path)).records
-    some = records[:: max(1, len(records) // args.limit)][: args.limit]
-    images = work / "images"
-    for record in some:
-        target = images / record.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((Path(train.config.data.images) / record.path).read_bytes())
-    table = np.arange(classes.n_classes, dtype=np.int16)
-    models = args.models.split(",")
-    print(f"| mIoU / accuracy, % | {' | '.join(models)} |\n|---|{'---|' * len(models)}", flush=True)
-    for name, kind, level in LABELS:
-        if args.labels and name not in args.labels.split(","):
-            continue
-        folder = work / "labels" / name.replace(" ", "-")
-        for record in some:
-            labels = read_truth(train.config, record)
-            made = partial(imperfect, labels, kind, level, 0, record.image_id)
-            target = folder / f"{record.image_id}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(encode_mask(made() if kind else labels))
-        cells = [learnt(model, (images, folder), val, args, work) for model in models]
-        found = [score(one, "hungarian_strict", match=table) for one, _ in cells]
-        text = [
-            f"{one.miou:.1f} / {one.accuracy:.1f} ({seconds:.0f} s)"
-            for one, (_, seconds) in zip(found, cells, strict=True)
+def results(
+    photos: tuple[list[Photo], list[Photo]], found: tuple[Found, Found], args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """A line for each way to draw: train; val under the match of train; val under its own."""
+    masks = [
+        map_threads(lambda p, of=of: drawn(p, of[p.record.image_id]), some, n_cores())  # type: ignore[misc]
+        for some, of in zip(photos, found, strict=True)
+    ]
+    for way in (one for one in masks[0][0] if args.drawn in ("", one)):
+        pairs = [
+            [(one[way], photo.truth) for one, photo in zip(made, some, strict=True)]
+            for made, some in zip(masks, photos, strict=True)
         ]
-        print(f"| {name} | {' | '.join(text)} |", flush=True)
+        train, val = (counted(some, args) for some in pairs)
+        for split, counts, fitted, step in (
+            ("train", train, train, 4),
+            ("val", val, train, 1),
+            ("val", val, val, 1),
+        ):
+            match = fit_match(fitted, "hungarian_strict")
+            some = pairs[0 if split == "train" else 1]
+            yield {
+                "drawn": way,
+                "split": split,
+                "match": "own" if fitted is counts else "train",
+                "n_images": len(some),
+                "scores": scores(counts, fitted),
+                **(borders(some[::step], match, args) if args.borders else {}),
+            }
+
+
+def counted(pairs: list[tuple[Array, Array]], args: argparse.Namespace) -> Confusion:
+    n_classes = load_classes(args.classes).n_classes
+    return add(count_pixels(mask, truth, args.clusters, n_classes) for mask, truth in pairs)
+
+
+def scores(counts: Confusion, fitted: Confusion) -> dict[str, dict[str, float]]:
+    """Every rule that needs no centroids."""
+    rules = [r for r in RULES if r != "merge_nearest" or counts.n_clusters <= counts.n_classes]
+    found = {rule: score(counts, rule, match=fit_match(fitted, rule)) for rule in rules}
+    figures = ("miou", "accuracy", "f1", "coverage")
+    return {rule: {name: getattr(one, name) for name in figures} for rule, one in found.items()}
+
+
+def borders(
+    pairs: list[tuple[Array, Array]], match: Array, args: argparse.Namespace
+) -> dict[str, float]:
+    """Mean boundary F-scores of the images, percent."""
+    n_classes = load_classes(args.classes).n_classes
+    classes = np.full(256, IGNORE, np.uint8)
+    classes[: len(match)] = match.astype(np.uint8)  # -1 becomes IGNORE
+
+    def one(pair: tuple[Array, Array]) -> tuple[float, float]:
+        mask, truth = pair
+        by_class = class_boundary_f(classes[mask], truth, n_classes)
+        known = by_class[np.isfinite(by_class)]
+        return float(known.mean()) if len(known) else float("nan"), boundary_f(mask, truth)
+
+    found = np.array(map_threads(one, pairs, n_cores()))
+    of_classes, of_any = np.nanmean(found, axis=0).tolist()
+    return {"boundary_classes": of_classes, "boundary_any": of_any, "n_borders": len(pairs)}
+
+
+# --- the two parts ------------------------------------------------------------------------------
+
+
+def masks_part(args: argparse.Namespace, work: Path, write: Callable[..., None]) -> None:
+    """A seed is that of everything: segments, clusters, and what the model starts from."""
+    photos: tuple[list[Photo], list[Photo]] | None = None
+    for seed in args.seeds:
+        train, val = (
+            Split.of(folder, args, work, {"seed": seed}) for folder in (args.train, args.val)
+        )
+        run(train.config, train.store, until="masks")
+        run(val.config, val.store, until="embeddings")
+        photos = photos or (train.photos(), val.photos())
+        for model in args.models:
+            if model == "initial":
+                found, minutes = (initial_of_train(train), initial_of_val(train, val)), 0.0
+            else:
+                more = {**MODELS[model], "denoise.enabled": True, "seed": seed}
+                fitted = Split.of(args.train, args, work, more)
+                found, minutes = learnt_masks(fitted, val, photos)
+            for result in results(photos, found, args):
+                write(model=model, seed=seed, minutes=minutes, **result)
+
+
+def learnt_masks(
+    fitted: Split, val: Split, photos: tuple[list[Photo], list[Photo]]
+) -> tuple[tuple[Found, Found], float]:
+    """(logits of both splits, minutes of denoise-fit)."""
+    config = fitted.config
+    run(config, fitted.store, until="denoise-fit")
+    segmenter = build_segmenter(segmenter_spec(config, config.clusters.k[0]), config.seed, "cpu")
+    state = next(fitted.data("denoise-fit"))[1].arrays[WHOLE]
+    fill(segmenter, {key: one for key, one in state.items() if key != "curve"})
+    found = [
+        logits_of(segmenter, split, some, reads_tokens(config))
+        for split, some in zip((fitted, val), photos, strict=True)
+    ]
+    return (found[0], found[1]), fitted.seconds("denoise-fit") / 60
+
+
+def labels_part(args: argparse.Namespace, work: Path, write: Callable[..., None]) -> None:
+    train, val = (Split.of(folder, args, work, {}) for folder in (args.train, args.val))
+    for split in (train, val):
+        make_index(split.config, split.store, QUIET.bar)
+    records = read_index(train.store).records
+    some = records[:: max(1, len(records) // args.limit)][: args.limit]
+    photos = val.photos(args.every)
+    for seed in args.seeds:
+        for row in (one for one in LABELS if not args.labels or one.name in args.labels):
+            folder = work / f"labels-{seed}" / row.name.replace(" ", "-")
+            quality = imperfect_folder(train.config, some, row, seed, folder)
+            note = partial(write, labels=row.name, kind=row.kind, level=row.level, seed=seed)
+            note(model="the labels themselves", n_train=len(some), **quality)
+            for model in args.models:
+                note(model=model, n_train=len(some), **learnt(model, folder, seed, photos, args))
 
 
 def learnt(
-    model: str, folders: tuple[Path, Path], val: Split, args: argparse.Namespace, work: Path
-) -> tuple[Confusion, float]:
-    """(counts on every `args.every`-th val image, seconds of training)."""
-    given = {
-        "data.images": str(folders[0]),
-        "data.truth": str(folders[1]),
+    model: str, folder: Path, seed: int, photos: list[Photo], args: argparse.Namespace
+) -> dict[str, float]:
+    """Scores in percent; minutes of training, reading and features included."""
+    given: dict[str, Any] = {
+        "data.images": str(folder / "images"),
+        "data.truth": str(folder / "masks"),
         "data.classes": str(args.classes),
         "denoise.enabled": True,
         "denoise.drop_share": 1.0,
-        "speed.device": "cpu",
+        "seed": seed,
         **MODELS[model],
         **dict(map(parse_override, args.set)),
     }
     started = time.perf_counter()
-    done = fit_folders(Config.load(None, given), work / "model", QUIET)
-    seconds = time.perf_counter() - started
-    segmenter = load_segmenter(done.model, "cpu")
-    return drawn(segmenter, val, segmenter.spec.n_classes, args.every), seconds
+    fitted = fit_folders(Config.load(None, given), folder / "model", QUIET)
+    minutes = (time.perf_counter() - started) / 60
+    segmenter = load_segmenter(fitted.model, "cpu")
+    n_classes = segmenter.spec.n_classes
+
+    def one(photo: Photo) -> Confusion:
+        logits = image_logits(segmenter, prepared(segmenter, photo.image))
+        mask, _ = logits_to_pixels(logits, *photo.truth.shape)
+        return count_pixels(mask, photo.truth, n_classes, n_classes)
+
+    counts = add(map_threads(one, photos, n_cores()))
+    found = score(counts, "hungarian_strict", match=np.arange(n_classes, dtype=np.int16))
+    return {
+        "miou": found.miou,
+        "accuracy": found.accuracy,
+        "n_val": len(photos),
+        "minutes": minutes,
+        "first_loss": float(fitted.curve[0, 0]),
+        "last_loss": float(fitted.curve[-1, -1]),
+    }
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--val", type=Path, required=True)
     parser.add_argument("--classes", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines; added to")
     parser.add_argument("--clusters", type=int, default=11)
     parser.add_argument("--part", choices=("masks", "labels"), default="masks")
-    parser.add_argument("--models", default="probe linear,probe conv")
-    parser.add_argument("--labels", default="", help="some of the rows of part labels")
+    parser.add_argument("--models", default="initial;probe linear", help="; ".join(MODELS))
+    parser.add_argument("--labels", default="", help="some rows of part labels, with ; between")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--borders", action="store_true", help="part masks: boundary F, slower")
+    parser.add_argument("--drawn", default="", help="part masks: only this way to draw")
     parser.add_argument("--limit", type=int, default=92, help="training images of part labels")
-    parser.add_argument("--every", type=int, default=1, help="score each n-th validation image")
+    parser.add_argument("--every", type=int, default=3, help="part labels: each n-th val image")
     parser.add_argument("--work", type=Path, help="keep what is made; default: a temporary folder")
     parser.add_argument("--set", action="append", default=[], help="any setting")
     args = parser.parse_args()
+    args.models = [one.strip() for one in args.models.split(";")]
+    args.labels = [one.strip() for one in args.labels.split(";") if one.strip()]
+    args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    return args
+
+
+def main() -> None:
+    args = arguments()
+
+    def write(**line: Any) -> None:
+        line = {"part": args.part, **line, "set": args.set}
+        with args.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
     part = masks_part if args.part == "masks" else labels_part
-    if args.work:
-        part(args, args.work)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            part(args, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        part(args, args.work or Path(folder), write)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ import inspect
 import io
 import re
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datus.converters import PREFIXES, chains, convert, flat_blocks
-from datus.errors import BackboneError
+from datus.errors import BackboneError, size_text
 from datus.zoo import SUFFIXES, find, fitting
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def _read_pickle(path: Path) -> Any:
     """Whatever the file holds, tensors and plain values only."""
     import torch
 
+    _check_archive(path)
     # MAE, DINO and MoCo keep their command line beside the weights; a Namespace only holds values
     allow = getattr(torch.serialization, "safe_globals", lambda _: contextlib.nullcontext())
     try:
@@ -140,6 +142,20 @@ def _read_pickle(path: Path) -> Any:
         raise BackboneError(
             f"{path}: damaged or not a PyTorch checkpoint; copy or download it again"
         ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip that unpacks to more than it is: `torch.save` packs nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked, size = sum(one.file_size for one in archive.infolist()), path.stat().st_size
+    except Exception:  # not a zip, or damaged: torch says which
+        return
+    if unpacked > size:
+        raise BackboneError(
+            f"{path}: unpacks to {size_text(unpacked)} from {size_text(size)}, which torch.save "
+            "never does, and was not opened; save it again with torch.save"
+        )
 
 
 def _unwrap(content: Any, path: Path) -> Tensors:

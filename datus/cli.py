@@ -3,6 +3,7 @@
     datus run --images photos/ --clusters 12          a folder of images, no config at all
     datus run pipelines/suim.toml                     everything in a file
     datus run pipelines/suim.toml --dry-run           what it would do and take; writes nothing
+    datus run pipelines/suim.toml --shards 3/64       a share of it, beside others (array jobs)
     datus run-stage segments pipelines/suim.toml      one stage, or --with-needs
     datus status pipelines/suim.toml --why            what is done, what is not, why
     datus evaluate masks/ truth/ --classes C.toml     any masks, ours or not
@@ -11,7 +12,11 @@
     datus pretrain --images photos/ --out mine/       a backbone of your own, without labels
     datus fit --images I --labels L --classes C.toml --out MODEL      a model from imperfect masks
     datus predict MODEL photos/ --out masks/          a trained model on new images
+    datus run --images photos/ --frozen-clusters runs/photos          more images, the same clusters
+    datus freeze runs/photos --out words.safetensors  its clusters in one file, for other machines
+    datus export RUN --to coco --out DIR              the masks for another tool
     datus prune pipelines/suim.toml                   what no current setting needs
+    datus verify pipelines/suim.toml --mend           every stored byte against its checksum
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage or config, 130 interrupted (and resumable).
 """
@@ -21,7 +26,7 @@ from typing import Annotated
 
 import typer
 
-from datus import __version__, commands, commands_fit, commands_predict
+from datus import __version__, commands, commands_export, commands_fit, commands_predict
 from datus.config import Config
 from datus.errors import UsageError, WorkError, size_text
 from datus.options import (
@@ -33,6 +38,7 @@ from datus.options import (
     Device,
     DryRun,
     Executor,
+    FrozenClusters,
     Images,
     MaxFailed,
     Offline,
@@ -40,12 +46,13 @@ from datus.options import (
     RunDir,
     Seed,
     Set,
+    Shards,
     Truth,
     Weights,
     Workers,
     load_config,
 )
-from datus.terminal import Bars, Row, errors, scores_table, table
+from datus.terminal import Bars, Row, errors, scores_table, shown, table
 
 app = typer.Typer(
     add_completion=False,
@@ -62,12 +69,14 @@ def run(
     truth: Truth = "",
     classes: Classes = "",
     clusters: Clusters = "",
+    frozen_clusters: FrozenClusters = "",
     run_dir: RunDir = "",
     preset: Preset = "",
     backbone: Backbone = "",
     weights: Weights = "",
     executor: Executor = "",
     workers: Workers = -1,
+    shards: Shards = "",
     device: Device = "",
     max_failed: MaxFailed = -1,
     seed: Seed = -1,
@@ -90,12 +99,14 @@ def run_stage(
     truth: Truth = "",
     classes: Classes = "",
     clusters: Clusters = "",
+    frozen_clusters: FrozenClusters = "",
     run_dir: RunDir = "",
     preset: Preset = "",
     backbone: Backbone = "",
     weights: Weights = "",
     executor: Executor = "",
     workers: Workers = -1,
+    shards: Shards = "",
     device: Device = "",
     max_failed: MaxFailed = -1,
     seed: Seed = -1,
@@ -124,6 +135,7 @@ def status(
     truth: Truth = "",
     classes: Classes = "",
     clusters: Clusters = "",
+    frozen_clusters: FrozenClusters = "",
     run_dir: RunDir = "",
     preset: Preset = "",
     backbone: Backbone = "",
@@ -140,7 +152,7 @@ def status(
         loaded = load_config(locals())
         print(table(status_rows(loaded, explain)))
         for line in failure_lines(loaded):
-            print(line)
+            print(shown(line))
 
 
 @app.command()
@@ -150,6 +162,7 @@ def prune(
     truth: Truth = "",
     classes: Classes = "",
     clusters: Clusters = "",
+    frozen_clusters: FrozenClusters = "",
     run_dir: RunDir = "",
     preset: Preset = "",
     backbone: Backbone = "",
@@ -169,9 +182,43 @@ def prune(
             print(f"{size_text(total)} {'removed' if yes else 'to remove: add --yes'}")
 
 
+@app.command()
+def verify(
+    config: ConfigFile = None,
+    images: Images = "",
+    truth: Truth = "",
+    classes: Classes = "",
+    clusters: Clusters = "",
+    frozen_clusters: FrozenClusters = "",
+    run_dir: RunDir = "",
+    preset: Preset = "",
+    backbone: Backbone = "",
+    weights: Weights = "",
+    seed: Seed = -1,
+    settings: Set = None,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="remove damage: datus run remakes it")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Read all that is stored and compare it with its checksums. Exit code 1 if it differs."""
+    with errors(debug):
+        from datus.verify import verify
+
+        found = verify(load_config(locals()), mend, Bars().bar)
+        for name in found.damaged:
+            print(shown(f"damaged: {name}"))
+        missing = f", {found.n_missing} shards are not finished" if found.n_missing else ""
+        print(f"{found.n_files} files read, {len(found.damaged)} damaged{missing}")
+        if found.damaged and not mend:
+            raise WorkError("damaged files: add --mend, then datus run makes them again")
+
+
 for command in (
     *(commands.evaluate, commands.compare, commands.backbones, commands.pretrain),
+    commands.freeze,
     *(commands_fit.fit, commands_predict.predict, commands_predict.export_onnx),
+    commands_export.export,
 ):
     app.command()(command)
 
@@ -209,7 +256,9 @@ def _run(config: Config, until: str, only: bool) -> None:
         numbers = (one.made, one.shards, one.images, one.failed)
         rows.append((one.name, *map(str, numbers), f"{one.seconds:.1f}"))
     print(table(rows))
-    if until != "report":
+    if result.next_step:
+        print(result.next_step)
+    if until != "report" or result.next_step:
         return
     node = result.plan.nodes[-1]
     report = json.loads(store.read("report", node.mark, "files", "report.json"))
@@ -222,6 +271,8 @@ def _run(config: Config, until: str, only: bool) -> None:
 
 def _dry_run(config: Config, until: str, only: bool) -> None:
     """Print what a run would do; WorkError if it could not succeed."""
+    if config.speed.shards:
+        raise UsageError("--dry-run looks at the whole run: leave --shards out")
     from datus.preflight import look
     from datus.store import Store
 

@@ -2,6 +2,7 @@
 
     fit_clusters   float32 (n, E), all valid segments of the dataset -> ClusterModel, K centroids
     assign         the segments of one image -> a cluster id and a confidence each; needs no FAISS
+    offsets        float32 (n, E) -> the nearest centroid, and how far out each vector lies
 
 FAISS runs k-means from several random starts; the start with the least inertia wins. It sees every
 vector (its own default drops all but 256 a cluster). Starts run side by side, each on one thread,
@@ -100,6 +101,26 @@ def assign(model: ClusterModel, embeddings: SegmentEmbeddings) -> Assignments:
     cluster[embeddings.valid] = distances_KS.argmin(axis=0)
     margin[embeddings.valid] = _margin(distances_KS)
     return Assignments(cluster=cluster, margin=margin)
+
+
+def offsets(model: ClusterModel, vectors: Array) -> tuple[Array, Array]:
+    """Of float32 (n, E): the nearest centroid, int16 (n,), and two lengths, float32 (2, n).
+
+    The distance to that centroid in the space of the clusters, as `assign` sees it, and the length
+    of the part of the vector outside that space: what the PCA drops, 0 without one.
+    """
+    places = _project(vectors, model.pca_mean, model.pca_axes)
+    cluster = np.zeros(len(vectors), np.int16)
+    lengths = np.zeros((2, len(vectors)), np.float32)
+    for rows in _chunks(len(vectors)):
+        here = places[rows].astype(np.float64)
+        squares_KS = np.array([((here - one) ** 2).sum(axis=1) for one in model.centroids])
+        cluster[rows] = squares_KS.argmin(axis=0)
+        lengths[0, rows] = np.sqrt(squares_KS.min(axis=0))
+        if len(model.pca_mean):
+            whole = ((vectors[rows].astype(np.float64) - model.pca_mean) ** 2).sum(axis=1)
+            lengths[1, rows] = np.sqrt(np.maximum(whole - (here**2).sum(axis=1), 0.0))
+    return cluster, lengths
 
 
 def load_faiss() -> ModuleType:

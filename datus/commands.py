@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from datus.config import parse_override
-from datus.errors import UsageError, WorkError
+from datus.errors import UsageError, WorkError, size_text
 from datus.options import (
     OPTIONS,
     Classes,
@@ -44,6 +44,24 @@ def evaluate(
         for image_id, reason in found["failures"].items():
             print(f"left out: {image_id}: {reason}")
         print(scores_table(found["scores"]))
+
+
+def freeze(
+    run: Annotated[str, typer.Argument(help="folder of a finished run")],
+    out: Annotated[Path, typer.Option("--out", help="file to write, .safetensors")],
+    clusters: Annotated[int, typer.Option("--clusters", help="which, if there are several")] = 0,
+    debug: Debug = False,
+) -> None:
+    """The clusters of a finished run in one small file, for --frozen-clusters."""
+    with errors(debug):
+        from datus.frozen import known_k, load, save
+
+        known = known_k(run)
+        if not clusters and len(known) > 1:
+            listed = " and ".join(map(str, known))
+            raise UsageError(f"{run} has clusters for K = {listed}: choose with --clusters")
+        n_bytes = save(load(run, clusters or known[0]), out)
+        print(f"{clusters or known[0]} clusters, {size_text(n_bytes)}: {out}")
 
 
 def compare(

@@ -9,6 +9,7 @@ comes next, overrides last. An unknown key is an error that names the nearest on
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from typing import Any, Literal
 from datus.denoise_config import DENOISE_RANGES, DenoiseConfig, check_denoise
 from datus.errors import ConfigError, UsageError
 from datus.records import MAX_CLUSTERS
+from datus.shares import parse_share
 
 NAMELESS = ("images", "image", "imgs", "img")
 
@@ -62,8 +64,9 @@ class FeaturesConfig:
     """The authors fed BGR by mistake; the flag exists to measure it."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the forward pass. Changes bytes, so it is a setting and not a matter of speed."""
-    store: Literal["float32", "float16"] = "float32"
-    """Of the stored keys and tokens. float16 halves the disk and flips a few edges."""
+    store: Literal["float32", "float16"] = "float16"
+    """Of the stored keys and tokens. float16 halves the disk and the time to write; scores stay
+    where they are (docs/decisions.md 28)."""
     keep: bool = True
     """False: never written; features, graphs and segments are then made in one go."""
 
@@ -124,6 +127,9 @@ class ClustersConfig:
     restarts: int = 10
     """The run with the least inertia wins."""
     iterations: int = 50
+    frozen: str = ""
+    """Folder of a finished run, or a file of `datus freeze`: its clusters and its mean key are
+    taken and none are made, so labels keep their meaning as a dataset grows (docs/growing.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +158,10 @@ class ReportConfig:
 class SpeedConfig:
     """How fast, never what: nothing here changes a byte of the results on a CPU."""
 
-    executor: Literal["serial", "processes"] = "serial"
+    executor: Literal["serial", "processes", "ray"] = "serial"
+    """In this process, in several of this machine, or on a Ray cluster (docs/cluster.md)."""
     workers: int = 0
-    """Processes; 0 = one per core."""
+    """Processes; 0 = one per core; on a Ray cluster as many as there is room for."""
     threads: int = 0
     """Images worked on at a time in one process; 0 = the cores, divided by the workers."""
     batch: int = 16
@@ -163,6 +170,22 @@ class SpeedConfig:
     """auto, cpu, cuda or cuda:1."""
     max_failed: int = 0
     """More images that cannot be used than this end a stage with an error; the rest is kept."""
+    isolate: bool = False
+    """Decode each file in a process of its own first: one that hangs or crashes the decoder is then
+    a recorded failure. Else only shards that killed their process are looked through so."""
+    decode_seconds: float = 60.0
+    """After which a decoder hangs. 200 megapixels of PNG, the most that is let in, take 10."""
+    shards: str = ""
+    """3/64 = this process does the third of 64 shares of the shards, beside others that do theirs
+    in the same run folder; none = only the stages that need all shards; empty = everything."""
+    ray_address: str = ""
+    """HOST:PORT, local, or auto; empty = what RAY_ADDRESS says, else this machine's cluster."""
+    ray_cpus: float = 1.0
+    """Of one Ray worker; also its threads, unless `threads` says otherwise."""
+    ray_gpus: float = 0.0
+    """Of one Ray worker; 0.5 = two of them share a GPU. With 0 it sees none."""
+    ray_wait: float = 0.0
+    """Seconds until a node must be there that has room for a worker: for clusters that grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +222,7 @@ class Config:
                 f"{self.embeddings.mode}; use nearest or ignore"
             )
         check_denoise(self.denoise, self.clusters.k)
+        parse_share(self.speed.shards)
         if self.segments.backend == "python-louvain" and self.segments.resolution != 1.0:
             raise ConfigError(
                 "segments.resolution: python-louvain is only right at 1.0, "
@@ -258,13 +282,17 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("speed.threads", 0, 4096),
     ("speed.batch", 1, 65_536),
     ("speed.max_failed", 0, 10**9),
+    ("speed.decode_seconds", 0.1, 86_400),
+    ("speed.ray_cpus", 0.01, 4096),
+    ("speed.ray_gpus", 0, 1024),
+    ("speed.ray_wait", 0, 86_400),
 )
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The defaults above are "best". What differs in "paper" is listed here and nowhere else.
     "best": {},
     "paper": {
-        "features": {"resize": "squash"},
+        "features": {"resize": "squash", "store": "float32"},
         "graphs": {"center": "none", "threshold": 0.0},
         "segments": {"backend": "scikit-network", "restarts": 1},
         "embeddings": {"mode": "crop", "crop": "paper"},
@@ -276,13 +304,33 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 def read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            return parse_toml(file.read(MAX_TOML_BYTES + 1).decode())
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
+
+
+MAX_TOML_BYTES, MAX_DOTS, MAX_WORD = 256_000, 200, 1000
+"""Of a file, in a line, letters and digits in a row: tomllib needs memory that grows with the
+square of the dots in a key, and Python cannot print numbers of more than 4300 digits."""
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError with the reason, whatever the text is."""
+    if len(text) > MAX_TOML_BYTES:
+        raise ValueError(f"more than {MAX_TOML_BYTES} bytes")
+    if any(line.count(".") > MAX_DOTS for line in text.split("\n")):
+        raise ValueError(f"more than {MAX_DOTS} dots in a line")
+    if re.search(rf"\w{{{MAX_WORD}}}", text):
+        raise ValueError(f"a word or number of {MAX_WORD} characters or more")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("brackets nested too deep") from None
 
 
 def build(cls: type, table: Mapping[str, Any], where: str) -> Any:
@@ -335,8 +383,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not name.strip():
         raise UsageError(f"--set {text}: expected section.key=value")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = parse_toml(f"value = {value}")["value"]
+    except ValueError:
         parsed = value.strip()
     return name.strip(), parsed
 

@@ -218,7 +218,6 @@ def features_of(segmenter: "Segmenter", image: Array) -> Array:
 
 def build_denoise(context: Context) -> ShardWork:
     from datus.denoise import fill, head_logits, image_logits
-    from datus.logits import logits_to_pixels
     from datus.masks import encode_mask
     from datus.segmenter import build_segmenter
 
@@ -232,7 +231,7 @@ def build_denoise(context: Context) -> ShardWork:
             logits = head_logits(segmenter, np.moveaxis(tokens, -1, 0))
         else:
             logits = image_logits(segmenter, prepared(segmenter, read_image(config, record)))
-        mask, _ = logits_to_pixels(logits, record.height, record.width)
+        mask = _drawn(config, record, logits)
         png = encode_mask(mask)
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         arrays = {
@@ -253,3 +252,19 @@ def build_denoise(context: Context) -> ShardWork:
         return by_image(shard, inputs, advance)
 
     return work
+
+
+def _drawn(config: Config, record: ImageRecord, logits: Array) -> Array:
+    """uint8 (H, W): the likeliest label of each pixel; of a probe, with borders as `masks` has.
+
+    Borders follow the image from half cells: from whole ones they lose what the logits know of the
+    place. DeepLabV3 was measured to lose by it (docs/denoise.md).
+    """
+    from datus.logits import logits_to_pixels
+    from datus.refine import refine
+
+    if config.masks.refine == "none" or config.denoise.kind == "deeplabv3":
+        return logits_to_pixels(logits, record.height, record.width)[0]
+    rows, columns = logits.shape[1:]
+    finer, _ = logits_to_pixels(logits, 2 * rows, 2 * columns)
+    return refine(read_image(config, record), finer)

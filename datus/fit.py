@@ -26,7 +26,8 @@ from datus.executors import Advance
 from datus.images import decode_image, find_images, image_id_of, image_size, sha256_of
 from datus.masks import decode_labels, find_labels, truth_classes
 from datus.records import Array, ClassTable
-from datus.runner import Console, resolve_device
+from datus.resources import resolve_device
+from datus.runner import Console
 from datus.store import fingerprint
 from datus.threads import map_threads, n_cores
 

@@ -19,7 +19,7 @@ from datus.errors import ClusterError, size_text
 from datus.index import Shard
 from datus.plan import Node, Plan, find_node
 from datus.records import ImageRecord
-from datus.runner import parallel, runtime_of
+from datus.resources import at_a_time, parallel, runtime_of
 from datus.sampling import REPORT_READS, UNITS, Cost, Sample, sample_of
 from datus.store import Store
 from datus.threads import n_cores
@@ -194,7 +194,12 @@ class Forecast:
 
     def _read_seconds(self, sample: Sample, node: Node, group: Sequence[Node]) -> float:
         """To read what is needed; nothing where it is handed over in memory."""
-        reads = [one for one in self._reads(node) if one not in group and one.mark in self.costs]
+        before = {need for one in group[: group.index(node)] for need in one.needs}
+        reads = [
+            one
+            for one in self._reads(node)
+            if one not in group and one.stage not in before and one.mark in self.costs
+        ]
         shards = self.missing[node.mark] if node.scope == "shard" else self.plan.shards
         records = [record for shard in shards for record in shard.records]
         return sum(
@@ -227,7 +232,7 @@ class Forecast:
 
     def _memory(self) -> int:
         """Bytes at the peak, of all processes together."""
-        workers, peak = parallel(self.config)[0], 0.0
+        workers, peak, n_shards = parallel(self.config)[0], 0.0, at_a_time(self.config)
         largest = max(len(shard.records) for shard in self.plan.shards)
         for group in self.groups:
             made = [self._held(node) for node in group if self.missing[node.mark]]
@@ -237,7 +242,7 @@ class Forecast:
                 needs = {need for node in group for need in node.needs}
                 read = [n for n in self.plan.nodes if n.stage in needs and n not in group]
                 held = sum(made) + sum(map(self._held, read)) + COPIES * max(made)
-                peak = max(peak, workers * largest * held)
+                peak = max(peak, n_shards * largest * held)
             elif group[0].stage == "clusters":
                 vectors = [self._held(n) for n in self.plan.nodes if n.stage == "embeddings"]
                 peak = max(peak, KMEANS_COPIES * self.n_images * sum(vectors))

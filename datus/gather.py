@@ -14,14 +14,16 @@ from typing import Protocol
 
 import numpy as np
 
+from datus import frozen
 from datus.classes import load_classes
 from datus.config import Config, settings_of
+from datus.drift import Drift
 from datus.errors import WorkError
 from datus.executors import Advance
 from datus.index import Index, Shard
 from datus.records import WHOLE, Array, ClusterModel, Confusion, ImageRecord, ShardData
 from datus.report.records import Denoised, Distribution, Example, GalleryItem, KResult, ReportInputs
-from datus.shardwork import Context, read_image, read_truth
+from datus.shardwork import Arrays, Context, read_image, read_truth
 from datus.store import ShardReport
 from datus.work import cluster_arrays, cluster_model, key_sums_of
 
@@ -43,19 +45,24 @@ class Dataset(Protocol):
 DatasetWork = Callable[[Dataset, Advance], ShardData]
 
 
-# --- clusters: centroids (K, P), pca_mean, pca_axes, figures, library ---------------------------
+# --- clusters: centroids (K, P), pca_mean, pca_axes, figures, library; and for later runs ---------
+#     quantiles float32 (2, K + 1, 101), members int64 (K,), images uint64: see `frozen`
 
 
 def build_clusters(context: Context) -> DatasetWork:
-    from datus.clusters import fit_clusters
+    from datus.clusters import fit_clusters, offsets
+
+    if context.config.clusters.frozen:
+        return _build_taken(context, "clusters")
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
-        parts = []
+        parts, records = [], []
         for shard, data in dataset.data("embeddings", context.k):
             for record in shard.records:
                 if record.image_id in data.arrays:
                     arrays = data.arrays[record.image_id]
                     parts.append(arrays["vectors"][arrays["valid"]])
+                    records.append(record)
             advance(len(shard.records))
         vectors = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
         config = context.config
@@ -67,8 +74,29 @@ def build_clusters(context: Context) -> DatasetWork:
             context.runtime.device,
             n_threads=context.runtime.threads,
         )
-        figures = {"inertia": model.inertia, "n_trained": float(model.n_trained)}
-        return ShardData(arrays={WHOLE: cluster_arrays(model)}, numbers={WHOLE: figures})
+        cluster, measures = offsets(model, vectors)
+        kept = frozen.reference_arrays(measures, cluster, context.k, records)
+        arrays = {**cluster_arrays(model), **kept}
+        return ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: _cluster_figures(model)})
+
+    return work
+
+
+def _cluster_figures(model: ClusterModel) -> dict[str, float]:
+    return {"inertia": model.inertia, "n_trained": float(model.n_trained)}
+
+
+def _build_taken(context: Context, stage: str) -> DatasetWork:
+    """Center or clusters of an earlier run, array for array."""
+
+    def work(dataset: Dataset, advance: Advance) -> ShardData:
+        k = context.k or context.config.clusters.k[0]
+        found = frozen.load(context.config.clusters.frozen, k)
+        advance(len(dataset.index.records))
+        if stage == "center":
+            return ShardData(arrays={WHOLE: dict(found.center)})
+        numbers = {WHOLE: _cluster_figures(found.model)}
+        return ShardData(arrays={WHOLE: dict(found.clusters)}, numbers=numbers)
 
     return work
 
@@ -78,6 +106,9 @@ def build_clusters(context: Context) -> DatasetWork:
 
 def build_center(context: Context) -> DatasetWork:
     from datus import centering
+
+    if context.config.clusters.frozen:
+        return _build_taken(context, "center")
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
         parts = []
@@ -112,8 +143,9 @@ def build_report_stage(context: Context) -> DatasetWork:
     from datus.report import build_report
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
-        files = build_report(_inputs(context.config, dataset, advance))
-        return ShardData(arrays={}, files=dict(files))
+        inputs = _inputs(context.config, dataset, advance)
+        numbers = {WHOLE: inputs.drift.figures} if inputs.drift else {}
+        return ShardData(arrays={}, numbers=numbers, files=dict(build_report(inputs)))
 
     return work
 
@@ -121,26 +153,48 @@ def build_report_stage(context: Context) -> DatasetWork:
 def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
     sweep = tuple(_result(config, dataset, k) for k in config.clusters.k)
+    drift = _drift(config, dataset)
+    said = (drift.words,) if drift and drift.words else ()
     return ReportInputs(
         title=config.name,
         preset=config.preset,
         n_images=len(dataset.index.records),
         sweep=sweep,
-        settings={name: settings_of(getattr(config, name)) for name in _sections(config)}
+        settings={name: _shown(config, dataset, name) for name in _sections(config)}
         | {"run": {"seed": config.seed}},
         provenance=_provenance(config, sweep[0].library),
         failures=_failures(config, dataset),
-        warnings=dataset.warnings,
+        warnings=(*dataset.warnings, *said),
         numbers=_numbers(config, dataset),
         classes=classes,
         examples=tuple(_examples(config, dataset)),
         gallery=_gallery(config, dataset, advance),
+        drift=drift,
     )
 
 
 def _sections(config: Config) -> tuple[str, ...]:
     sections = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
     return (*sections, "denoise") if config.denoise.enabled else sections
+
+
+def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
+    """Settings for the report. Of clusters that are taken, their hash says more than a path."""
+    settings = settings_of(getattr(config, section))
+    if section != "clusters":
+        return settings
+    if not settings.pop("frozen"):
+        return settings
+    ids = (frozen.arrays_id(_cluster_arrays(dataset, k)) for k in config.clusters.k)
+    return {"k": settings["k"], "frozen": ", ".join(ids)}
+
+
+def _drift(config: Config, dataset: Dataset) -> Drift | None:
+    """New images against the taken clusters, for the main K; None where none are taken."""
+    if not config.clusters.frozen:
+        return None
+    k = config.clusters.k[0]
+    return frozen.drift_of(_cluster_arrays(dataset, k), dataset.data("embeddings", k))
 
 
 def _result(config: Config, dataset: Dataset, k: int) -> KResult:
@@ -188,8 +242,12 @@ def _denoised(config: Config, dataset: Dataset, k: int) -> Denoised | None:
 
 
 def model_of(dataset: Dataset, k: int) -> ClusterModel:
+    return cluster_model(_cluster_arrays(dataset, k))
+
+
+def _cluster_arrays(dataset: Dataset, k: int) -> Arrays:
     for _, data in dataset.data("clusters", k):
-        return cluster_model(data.arrays[WHOLE])
+        return data.arrays[WHOLE]
     raise WorkError(f"no clusters for K = {k}")
 
 
@@ -261,21 +319,21 @@ def _examples(config: Config, dataset: Dataset) -> Iterator[Example]:
     from datus.masks import decode_labels, truth_classes
 
     k = config.clusters.k[0]
-    done = {image for report in dataset.reports("masks", k) for image in report.images}
+    stages = ("masks", "denoise") if config.denoise.enabled else ("masks",)
+    done = {image for report in dataset.reports(stages[-1], k) for image in report.images}
     usable = [r for r in dataset.index.records if r.image_id in done]
     if config.data.truth:
         scored = {image for report in dataset.reports("evaluate", k) for image in report.images}
         usable = [r for r in usable if r.image_id in scored]
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
     for record in _spread(usable, config.report.examples):
-        mask = decode_labels(
-            dataset.file("masks", k, f"{record.image_id}.png"), config.data.max_pixels
-        )
+        name, limit = f"{record.image_id}.png", config.data.max_pixels
+        masks = [decode_labels(dataset.file(stage, k, name), limit) for stage in stages]
         labels = read_truth(config, record) if classes else None
         truth = None
         if classes and labels is not None:
             truth = truth_classes(labels, classes, (record.height, record.width))
-        yield Example(record.image_id, read_image(config, record), mask, truth)
+        yield Example(record.image_id, read_image(config, record), masks[0], truth, *masks[1:])
 
 
 def _spread(records: list[ImageRecord], n_wanted: int) -> list[ImageRecord]:

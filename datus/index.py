@@ -15,7 +15,7 @@ import json
 import stat
 import unicodedata
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from zlib import crc32
 
 from datus.classes import load_classes
 from datus.config import Config
-from datus.errors import ImageError, UsageError
+from datus.errors import ImageError, StoreError, UsageError
 from datus.images import find_images, image_id_of, image_size, sha256_of
+from datus.isolation import Decoder
 from datus.masks import find_labels
 from datus.records import ImageRecord
-from datus.store import Store, canonical_json
+from datus.store import Store, canonical_json, sealed, unsealed
 from datus.threads import map_threads, n_cores
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -80,8 +81,11 @@ def check_inputs(config: Config) -> None:
         load_classes(Path(config.data.classes))
 
 
-def make_index(config: Config, store: Store, bar: Bar) -> Index:
-    """Read every image once (again only if its size or time changed) and write RUN/index."""
+def make_index(config: Config, store: Store, bar: Bar, isolate: bool = False) -> Index:
+    """Read every image once (again only if its size or time changed) and write RUN/index.
+
+    isolate: headers are read in a child process first (module `isolation`).
+    """
     folder = Path(config.data.images)
     paths = find_images(folder)
     truths = _find_truth(config.data.truth, paths.paths)
@@ -89,12 +93,13 @@ def make_index(config: Config, store: Store, bar: Bar) -> Index:
     seen: dict[str, Any] = {}
 
     def look(path: str) -> tuple[str, list[Any] | str]:
-        found = _look(folder / path, known.get(path), config.data.max_pixels)
+        found = _look(folder / path, known.get(path), config.data.max_pixels, decoder)
         advance(1)
         return path, found
 
     rows, failures = [], {}
-    with bar("index", len(paths.paths)) as advance:
+    child = Decoder(config.data.max_pixels, config.speed.decode_seconds) if isolate else None
+    with bar("index", len(paths.paths)) as advance, child or nullcontext() as decoder:
         looked = map_threads(look, paths.paths, n_cores())
     for path, found in looked:
         if isinstance(found, str):
@@ -113,20 +118,32 @@ def make_index(config: Config, store: Store, bar: Bar) -> Index:
 def read_index(store: Store) -> Index | None:
     """The index of the last run, or None."""
     try:
-        lines = store.read("index", "index.jsonl").decode().splitlines()
-        rest = json.loads(store.read("index", "index.json"))
+        lines, table = store.read("index", "index.jsonl"), store.read("index", "index.json")
     except FileNotFoundError:
         return None
-    records = tuple(ImageRecord(**json.loads(line)) for line in lines)
-    return Index(records, rest["failures"], rest["n_other"])
+    rest = unsealed(table, ("failures", "n_other", "records"), must=True)
+    rest = rest or unsealed(table, ("failures", "n_other"))  # of an earlier version
+    try:
+        if rest is None or rest.get("records") not in (None, hashlib.sha256(lines).hexdigest()):
+            raise ValueError("changed")
+        records = tuple(ImageRecord(**json.loads(line)) for line in lines.decode().splitlines())
+        return Index(records, dict(rest["failures"]), int(rest["n_other"]))
+    except (ValueError, TypeError, RecursionError):
+        raise StoreError(
+            f"{store.path('index')} is damaged or half written: datus run makes it again"
+        ) from None
 
 
-def _look(path: Path, known: list[Any] | None, max_pixels: int) -> list[Any] | str:
+def _look(
+    path: Path, known: list[Any] | None, max_pixels: int, decoder: Decoder | None = None
+) -> list[Any] | str:
     """[bytes, times, sha256, height, width] of an image, or the reason why it cannot be used."""
     try:
         stamp = _stamp(path)
         if known and known[:2] == stamp:
             return known
+        if decoder and (reason := decoder.reason("size", str(path))):
+            return reason
         data = path.read_bytes()
         height, width = image_size(data, max_pixels)
     except ImageError as error:
@@ -218,10 +235,10 @@ def _sharded(records: list[ImageRecord], mean_size: int) -> tuple[ImageRecord, .
 def _known(store: Store) -> dict[str, Any]:
     """What the last look saw: path -> [bytes, times, sha256, ...]. Lost or torn: look again."""
     try:
-        table = json.loads(store.read("index", "seen.json"))
-    except (FileNotFoundError, ValueError):
+        table = unsealed(store.read("index", "seen.json"), ("rows",), must=True)
+    except FileNotFoundError:
         return {}
-    return table if isinstance(table, dict) else {}
+    return dict(table["rows"]) if table else {}
 
 
 def _write(store: Store, index: Index, seen: Mapping[str, Any]) -> None:
@@ -229,11 +246,12 @@ def _write(store: Store, index: Index, seen: Mapping[str, Any]) -> None:
     lines = "".join(
         json.dumps(dataclasses.asdict(record), sort_keys=True) + "\n" for record in index.records
     )
-    rest = canonical_json({"failures": index.failures, "n_other": index.n_other})
+    rest = {"failures": index.failures, "n_other": index.n_other}
+    rest["records"] = hashlib.sha256(lines.encode()).hexdigest()
     files = (
         ("index.jsonl", lines.encode()),
-        ("index.json", rest + b"\n"),
-        ("seen.json", canonical_json(seen)),
+        ("index.json", canonical_json(sealed(rest)) + b"\n"),
+        ("seen.json", canonical_json(sealed({"rows": seen}))),
     )
     for name, content in files:
         try:

@@ -35,7 +35,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(beside.read_text(encoding="utf-8"))
         number, version = int(record["format"]), str(record["datus"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise BackboneError(f"{beside}: {damaged(error)}") from error
     if number > FORMAT:
         raise BackboneError(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from datus.config import Config, parse_override
+from datus.config import Config, parse_override, read_toml
 from datus.errors import UsageError
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="TOML file", metavar="CONFIG")]
@@ -14,13 +14,23 @@ Images = Annotated[str, typer.Option("--images", help="folder of images, sub-fol
 Truth = Annotated[str, typer.Option("--truth", help="folder of true masks, to score against")]
 Classes = Annotated[str, typer.Option("--classes", help="TOML: what the ids in true masks mean")]
 Clusters = Annotated[str, typer.Option("--clusters", help="number of clusters; 6,8,12 sweeps")]
+FrozenClusters = Annotated[
+    str,
+    typer.Option(
+        "--frozen-clusters", help="a finished run, or a file of datus freeze: take its clusters"
+    ),
+]
 RunDir = Annotated[str, typer.Option("--run-dir", help="default: runs/<name of the image folder>")]
 Preset = Annotated[str, typer.Option("--preset", help="best (default) or paper")]
 Backbone = Annotated[str, typer.Option("--backbone", help="see datus backbones; or any timm ViT")]
 Weights = Annotated[str, typer.Option("--weights", help="auto, hub, random, or a checkpoint file")]
-Executor = Annotated[str, typer.Option("--executor", help="serial (default) or processes")]
+Executor = Annotated[str, typer.Option("--executor", help="serial (default), processes, ray")]
 Workers = Annotated[
     int, typer.Option("--workers", help="processes; 0 = one per core", show_default=False)
+]
+Shards = Annotated[
+    str,
+    typer.Option("--shards", help="3/64 = the third of 64 shares; none = what needs all shards"),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (default), cpu, cuda, cuda:1")]
 MaxFailed = Annotated[
@@ -45,12 +55,14 @@ OPTIONS = {
     "images": "data.images",
     "truth": "data.truth",
     "classes": "data.classes",
+    "frozen_clusters": "clusters.frozen",
     "run_dir": "run_dir",
     "preset": "preset",
     "backbone": "features.backbone",
     "weights": "features.weights",
     "executor": "speed.executor",
     "workers": "speed.workers",
+    "shards": "speed.shards",
     "device": "speed.device",
     "max_failed": "speed.max_failed",
     "seed": "seed",
@@ -66,12 +78,28 @@ def load_config(given: dict[str, Any]) -> Config:
             overrides[name] = value
     if given["clusters"]:
         overrides["clusters.k"] = _numbers(given["clusters"])
-    loaded = Config.load(given["config"], overrides)
+    loaded = _with_known_k(Config.load(given["config"], overrides), given["config"], overrides)
     if not loaded.data.images:
         raise UsageError("no images: give --images FOLDER, or data.images in a config file")
     if bool(loaded.data.truth) != bool(loaded.data.classes):
         raise UsageError("--truth and --classes go together: classes say what the true ids mean")
     return loaded
+
+
+def _with_known_k(loaded: Config, path: Path | None, overrides: dict[str, Any]) -> Config:
+    """Where clusters are taken from a run with one K, and none is asked for, that K."""
+    in_file = read_toml(path).get("clusters", {}) if path else {}
+    if not loaded.clusters.frozen or "clusters.k" in overrides or "k" in in_file:
+        return loaded
+    from datus.frozen import known_k
+
+    known = known_k(loaded.clusters.frozen)
+    if len(known) > 1:
+        listed = " and ".join(map(str, known))
+        raise UsageError(
+            f"{loaded.clusters.frozen} has clusters for K = {listed}: choose with --clusters"
+        )
+    return Config.load(path, {**overrides, "clusters.k": list(known)})
 
 
 def _numbers(text: str) -> list[int]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datus.config import Config
+from datus.frozen import kept_recipe
 from datus.index import Index, Shard
 from datus.stages import STAGES, Stage, active_stages
 from datus.store import Store, fingerprint
@@ -43,6 +44,9 @@ class Node:
     def label(self) -> str:
         return f"{self.stage} (K = {self.k})" if self.k else self.stage
 
+
+FROZEN = ("center", "clusters")
+"""Stages that take what an earlier run made, if `clusters.frozen` says so."""
 
 DATASET_KEY = "all"
 """The shard key of stages that work on the whole dataset."""
@@ -102,6 +106,8 @@ def make_plan(config: Config, index: Index) -> Plan:
         for stage in active_stages(config):
             if stage.per_k:
                 nodes.append(_node(config, index, stage, k, nodes))
+    if config.clusters.frozen:  # taken, not made: first, so that nothing stands between shards
+        nodes.sort(key=lambda node: node.scope != "dataset" or node.stage not in FROZEN)
     report = next(stage for stage in shared if stage.name == "report")
     nodes.append(_node(config, index, report, 0, nodes))
     return Plan(tuple(nodes), index.shards)
@@ -114,12 +120,13 @@ def _node(config: Config, index: Index, stage: Stage, k: int, made: list[Node]) 
         for node in made
         if node.stage in needs and (stage.name == "report" or node.k in (0, k))
     }
-    recipe = {
+    recipe: Mapping[str, Any] = {
         "stage": stage.name,
         "version": stage.version,
         "settings": stage.settings(config, k, index),
         "upstream": upstream,
     }
+    recipe = kept_recipe(config, stage.name, k) or recipe  # after `settings`, which check it
     keep = bool(getattr(getattr(config, stage.name, None), "keep", True))
     return Node(stage.name, k, fingerprint(recipe), recipe, needs, keep)
 
@@ -142,6 +149,8 @@ def _changed(store: Store, plan: Plan, node: Node) -> str:
     if before["version"] != node.recipe["version"]:
         return f"the stage itself changed: version {before['version']} -> {node.recipe['version']}"
     old, new = before["settings"], node.recipe["settings"]
+    if old.get("frozen") != new.get("frozen"):
+        return f"{node.stage}: other clusters are taken from an earlier run, or none are any more"
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
             return _difference(node.stage, name, old.get(name), new.get(name))

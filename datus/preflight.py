@@ -24,7 +24,8 @@ from datus.forecast import Findings, Forecast, Row, spread
 from datus.index import Index, check_inputs, make_index
 from datus.plan import Plan, make_plan
 from datus.records import ImageRecord
-from datus.runner import Console, parallel, require_upstream, wanted_groups
+from datus.resources import parallel
+from datus.runner import Console, require_upstream, wanted_groups
 from datus.shardwork import read_image, read_truth
 from datus.sources import hub_file, notice
 from datus.store import Store

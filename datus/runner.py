@@ -1,7 +1,6 @@
 """Find what is missing, run it, sum the reports.
 
     run(config, store, console)      index, then whatever of the plan is not done yet
-    run_job(job, advance)            one shard through one group of stages, in a worker
 
 Stages whose output is not kept (`keep = false`) are made in one go with those that need them: a
 shard passes through all of them in memory, and the bytes that come out are the same.
@@ -12,21 +11,27 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from datus import executors
 from datus.budget import check_door
 from datus.config import Config
-from datus.errors import CorruptShard, DatusError, TooManyFailures, WorkError
+from datus.errors import DatusError, TooManyFailures, WorkError
 from datus.executors import Advance, ExecutorSettings, Outcome
+from datus.images import sha256_of
 from datus.index import Index, Shard, check_inputs, make_index
+from datus.isolation import under_way
 from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan
 from datus.records import ShardData
-from datus.shardwork import Context, Runtime, ShardWork
+from datus.resources import at_a_time, in_workers, runtime_of
+from datus.shardjobs import LOADED, Job, Maker, carefully, is_done, run_job, silent
+from datus.shardwork import Context
+from datus.shares import parse_share
 from datus.stages import STAGE_NAMES
 from datus.store import ShardReport, Store
-from datus.threads import n_cores
+from datus.turns import Turns, agreed_index, check_arrived, hold, left_notes, part_of
 
 
 class Console(Protocol):
@@ -41,7 +46,7 @@ class Quiet:
 
     @contextmanager
     def bar(self, name: str, total: int) -> Iterator[Advance]:
-        yield _silent
+        yield silent
 
     def say(self, text: str) -> None:
         """Nobody listens."""
@@ -71,19 +76,10 @@ class RunResult:
     stages: list[StageResult] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
     """What people look for -> where it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One shard through one group of stages. Travels to worker processes."""
-
-    config: Config
-    root: str
-    group: tuple[Node, ...]
-    """What to make, in order."""
-    nodes: tuple[Node, ...]
-    """Everything that may have to be read or made again on the way."""
-    shard: Shard
+    next_step: str = ""
+    """What to run next, where this process had only a share of the shards."""
+    suspects: frozenset[str] = frozenset()
+    """Shards that were under way when the last run was killed."""
 
 
 def run(
@@ -98,34 +94,59 @@ def run(
     Holds the lock of the run folder. Raises a DatusError; what is finished is kept.
     """
     check_inputs(config)
-    with store.lock():
-        _LOADED.clear()
-        store.sweep_temporary()
-        started = time.monotonic()
-        index = make_index(config, store, console.bar)
-        result = RunResult(make_plan(config, index), index)
-        row = StageResult("index", 1, 1, len(index.records), len(index.failures))
-        row.seconds = time.monotonic() - started
-        result.stages.append(row)
-        _check_failures(config, "index", index.failures, len(index.records))
+    share = parse_share(config.speed.shards)
+    with hold(store, share) as suspects, executors.connected(config.speed):
+        LOADED.clear()
+        result = _indexed(config, store, console, suspects)
         groups = wanted_groups(result.plan, until, only)
         check_door(config, store, result.plan, groups, console.say)
         for node in result.plan.nodes:
             store.write_recipe(node.stage, node.mark, node.recipe)
-        for group in groups:
+        turns = Turns(store, result.plan, share)
+        for group in filter(None, map(turns.ready, groups)):
             if only:
                 require_upstream(store, result.plan, group)
             _run_group(config, store, result, group, console)
-        if until == "report":
+        result.next_step = turns.next_step(made=any(one.made for one in result.stages[1:]))
+        if until == "report" and not result.next_step:
             result.links = _link(store, result.plan)
     return result
 
 
+def _indexed(config: Config, store: Store, console: Console, suspects: frozenset[str]) -> RunResult:
+    """A run whose images are known, and that has done nothing with them yet."""
+    for name in sorted(suspects):
+        console.say(f"the last run was killed at {name}: its files are looked through first")
+    started, share = time.monotonic(), parse_share(config.speed.shards)
+    with under_way(store, "index"):
+        isolate = config.speed.isolate or "index" in suspects
+        make = partial(make_index, config, store, console.bar, isolate)
+        index = agreed_index(make, store, share)
+    row = StageResult("index", 1, 1, len(index.records), len(index.failures))
+    row.seconds = time.monotonic() - started
+    _check_failures(config, "index", index.failures, len(index.records))
+    plan = part_of(make_plan(config, index), share)
+    return RunResult(plan, index, [row], suspects=suspects | left_notes(store, plan, share))
+
+
 def wanted_groups(plan: Plan, until: str, only: bool) -> list[tuple[Node, ...]]:
-    """The groups to run, for every K of a sweep."""
+    """The groups to run, for every K of a sweep.
+
+    Stages that do one shard after the other run together: a shard goes through all of them while
+    it is in memory, and what several of them need is read once.
+    """
     names = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
     wanted = {until} if only else set(names)
-    return [group for group in plan.groups() if wanted & {node.stage for node in group}]
+    groups = [group for group in plan.groups() if wanted & {node.stage for node in group}]
+    if only:
+        return groups
+    joined: list[tuple[Node, ...]] = []
+    for group in groups:
+        if joined and group[0].scope == joined[-1][0].scope == "shard":
+            joined[-1] += group
+        else:
+            joined.append(group)
+    return joined
 
 
 LINKS = {
@@ -170,32 +191,56 @@ def _run_shards(
 ) -> None:
     """Every shard that lacks a stage of the group, through the executor."""
     started, plan = time.monotonic(), result.plan
-    missing = [s for s in plan.shards if any(not _done(store, n, s.key) for n in group)]
+    undone = [{s.key for s in plan.shards if not is_done(store, node, s.key)} for node in group]
+    missing = [shard for shard in plan.shards if any(shard.key in keys for keys in undone)]
     rows = [StageResult(node.label, len(plan.shards)) for node in group]
-    for row in rows:
-        row.images = len(result.index.records)
-        row.made = len(missing)
+    for row, node, keys in zip(rows, group, undone, strict=True):
+        row.images = sum(len(shard.records) for shard in plan.shards)
+        row.made = len(keys) if node.keep else len(missing)
     result.stages += rows
     if not missing:
         return
     nodes = tuple(node for node in plan.nodes if node.stage != "report")
-    jobs = [Job(config, store.url, group, nodes, shard) for shard in missing]
+    careful = {s.key for s in missing if config.speed.isolate or s.key in result.suspects}
+    theirs = in_workers(config)
+    jobs = [Job(theirs, store.url, group, nodes, s, s.key in careful) for s in missing]
     total = len(group) * sum(len(shard.records) for shard in missing)
-    broken: list[str] = []
+    broken: list[tuple[Shard, str]] = []
     with console.bar(" + ".join(node.label for node in group), total) as advance:
         run_all = executors.by_name(config.speed.executor)
-        for outcome in run_all(run_job, jobs, ExecutorSettings(parallel(config)[0], advance)):
+        for outcome in run_all(run_job, jobs, _executor_settings(config, advance)):
             _note(outcome, broken, console)
-    for row in rows:
-        row.seconds = (time.monotonic() - started) / len(rows)
+            if config.speed.executor == "ray" and outcome.error is None:
+                key = outcome.job.shard.key
+                check_arrived(store, [(node.stage, node.mark, key) for node in group])
+    worked = [
+        _seconds(store, node, [s for s in missing if s.key in keys or not node.keep])
+        for node, keys in zip(group, undone, strict=True)
+    ]
+    _share_seconds(rows, worked, time.monotonic() - started)
     if broken:
+        shard, text = broken[0]
+        failed = next((n for n in group if not is_done(store, n, shard.key)), group[-1])
         raise WorkError(
-            f"{group[-1].label}: {len(broken)} of {len(jobs)} shards failed, the others are kept; "
-            f"the first: {broken[0]}"
+            f"{failed.label}: {len(broken)} of {len(jobs)} shards failed, the others are kept; "
+            f"the first: {text}"
         )
 
 
-def _note(outcome: Outcome, broken: list[str], console: Console) -> None:
+def _seconds(store: Store, node: Node, shards: Sequence[Shard]) -> float:
+    """What the finished ones of `shards` took, added up."""
+    found = (store.report(node.stage, node.mark, shard.key) for shard in shards)
+    return sum(report.seconds for report in found if report is not None)
+
+
+def _share_seconds(rows: list[StageResult], worked: list[float], seconds: float) -> None:
+    """Stages of one group ran together: each gets its share of the time that passed."""
+    whole = sum(worked)
+    for row, mine in zip(rows, worked, strict=True):
+        row.seconds = seconds * (mine / whole if whole else 1 / len(rows))
+
+
+def _note(outcome: Outcome, broken: list[tuple[Shard, str]], console: Console) -> None:
     """Errors that every shard would meet end the run; a surprise in one shard does not."""
     if outcome.error is None:
         for text in outcome.result:
@@ -209,8 +254,8 @@ def _note(outcome: Outcome, broken: list[str], console: Console) -> None:
             if isinstance(outcome.error, WorkError)
             else (f"{name}: {outcome.error}")
         )
-        broken.append(f"shard {outcome.job.shard.key}: {reason}")
-        console.say(broken[-1])
+        broken.append((outcome.job.shard, f"shard {outcome.job.shard.key}: {reason}"))
+        console.say(broken[-1][1])
 
 
 def _run_dataset(
@@ -219,7 +264,7 @@ def _run_dataset(
     started, row = time.monotonic(), StageResult(node.label, 1)
     row.images = len(result.index.records)
     result.stages.append(row)
-    if _done(store, node, DATASET_KEY):
+    if is_done(store, node, DATASET_KEY):
         return
     row.made = 1
     with console.bar(node.label, len(result.index.records)) as advance:
@@ -241,6 +286,7 @@ class _Dataset:
     def __init__(self, config: Config, store: Store, result: RunResult, console: Console) -> None:
         self._config, self._store, self._plan = config, store, result.plan
         self._console = console
+        self._files: dict[str, dict[str, tuple[tuple[str, str, str], str]]] = {}
         self.index = result.index
 
     @property
@@ -253,7 +299,7 @@ class _Dataset:
         whole = (Shard(DATASET_KEY, ()),)
         for shard in whole if node.scope == "dataset" else self._plan.shards:
             job = Job(self._config, self._store.url, (), self._plan.nodes, shard)
-            maker = _Maker(job, _silent)
+            maker = Maker(job, silent)
             yield shard, maker.data(node)
             for text in maker.said:
                 self._console.say(text)
@@ -262,7 +308,23 @@ class _Dataset:
         yield from _reports(self._store, self._plan, find_node(self._plan.nodes, stage, k))
 
     def file(self, stage: str, k: int, name: str) -> bytes:
-        return self._store.read(stage, find_node(self._plan.nodes, stage, k).mark, "files", name)
+        """Raises WorkError if it is not as it was written; its shard is made again then."""
+        mark = find_node(self._plan.nodes, stage, k).mark
+        if mark not in self._files:
+            self._files[mark] = {
+                file: (place, digest)
+                for place in self._plan.places(find_node(self._plan.nodes, stage, k))
+                if (report := self._store.report(*place))
+                for file, (_, digest) in report.files.items()
+            }
+        data, (place, digest) = (
+            self._store.read(stage, mark, "files", name),
+            self._files[mark][name],
+        )
+        if sha256_of(data) != digest:
+            self._store.forget_shard(place)
+            raise WorkError(f"{stage}: {name} was damaged and is gone: run the same command again")
+        return data
 
     @contextmanager
     def workplace(self, stage: str, k: int) -> Iterator[Path]:
@@ -277,76 +339,10 @@ class _Dataset:
                 yield Path(temporary)
 
 
-def run_job(job: Job, advance: Advance) -> list[str]:
-    """One shard through the stages of its group; runs in a worker. Returns what is to be said."""
-    maker = _Maker(job, advance)
-    for node in job.group:
-        if _done(maker.store, node, job.shard.key):
-            advance(len(job.shard.records))
-        else:
-            maker.data(node)
-    return maker.said
-
-
-class _Maker:
-    """The outputs of one shard: from memory, from the store, or made now."""
-
-    def __init__(self, job: Job, advance: Advance) -> None:
-        self.job, self.store, self.advance = job, Store(job.root), advance
-        self.said: list[str] = []
-        self._memory: dict[str, ShardData] = {}
-
-    def data(self, node: Node) -> ShardData:
-        if node.mark not in self._memory:
-            self._memory[node.mark] = self._stored(node) or self._made(node)
-        return self._memory[node.mark]
-
-    def _place(self, node: Node) -> tuple[str, str, str]:
-        key = DATASET_KEY if node.scope == "dataset" else self.job.shard.key
-        return node.stage, node.mark, key
-
-    def _stored(self, node: Node) -> ShardData | None:
-        try:
-            return self.store.read_shard(self._place(node))
-        except CorruptShard as error:
-            self.said.append(f"{error}: made again")
-            self.store.forget_shard(self._place(node))
-            return None
-
-    def _made(self, node: Node) -> ShardData:
-        if node.scope == "dataset":
-            raise WorkError(f"{node.label} was damaged and is gone: run the same command again")
-        inputs = {need: self.data(find_node(self.job.nodes, need, node.k)) for need in node.needs}
-        started = time.monotonic()
-        advance = self.advance if node in self.job.group else _silent
-        data = _loaded(self.job.config, node)(self.job.shard, inputs, advance)
-        seconds = time.monotonic() - started
-        self.store.write_shard(self._place(node), data, seconds, keep=node.keep)
-        return data
-
-
-_LOADED: dict[tuple[Config, str], ShardWork] = {}
-"""(config, fingerprint) -> work: a process loads each model once."""
-
-
-def _loaded(config: Config, node: Node) -> ShardWork:
-    if (config, node.mark) not in _LOADED:
-        _LOADED[config, node.mark] = node.row.build(Context(config, node.k, runtime_of(config)))
-    return _LOADED[config, node.mark]
-
-
-def _silent(_: int) -> None:
-    """Work that was not counted in the bar's total."""
-
-
 def _reports(store: Store, plan: Plan, node: Node) -> list[ShardReport]:
     """Of the shards that are finished."""
     found = (store.report(*place) for place in plan.places(node))
     return [report for report in found if report is not None]
-
-
-def _done(store: Store, node: Node, key: str) -> bool:
-    return store.report(node.stage, node.mark, key) is not None
 
 
 def require_upstream(store: Store, plan: Plan, group: Sequence[Node]) -> None:
@@ -385,22 +381,7 @@ def _listed(failures: dict[str, str]) -> str:
     return "\n".join(rows + more)
 
 
-def parallel(config: Config) -> tuple[int, int]:
-    """(worker processes, threads in each)."""
-    speed, cores = config.speed, n_cores()
-    workers = (speed.workers or cores) if speed.executor == "processes" else 1
-    return workers, speed.threads or max(1, cores // workers)
-
-
-def runtime_of(config: Config) -> Runtime:
-    """Device, threads and batch of one worker process."""
-    return Runtime(resolve_device(config), parallel(config)[1], config.speed.batch)
-
-
-def resolve_device(config: Config) -> str:
-    """auto = a CUDA device if torch sees one, else the CPU."""
-    if config.speed.device != "auto":
-        return config.speed.device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _executor_settings(config: Config, advance: Advance) -> ExecutorSettings:
+    speed = config.speed
+    workers = speed.workers if speed.executor == "ray" else at_a_time(config)
+    return ExecutorSettings(workers, advance, carefully, executors.cluster_of(speed))

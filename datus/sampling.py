@@ -21,6 +21,7 @@ import numpy as np
 from datus.budget import n_patches
 from datus.config import Config
 from datus.errors import CorruptShard
+from datus.frozen import reference_arrays
 from datus.index import Index, Shard
 from datus.plan import DATASET_KEY, Node, Plan, find_node
 from datus.records import WHOLE, Array, ImageRecord, ShardData
@@ -199,7 +200,7 @@ class Sample:
         for one in self.plan.nodes:
             if one.stage in needs and (not node.k or one.k in (0, node.k)):
                 self.output(one)
-        if node.stage == "clusters":
+        if node.stage == "clusters" and not self.config.clusters.frozen:
             return self._made_clusters(node)
         if node.stage == "denoise-fit":
             return self._made_denoise_fit(node)
@@ -242,7 +243,7 @@ class Sample:
 
     def _made_clusters(self, node: Node) -> _Timed:
         """Centroids of the sample, repeated up to K; the seconds are those of more vectors."""
-        from datus.clusters import fit_clusters, load_faiss
+        from datus.clusters import fit_clusters, load_faiss, offsets
 
         settings, seed, device = self.config.clusters, self.config.seed, self.runtime.device
         embedded = self.output(find_node(self.plan.nodes, "embeddings", node.k)).arrays.values()
@@ -261,7 +262,10 @@ class Sample:
         fit_clusters(many, node.k, settings, seed, device, n_threads=self.runtime.threads)
         each = (time.perf_counter() - started) / KMEANS_ROWS
         figures = {"inertia": model.inertia, "n_trained": float(model.n_trained)}
-        data = ShardData(arrays={WHOLE: cluster_arrays(model)}, numbers={WHOLE: figures})
+        every = np.arange(KMEANS_ROWS) % node.k  # each cluster has a segment
+        kept = reference_arrays(offsets(model, many)[1], every, node.k, self.index.records)
+        arrays = {**cluster_arrays(model), **kept}
+        data = ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: figures})
         return _Timed(data, self.index.records, len(valid), first, each * len(vectors))
 
     def _made_denoise_fit(self, node: Node) -> _Timed:

@@ -13,6 +13,7 @@ from datus.config import Config
 from datus.errors import ImageError, WorkError
 from datus.executors import Advance
 from datus.index import UNREADABLE, Shard
+from datus.isolation import reading
 from datus.records import WHOLE, Array, ImageRecord, ShardData
 from datus.threads import map_threads
 
@@ -60,7 +61,8 @@ def read_image(config: Config, record: ImageRecord) -> Array:
     from datus.images import decode_image
 
     data = _read(Path(config.data.images) / record.path, record.sha256)
-    return decode_image(data, config.data.max_pixels)
+    with reading(config, record.sha256):
+        return decode_image(data, config.data.max_pixels)
 
 
 def read_truth(config: Config, record: ImageRecord) -> Array | None:
@@ -73,7 +75,9 @@ def read_truth(config: Config, record: ImageRecord) -> Array | None:
     try:
         if sha256.startswith(UNREADABLE):
             raise ImageError(sha256)
-        return decode_labels(_read(path, sha256), config.data.max_pixels)
+        data = _read(path, sha256)
+        with reading(config, sha256):
+            return decode_labels(data, config.data.max_pixels)
     except ImageError as error:
         raise ImageError(f"true mask {record.truth_path}: {error}") from None
 

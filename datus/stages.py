@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datus import denoising, gather, work
+from datus import denoising, frozen, gather, work
 from datus.classes import load_classes
 from datus.config import Config, settings_of
+from datus.drift import warning
 from datus.index import Index
 from datus.shardwork import Context
 from datus.store import ShardReport
@@ -63,6 +64,8 @@ def _no_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 
 def _center(config: Config, k: int, index: Index) -> dict[str, Any]:
+    if config.clusters.frozen:
+        return {"frozen": frozen.arrays_id(_frozen(config, k, index).center)}
     return {"center": config.graphs.center, "dataset": index.content}
 
 
@@ -86,7 +89,25 @@ def _embeddings(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 
 def _clusters(config: Config, k: int, index: Index) -> dict[str, Any]:
-    return {**settings_of(config.clusters), "k": k, "seed": config.seed, "dataset": index.content}
+    if config.clusters.frozen:
+        return {"k": k, "frozen": frozen.arrays_id(_frozen(config, k, index).clusters)}
+    settings = {**settings_of(config.clusters), "seed": config.seed, "dataset": index.content}
+    del settings["frozen"]
+    return {**settings, "k": k}
+
+
+def _frozen(config: Config, k: int, index: Index) -> frozen.Frozen:
+    """What is taken of an earlier run, which looked at its images as this run does."""
+    found = frozen.load(config.clusters.frozen, k or config.clusters.k[0])
+    rows = {stage.name: stage for stage in STAGES if stage.name in frozen.SEEN}
+    frozen.check_same(
+        found,
+        {
+            name: {"version": row.version, "settings": row.settings(config, k, index)}
+            for name, row in rows.items()
+        },
+    )
+    return found
 
 
 def _masks(config: Config, k: int, index: Index) -> dict[str, Any]:
@@ -118,6 +139,8 @@ def _report(config: Config, k: int, index: Index) -> dict[str, Any]:
     settings = {**settings_of(config.report), "dataset": index.content, "preset": config.preset}
     settings["title"] = config.name
     settings["failures"] = index.failures
+    if config.clusters.frozen:
+        settings["drift"] = True
     if config.data.classes:
         settings["colours"] = [list(c) for c in load_classes(Path(config.data.classes)).colours]
     return settings
@@ -172,6 +195,11 @@ def _warn_dropped(reports: list[ShardReport]) -> list[str]:
         "whose masks are nearly all one cluster: the model knows the others only; try more "
         "clusters, or --set denoise.drop_share=1"
     ]
+
+
+def _warn_drift(reports: list[ShardReport]) -> list[str]:
+    rows = (row for report in reports for row in report.numbers.values())
+    return [text for text in map(warning, rows) if text]
 
 
 WEAK_MODULARITY = 0.03
@@ -231,7 +259,7 @@ STAGES: tuple[Stage, ...] = (
         name="center",
         version=1,
         scope="dataset",
-        needs=lambda config: ("keysums",),
+        needs=lambda config: () if config.clusters.frozen else ("keysums",),
         settings=_center,
         build=gather.build_center,
     ),
@@ -264,9 +292,9 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="clusters",
-        version=1,
+        version=2,
         scope="dataset",
-        needs=lambda config: ("embeddings",),
+        needs=lambda config: () if config.clusters.frozen else ("embeddings",),
         settings=_clusters,
         build=gather.build_clusters,
         per_k=True,
@@ -292,7 +320,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="denoise",
-        version=1,
+        version=2,
         scope="shard",
         needs=_denoise_needs,
         settings=_no_settings,
@@ -315,6 +343,7 @@ STAGES: tuple[Stage, ...] = (
         needs=_report_needs,
         settings=_report,
         build=gather.build_report_stage,
+        warn=_warn_drift,
     ),
 )
 
@@ -329,4 +358,6 @@ def active_stages(config: Config) -> tuple[Stage, ...]:
         left_out |= {"denoise-fit", "denoise"}
     if not _centred(config):
         left_out |= {"keysums", "center"}
+    elif config.clusters.frozen:
+        left_out |= {"keysums"}
     return tuple(stage for stage in STAGES if stage.name not in left_out)

@@ -4,8 +4,9 @@ import re
 
 from datus.config import Config
 from datus.errors import WorkError
+from datus.frozen import kept_marks
 from datus.index import read_index
-from datus.plan import Plan, make_plan, why
+from datus.plan import DATASET_KEY, Plan, make_plan, why
 from datus.stages import STAGE_NAMES
 from datus.store import Store
 
@@ -57,8 +58,9 @@ def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:
     _plan(config, store)  # before the lock makes the folder
     with store.lock():
         plan = _plan(config, store)
-        marks = {(node.stage, node.mark) for node in plan.nodes}
+        marks = {(node.stage, node.mark) for node in plan.nodes} | kept_marks(config)
         keys = {place for node in plan.nodes for place in plan.places(node)}
+        keys |= {(*mark, DATASET_KEY) for mark in kept_marks(config)}
         rows: list[Row] = []
         total = 0
         for stage in STAGE_NAMES:

@@ -18,7 +18,7 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,13 @@ from typing import Any
 import fsspec
 import numpy as np
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from datus.errors import CorruptShard, StoreError
 from datus.records import Array, ShardData
+from datus.remote import Patient
 
 TEMPORARY = ".tmp-"
 
@@ -47,6 +49,35 @@ def canonical_json(value: Any) -> bytes:
 def fingerprint(recipe: Mapping[str, Any]) -> str:
     """16 hex digits of the sha256 of a recipe."""
     return hashlib.sha256(canonical_json(recipe)).hexdigest()[:16]
+
+
+SEAL = "seal"
+"""In a stored table: sha256 of the rest of it, so that a flipped bit is seen."""
+
+
+def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with its seal. Seconds are not under it: no two runs have the same."""
+    lasting = {name: value for name, value in table.items() if name not in (SEAL, "seconds")}
+    return {**table, SEAL: _sha256(canonical_json(lasting))}
+
+
+def unsealed(data: bytes, names: Iterable[str], must: bool = False) -> dict[str, Any] | None:
+    """The table in `data` without its seal; None if it is torn, changed or has other `names`.
+
+    A table without a seal passes unless it `must` have one: versions before the seal wrote such.
+    """
+    try:
+        table = json.loads(data)
+        seal = table.pop(SEAL, None)
+        proper = (sealed(table)[SEAL],) if must else (sealed(table)[SEAL], None)
+        whole = table.keys() == set(names) and seal in proper
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return None
+    return table if whole else None
+
+
+REPORT = ("images", "numbers", "failures", "files", "stored", "sha256", "n_bytes", "seconds")
+"""Names in the report of a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +100,15 @@ class Store:
     """One run folder. All methods raise StoreError with the cure."""
 
     def __init__(self, root: str | Path) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(str(root))
-        self.is_local = self.fs.protocol in ("file", "local") or "file" in self.fs.protocol
+        fs, self.root = fsspec.core.url_to_fs(str(root))
+        self.is_local = fs.protocol in ("file", "local") or "file" in fs.protocol
+        self.fs = fs if self.is_local else Patient(fs)
         self.url = self.root if self.is_local else str(self.fs.unstrip_protocol(self.root))
         """Leads back here from another process; `root` does not say which file system."""
 
     def path(self, *parts: str) -> str:
+        if any(part.startswith("/") or ".." in part.split("/") for part in parts):
+            raise StoreError(f"{'/'.join(parts)!r} is not a place in the run folder")
         return "/".join((self.root.rstrip("/"), *parts))
 
     # --- files ---------------------------------------------------------------------------------
@@ -83,11 +117,15 @@ class Store:
         return bool(self.fs.exists(self.path(*parts)))
 
     def size(self, *parts: str) -> int:
-        """Bytes of a file; -1 if there is none."""
+        """Bytes of a file; -1 if there is none, or none can have that name."""
         try:
             return int(self.fs.size(self.path(*parts)))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return -1
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return -1
+            raise
 
     def read(self, *parts: str) -> bytes:
         """Raises FileNotFoundError if there is no such file."""
@@ -159,8 +197,8 @@ class Store:
     # --- stages --------------------------------------------------------------------------------
 
     def write_recipe(self, stage: str, mark: str, recipe: Mapping[str, Any]) -> None:
-        """stage.json, once."""
-        if not self.exists(stage, mark, "stage.json"):
+        """stage.json, once; again if it was damaged."""
+        if self._recipe(stage, mark) is None:
             from datus import __version__
 
             unhashed = {
@@ -169,23 +207,32 @@ class Store:
                 "numpy": np.__version__,
                 "host": socket.gethostname(),
             }
-            text = json.dumps({"recipe": recipe, "unhashed": unhashed}, indent=1, sort_keys=True)
+            table = sealed({"recipe": recipe, "unhashed": unhashed})
+            text = json.dumps(table, indent=1, sort_keys=True)
             self.write(text.encode() + b"\n", stage, mark, "stage.json")
+
+    def _recipe(self, stage: str, mark: str) -> Any:
+        """What stage.json says; None if it is not there or damaged."""
+        try:
+            data = self.read(stage, mark, "stage.json")
+        except FileNotFoundError:
+            return None
+        return (unsealed(data, ("recipe", "unhashed")) or {}).get("recipe")
 
     def recipes(self, stage: str) -> list[tuple[str, dict[str, Any]]]:
         """(fingerprint, recipe) of every stored version of a stage, newest first."""
         found = []
         for mark in self.folders(stage):
-            if self.exists(stage, mark, "stage.json"):
+            recipe = self._recipe(stage, mark)
+            if isinstance(recipe, dict):
                 made = self.fs.info(self.path(stage, mark, "stage.json")).get("mtime", 0.0)
-                recipe = json.loads(self.read(stage, mark, "stage.json"))["recipe"]
                 found.append((float(made), mark, recipe))
         return [(mark, recipe) for _, mark, recipe in sorted(found, key=lambda f: f[:2])[::-1]]
 
     def report(self, stage: str, mark: str, key: str) -> ShardReport | None:
         """The report of a finished shard, or None: a data file of the wrong size is unfinished."""
         try:
-            table = json.loads(self.read(stage, mark, f"shard-{key}.json"))
+            table = unsealed(self.read(stage, mark, f"shard-{key}.json"), REPORT) or {}
             report = ShardReport(
                 images=tuple(table["images"]),
                 numbers=table["numbers"],
@@ -225,7 +272,7 @@ class Store:
             "n_bytes": len(packed),
             "seconds": round(seconds, 3),
         }
-        text = json.dumps(table, indent=1, sort_keys=True, allow_nan=False)
+        text = json.dumps(sealed(table), indent=1, sort_keys=True, allow_nan=False)
         self.write(text.encode() + b"\n", stage, mark, f"shard-{key}.json")
 
     def read_shard(self, place: tuple[str, str, str]) -> ShardData | None:
@@ -237,7 +284,10 @@ class Store:
         packed = self.read(stage, mark, f"shard-{key}.safetensors")
         if _sha256(packed) != report.sha256:
             raise CorruptShard(f"{stage}: shard {key} does not match its checksum")
-        arrays = _unpack(report.images, packed)
+        try:
+            arrays = _unpack(report.images, packed)
+        except (SafetensorError, ValueError, LookupError, TypeError) as error:
+            raise CorruptShard(f"{stage}: shard {key} cannot be read: {error}") from None
         return ShardData(arrays=arrays, numbers=report.numbers, failures=report.failures)
 
     def forget_shard(self, place: tuple[str, str, str]) -> None:
@@ -261,7 +311,7 @@ class Store:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                raise StoreError(_in_use(self.root, owner)) from None
+                raise StoreError(in_use(self.root)) from None
         try:
             me = {"pid": os.getpid(), "host": socket.gethostname()}
             self.write(json.dumps(me).encode(), "owner.json")
@@ -272,10 +322,13 @@ class Store:
             lock.release()
 
 
-def _in_use(root: str, owner: Path) -> str:
+def in_use(root: str) -> str:
+    """What is said to those that find the run folder locked."""
     try:
-        table = json.loads(owner.read_text(encoding="utf-8"))
+        table = json.loads((Path(root) / "owner.json").read_text(encoding="utf-8"))
         who = f"process {table['pid']} on {table['host']}"
+    except FileNotFoundError:
+        who = "shares of a run (--shards)"
     except (OSError, ValueError, KeyError, TypeError):
         who = "another process"
     return f"{root} is in use by {who}: wait for it, stop it, or choose another --run-dir"

@@ -1,5 +1,6 @@
 """What a person sees: tables, progress with an ETA, errors of one or two lines."""
 
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -22,11 +23,22 @@ def errors(debug: bool) -> Iterator[None]:
     except DatusError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(shown(f"error: {error}"), file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def shown(text: str) -> str:
+    """Text that may hold names of files, which must not steer a terminal: '\\x1b' for an escape.
+
+    Control characters but line ends and tabs, and the marks that turn the direction of writing.
+    """
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class Bars:
@@ -43,7 +55,7 @@ class Bars:
     def say(self, text: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(shown(text), file=sys.stderr)
 
 
 def table(rows: list[Row]) -> str:
@@ -56,7 +68,7 @@ def table(rows: list[Row]) -> str:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def scores_table(scores: dict[str, dict[str, Any]]) -> str:

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Lock
-from typing import TypeVar
+from threading import Condition, Event, Lock, local
+from typing import Any, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -33,37 +33,41 @@ def map_threads(function: Callable[[In], Out], items: Iterable[In], n_threads: i
     to one thread per item meanwhile.
     """
     todo = list(items)
-    with threadpool_limits(limits=1):
-        torch_threads = _limit_torch(1)
-        try:
-            if n_threads <= 1 or len(todo) <= 1:
-                return [function(item) for item in todo]
-            return _shared_out(function, todo, min(n_threads, len(todo)))
-        finally:
-            _limit_torch(torch_threads)
+    with _one_thread_each():
+        if n_threads <= 1 or len(todo) <= 1:
+            return [_in_turn(function, item, max(1, n_threads)) for item in todo]
+        return _shared_out(function, todo, min(n_threads, len(todo)))
 
 
 @contextmanager
 def thread_pool(n_threads: int) -> Iterator[Callable[[Callable[[In], Out], list[In]], list[Out]]]:
     """`map_threads` for many short lists: `with thread_pool(2) as mapped: mapped(function, items)`.
 
-    Setting the limits takes ten milliseconds; here they are set once, and hold until the end.
+    Threads are started once, and hold until the end.
     """
-    with threadpool_limits(limits=1):
-        torch_threads = _limit_torch(1)
-        try:
-            if n_threads <= 1:
-                yield lambda function, items: [function(item) for item in items]
-                return
-            with ThreadPoolExecutor(n_threads, initializer=_limit_this_thread) as pool:
-                yield lambda function, items: list(pool.map(function, items))
-        finally:
-            _limit_torch(torch_threads)
+    with _one_thread_each():
+        if n_threads <= 1:
+            yield lambda function, items: [function(item) for item in items]
+            return
+        with ThreadPoolExecutor(n_threads, initializer=_LIMITS.limit_thread) as pool:
+            yield lambda function, items: list(pool.map(function, items))
 
 
-def _limit_this_thread() -> None:
-    threadpool_limits(limits=1)  # OpenMP keeps its limit per calling thread
-    _limit_torch(1)
+class Stopped(Exception):
+    """Raised by `map_threads` in other threads while one is `stopping`."""
+
+
+_STOP = Event()
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Inside, maps of other threads end with `Stopped` after the items under way."""
+    _STOP.set()
+    try:
+        yield
+    finally:
+        _STOP.clear()
 
 
 def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -> list[Out]:
@@ -74,14 +78,14 @@ def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -
     places, guard = iter(range(len(todo))), Lock()
 
     def work() -> None:
-        _limit_this_thread()
+        _LIMITS.limit_thread()
         while not errors:
             with guard:
                 place = next(places, -1)
             if place < 0:
                 return
             try:
-                found[place] = function(todo[place])
+                found[place] = _in_turn(function, todo[place], n_threads)
             except BaseException as error:
                 errors[place] = error
 
@@ -94,11 +98,127 @@ def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -
     return [found[place] for place in range(len(todo))]
 
 
-def _limit_torch(n_threads: int) -> int:
-    """Set torch's threads if torch is loaded; return what it was (0 = not loaded, nothing done)."""
+class _Turns:
+    """Several maps may run side by side (two shards of one process). All of them together work on
+    no more items than the cores that each was given: more would only take each other's cache."""
+
+    def __init__(self) -> None:
+        self._free, self._running = Condition(), 0
+        self._mine = local()
+
+    @contextmanager
+    def one(self, n_threads: int) -> Iterator[None]:
+        if getattr(self._mine, "has_turn", False):  # a map inside an item
+            yield
+            return
+        with self._free:
+            while self._running >= n_threads and not _STOP.is_set():
+                self._free.wait(STOP_SECONDS)
+            self._running += 1
+        self._mine.has_turn = True
+        try:
+            yield
+        finally:
+            self._mine.has_turn = False
+            with self._free:
+                self._running -= 1
+                self._free.notify()
+
+
+STOP_SECONDS = 0.2
+"""A waiting thread looks this often whether all shall stop."""
+
+_TURNS = _Turns()
+
+
+def _in_turn(function: Callable[[In], Out], item: In, n_threads: int) -> Out:
+    with _TURNS.one(n_threads):
+        if _STOP.is_set():
+            raise Stopped("stopped before the end")
+        return function(item)
+
+
+# --- limits of libraries ------------------------------------------------------------------------
+
+
+class _Limits:
+    """BLAS and torch have one limit for the program: who enters first sets it, who leaves last puts
+    it back. OpenMP has one for each thread that calls it: each puts its own back."""
+
+    def __init__(self) -> None:
+        self._guard, self._inside = Lock(), 0
+        self._blas: Any = None
+        self._torch_threads = 0
+        self._controller: Any = None
+        self._n_modules = 0
+
+    def enter(self) -> Any:
+        """Returns what `leave` wants."""
+        with self._guard:
+            is_new = self._look()
+            if self._inside == 0:
+                self._torch_threads = _torch_threads()
+                self._blas = self._limit_blas()
+            elif is_new:
+                self._limit_blas()
+            self._inside += 1
+        return self.limit_thread()
+
+    def limit_thread(self) -> Any:
+        """The calling thread only; one that ends soon needs not put it back."""
+        mine = self._controller.select(user_api="openmp").limit(limits=1)
+        _limit_torch(1)
+        return mine
+
+    def leave(self, mine: Any) -> None:
+        with self._guard:
+            self._inside -= 1
+            if self._inside == 0:
+                self._allow_this_thread()
+                self._blas.restore_original_limits()
+                _limit_torch(self._torch_threads)
+            mine.restore_original_limits()
+
+    def _limit_blas(self) -> Any:
+        self._allow_this_thread()
+        return self._controller.select(user_api="blas").limit(limits=1)
+
+    def _allow_this_thread(self) -> None:
+        """From 3.8 on, threadpoolctl lets only one thread limit OpenBLAS, and ignores others in
+        silence. Here the guard keeps threads apart."""
+        for library in self._controller.lib_controllers:
+            if hasattr(library, "clear_controlling_thread"):
+                library.clear_controlling_thread(force=True)
+
+    def _look(self) -> bool:
+        """Find the libraries: some milliseconds, and only an import can bring a new one."""
+        if self._n_modules == len(sys.modules):
+            return False
+        self._controller = ThreadpoolController()
+        self._n_modules = len(sys.modules)
+        return True
+
+
+_LIMITS = _Limits()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    mine = _LIMITS.enter()
+    try:
+        yield
+    finally:
+        _LIMITS.leave(mine)
+
+
+def _torch_threads() -> int:
+    """0 = torch is not loaded."""
     torch = sys.modules.get("torch")
-    if torch is None or n_threads == 0:
-        return 0
-    before = int(torch.get_num_threads())
-    torch.set_num_threads(n_threads)
-    return before
+    return int(torch.get_num_threads()) if torch else 0
+
+
+def _limit_torch(n_threads: int) -> None:
+    """Set torch's threads, of the program and of the calling thread, if torch is loaded."""
+    torch = sys.modules.get("torch")
+    if torch and n_threads:
+        torch.set_num_threads(n_threads)

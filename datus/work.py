@@ -5,6 +5,7 @@ advance)`, which makes the ShardData of one shard from that of the stages before
 stores by image stands above it.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -21,6 +22,7 @@ from datus.records import (
     Array,
     Assignments,
     ClusterModel,
+    FeatureGrid,
     ImageRecord,
     SegmentEmbeddings,
     SegmentMap,
@@ -55,32 +57,40 @@ def build_features(context: Context) -> ShardWork:
         settings.backbone, settings.weights, settings, runtime.device, config.seed
     )
 
-    def decode(record: ImageRecord) -> ShardData:
+    def decode(record: ImageRecord) -> Array:
         size = fit_size(
             record.height, record.width, settings.image_px, backbone.patch_px, settings.resize
         )
-        image = normalise(vit_image(config, record, size), settings.channels)
-        return one_image(record, {"image": image})
+        return normalise(vit_image(config, record, size), settings.channels)
+
+    def stored(record: ImageRecord, grid: FeatureGrid) -> ShardData:
+        rows, columns = grid.keys.shape[:2]
+        arrays = {
+            "keys": grid.keys.astype(settings.store, copy=False),
+            "tokens": grid.tokens.astype(settings.store, copy=False),
+            "cls": grid.cls.astype(settings.store, copy=False),
+            "size": np.array([rows * backbone.patch_px, columns * backbone.patch_px], np.int32),
+        }
+        return one_image(record, arrays, {"n_patches": float(rows * columns)})
+
+    def one(record: ImageRecord, inputs: Inputs) -> ShardData:
+        return stored(record, backbone.features([decode(record)], 1, 1)[0])
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
-        done = ShardData(arrays={})
+        parts = []
         for records in chunks(shard.records, runtime.images_at_a_time):
-            decoded = each_image(records, inputs, runtime.threads, decode)
-            done.failures.update(decoded.failures)
+            decoded = each_image(
+                records, inputs, runtime.threads, lambda r: one_image(r, {"image": decode(r)})
+            )
             images = [arrays["image"] for arrays in decoded.arrays.values()]
             grids = backbone.features(images, runtime.threads, runtime.batch)
-            for image_id, image, grid in zip(decoded.arrays, images, grids, strict=True):
-                done.arrays[image_id] = {
-                    "keys": grid.keys.astype(settings.store),
-                    "tokens": grid.tokens.astype(settings.store),
-                    "cls": grid.cls.astype(settings.store),
-                    "size": np.array(image.shape[1:], np.int32),
-                }
-                done.numbers[image_id] = {"n_patches": float(grid.keys[..., 0].size)}
+            usable = [record for record in records if record.image_id in decoded.arrays]
+            parts.append(ShardData(arrays={}, failures=decoded.failures))
+            parts += [stored(record, grid) for record, grid in zip(usable, grids, strict=True)]
             advance(len(records))
-        return done
+        return merged(parts)
 
-    return work
+    return per_image(context, one) if runtime.device == "cpu" else work
 
 
 # --- keysums: of the shard, keys float64 (G, G, D), squares, n_images (1,) ----------------------
@@ -222,38 +232,50 @@ def _build_crop_embeddings(context: Context) -> ShardWork:
     name, weights = embedder(config)
     backbone = load_embedder(name, weights, config.features, runtime.device, config.seed)
 
-    def cut(record: ImageRecord, found: Arrays) -> ShardData:
+    def cut(record: ImageRecord, found: Arrays) -> tuple[list[Array], Array]:
+        """(crops of the valid segments, bool (S,) which ones are valid)."""
         segments, (height, width) = segment_map(found), found["size"].tolist()
         image = vit_image(config, record, (height, width))
         valid = valid_segments(segments, settings.min_patches)
         patch_px = height // segments.labels.shape[0]
         crops = make_crops(image, segments, valid, settings, (patch_px, backbone.patch_px))
-        images = [normalise(crop, config.features.channels) for crop in crops]
-        return one_image(record, {"valid": valid, **{str(i): one for i, one in enumerate(images)}})
+        return [normalise(crop, config.features.channels) for crop in crops], valid
+
+    def embedded(record: ImageRecord, found: Arrays, tokens: Array, valid: Array) -> ShardData:
+        return _embedded(record, segment_map(found), embed_crops(tokens, valid))
+
+    def one(record: ImageRecord, inputs: Inputs) -> ShardData:
+        found = inputs["segments"].arrays[record.image_id]
+        crops, valid = cut(record, found)
+        return embedded(record, found, backbone.class_tokens(crops, 1, 1), valid)
+
+    def together(records: Sequence[ImageRecord], inputs: Inputs) -> Iterator[ShardData]:
+        """Crops of several images in full batches."""
+        segmented, cuts = inputs["segments"].arrays, dict[str, tuple[list[Array], Array]]()
+
+        def note(record: ImageRecord) -> ShardData:
+            cuts[record.image_id] = cut(record, segmented[record.image_id])
+            return ShardData(arrays={})
+
+        yield each_image(records, inputs, runtime.threads, note)
+        usable = [record for record in records if record.image_id in cuts]
+        crops = [crop for record in usable for crop in cuts[record.image_id][0]]
+        tokens = backbone.class_tokens(crops, runtime.threads, runtime.batch)
+        start = 0
+        for record in usable:
+            mine, valid = cuts[record.image_id]
+            rows = tokens[start : start + len(mine)]
+            yield embedded(record, segmented[record.image_id], rows, valid)
+            start += len(mine)
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
-        parts = []
-        segmented = inputs["segments"].arrays
+        parts: list[ShardData] = []
         for records in chunks(shard.records, runtime.images_at_a_time):
-            cuts = each_image(
-                records, inputs, runtime.threads, lambda r: cut(r, segmented[r.image_id])
-            )
-            crops = [
-                a for arrays in cuts.arrays.values() for n, a in arrays.items() if n != "valid"
-            ]
-            tokens = iter(backbone.class_tokens(crops, runtime.threads, runtime.batch))
-            parts.append(ShardData(arrays={}, failures=cuts.failures))
-            for record in records:
-                if record.image_id in cuts.arrays:
-                    valid = cuts.arrays[record.image_id]["valid"]
-                    mine = [next(tokens) for _ in range(int(valid.sum()))]
-                    rows = np.array(mine, np.float32).reshape(len(mine), backbone.embed_dim)
-                    segments = segment_map(segmented[record.image_id])
-                    parts.append(_embedded(record, segments, embed_crops(rows, valid)))
+            parts += together(records, inputs)
             advance(len(records))
         return merged(parts)
 
-    return work
+    return per_image(context, one) if runtime.device == "cpu" else work
 
 
 def embedder(config: Config) -> tuple[str, str]:

@@ -1,15 +1,21 @@
-"""Draw docs/embedded_backbone.svg: the losses and scores of docs/embedded_backbone.md.
+"""Draw docs/embedded_backbone.svg, the losses and scores of docs/embedded_backbone.md, and
+docs/imperfect_labels.svg and .png, the scores against the error of the labels of docs/denoise.md.
 
 python docs/make_curves.py
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import pstdev
+from typing import Any
 
-from datus.report.drawing import Drawing, Spot, Stroke, Words, to_svg
+from datus.report.drawing import COLOURS, Drawing, Marker, Spot, Stroke, Words, to_png, to_svg
 
 ROOT = Path(__file__).resolve().parents[1]
-LOG = ROOT / "benchmarks" / "results" / "2026-11-21-pretrain-no-position.jsonl"
+RESULTS = ROOT / "benchmarks" / "results"
+LOG = RESULTS / "2026-11-21-pretrain-no-position.jsonl"
+LABELS_LOG = RESULTS / "2026-11-21-two-cores-denoise.jsonl"
 
 FIRST_PHASE, BATCH = 2000, 64
 KEPT, OTHER = "#0072b2", "#d55e00"
@@ -25,8 +31,92 @@ Mark = Stroke | Spot | Words
 Box = tuple[float, float, float, float]
 Range = tuple[float, float]
 
+LEARNERS: dict[str, tuple[str, Marker]] = {
+    "conv frozen": (COLOURS[0], "circle"),
+    "conv tuned": (COLOURS[1], "square"),
+    "deeplabv3 from scratch": (COLOURS[2], "triangle"),
+}
+
+Ticks = Sequence[tuple[float, str, str]]
+"""Place on the axis, what is written there, name of the row of labels."""
+
+FLIPS: Ticks = tuple((n, str(n), f"flip {n} %" if n else "true masks") for n in (0, 10, 30, 50))
+SHIFTS: Ticks = tuple((n, str(n), f"shift {n} %" if n else "true masks") for n in (0, 2, 5, 10))
+SPARSE: Ticks = (
+    (0, "all", "true masks"),
+    (1, "scribbles", "scribbles, 3 %"),
+    (2, "points", "points, 2 a region"),
+)
+
 
 def main() -> None:
+    embedded_backbone()
+    imperfect_labels()
+
+
+def imperfect_labels() -> None:
+    """Three panels: wrong classes, wrong places, few pixels."""
+    lines = [json.loads(line) for line in LABELS_LOG.read_text(encoding="utf-8").splitlines()]
+    marks: list[Mark] = []
+    for number, (title, axis, ticks) in enumerate(
+        (
+            ("Wrong classes", "% of regions flipped", FLIPS),
+            ("Wrong places", "shift, % of the width", SHIFTS),
+            ("Few pixels", "what is labelled", SPARSE),
+        )
+    ):
+        left = 60 + 285 * number
+        marks += noise_panel(lines, title, axis, ticks, (left, 70, left + 215, 300))
+    for number, (name, (colour, kind)) in enumerate(LEARNERS.items()):
+        at = 60 + 150 * number, 26
+        marks += [Spot((at[0], at[1] - 4), kind, colour), Words((at[0] + 12, at[1]), name, 13)]
+    title = "mIoU on CamVid val against the error of the labels that were learnt"
+    drawing = Drawing(title, 880, 360, tuple(marks))
+    (ROOT / "docs" / "imperfect_labels.svg").write_bytes(to_svg(drawing))
+    (ROOT / "docs" / "imperfect_labels.png").write_bytes(to_png(drawing, 1.5))
+
+
+def noise_panel(
+    lines: list[dict[str, Any]], title: str, axis: str, ticks: Ticks, box: Box
+) -> list[Mark]:
+    """mIoU of every learner, moved apart a little, on the labels of one seed; a bar of one standard
+    deviation of three seeds up and down where there are so many."""
+    left, top, right, bottom = box
+    reach = ticks[-1][0]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return left + x / reach * (right - left), bottom - y / TOP_MIOU * (bottom - top)
+
+    marks: list[Mark] = [Words((left, top - 14), f"{title}: mIoU, %", 13)]
+    for y in range(0, TOP_MIOU + 1, 10):
+        marks.append(Stroke((at(0, y), at(reach, y)), "#e4e4e4"))
+        marks.append(Words((left - 12, at(0, y)[1] + 4), str(y), 11, "end"))
+    marks += [Words((at(x, 0)[0], bottom + 20), text, 11, "middle") for x, text, _ in ticks]
+    marks.append(Words(((left + right) / 2, bottom + 42), axis, 12, "middle"))
+    for number, (name, (colour, kind)) in enumerate(LEARNERS.items()):
+        spots = []
+        for x, _, labels in ticks:
+            mine = [one for one in lines if (one.get("labels"), one["model"]) == (labels, name)]
+            found = {one["seed"]: one["miou"] for one in mine}
+            if SEED not in found:
+                continue
+            across, down = at(x, found[SEED])
+            spots.append((across + 6 * (number - 1), down))
+            spread = pstdev(found.values()) / TOP_MIOU * (bottom - top)
+            ends = ((spots[-1][0], down - spread), (spots[-1][0], down + spread))
+            marks += [Stroke(ends, colour, 1.2)] if len(found) > 2 else []
+        marks.append(Stroke(tuple(spots), colour, 1.6))
+        marks += [Spot(place, kind, colour) for place in spots]
+    return marks
+
+
+SEED = 0
+"""All learners had it, and so the same wrong labels."""
+
+TOP_MIOU = 40
+
+
+def embedded_backbone() -> None:
     first = [json.loads(line) for line in LOG.read_text().splitlines()]
     other = {
         one["step"] * BATCH / 1000: one["losses"][0]

@@ -1,6 +1,8 @@
-"""What several tests of the machine share: one tiny dataset and one finished run on it."""
+"""What several tests of the machine share: a tiny dataset, a finished run on it, a Ray cluster."""
 
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,24 @@ def finished(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_copy(finished: Path, tmp_path: Path) -> Path:
     """A finished run to change."""
     return Path(shutil.copytree(finished, tmp_path / "run", symlinks=True))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Two CPUs on this machine, whatever it has. Executors use it as they find it."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # of the workers: executor_jobs
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=80_000_000,
+        )
+        yield
+        ray.shutdown()

@@ -91,12 +91,12 @@ def test_the_floor_is_a_little_below_what_features_and_graphs_take(
     real = sum(Store(finished).disk_bytes(stage) for stage in ("features", "graphs"))
     assert floor is not None
     assert 0.95 * real < floor < real
-    half = tiny.config(finished, {"features.store": "float16"})
-    plan = make_plan(half, index_of(finished))
-    groups = wanted_groups(plan, "features", only=False)
-    smaller = floor_bytes(half, plan, todo(Store(tmp_path / "new"), plan, groups))
-    assert smaller is not None
-    assert smaller < 0.6 * floor
+    twice = tiny.config(finished, {"features.store": "float32"})
+    plan = make_plan(twice, index_of(finished))
+    groups = wanted_groups(plan, "segments", only=False)
+    larger = floor_bytes(twice, plan, todo(Store(tmp_path / "new"), plan, groups))
+    assert larger is not None
+    assert larger > 1.6 * floor
 
 
 def test_what_is_not_kept_needs_no_room(tiny: Dataset, finished: Path, tmp_path: Path) -> None:
@@ -149,11 +149,11 @@ def test_a_disk_that_is_surely_too_small_stops_a_run_before_its_first_shard(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = tmp_path / "run"
-    monkeypatch.setattr(datus.budget, "free_bytes", lambda store: 900_000)
+    monkeypatch.setattr(datus.budget, "free_bytes", lambda store: 450_000)
     with pytest.raises(WorkError) as caught:
         go(tiny.config(run_dir))
     assert str(caught.value) == (
-        f"{run_dir}: the run will write 985.6 KB or more, 900.0 KB are free: free some space, "
+        f"{run_dir}: the run will write 495.6 KB or more, 450.0 KB are free: free some space, "
         "choose another --run-dir or add --set features.keep=false"
     )
     assert [path.name for path in run_dir.iterdir() if path.is_dir()] == ["index"]
@@ -181,7 +181,7 @@ def test_a_long_run_says_what_it_will_write(
     config, listener = tiny.config(tmp_path / "run"), Listener()
     run(config, Store(config.run_path), listener)
     assert listener.said == [
-        "10 images to do: 985.6 KB or more will be written, 72.0 GB are free; --dry-run says more"
+        "10 images to do: 495.6 KB or more will be written, 72.0 GB are free; --dry-run says more"
     ]
     _, listener = go(config)
     assert listener.said == []

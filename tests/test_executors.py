@@ -3,8 +3,9 @@
 import os
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,27 @@ NAMES = typing.get_args(typing.get_type_hints(SpeedConfig)["executor"])
 
 WITH_WORKERS = [name for name in NAMES if name != "serial"]
 
-every_executor = pytest.mark.parametrize("name", NAMES)
-with_workers = pytest.mark.parametrize("name", WITH_WORKERS)
+RAY = (
+    pytest.mark.slow,  # seconds for a cluster, and a process for each worker of each test
+    pytest.mark.skipif(
+        not find_spec("ray"), reason="Ray is not installed: pip install 'datus[ray]'"
+    ),
+)
+
+
+def parameters(names: Sequence[str]) -> list[Any]:
+    return [pytest.param(name, marks=RAY if name == "ray" else ()) for name in names]
+
+
+every_executor = pytest.mark.parametrize("name", parameters(NAMES))
+with_workers = pytest.mark.parametrize("name", parameters(WITH_WORKERS))
+
+
+@pytest.fixture(autouse=True)
+def cluster(request: pytest.FixtureRequest) -> None:
+    """Ray needs one; the others need nothing."""
+    if hasattr(request.node, "callspec") and request.node.callspec.params.get("name") == "ray":
+        request.getfixturevalue("ray_cluster")
 
 
 @dataclass

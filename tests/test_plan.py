@@ -78,7 +78,7 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "features.resize": ("squash", "features"),
     "features.channels": ("bgr", "features"),
     "features.precision": ("bfloat16", "features"),
-    "features.store": ("float16", "features"),
+    "features.store": ("float32", "features"),
     "features.keep": (False, None),
     "graphs.center": ("none", "graphs"),
     "graphs.threshold": (0.1, "graphs"),
@@ -97,6 +97,7 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "clusters.spherical": (False, "clusters"),
     "clusters.restarts": (9, "clusters"),
     "clusters.iterations": (9, "clusters"),
+    "clusters.frozen": ("", None),  # an earlier run: engine/test_growing.py
     "masks.noise": ("ignore", "masks"),
     "masks.refine": ("none", "masks"),
     "denoise.enabled": (True, "evaluate"),  # and two stages of its own, below
@@ -126,6 +127,13 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "speed.batch": (9, None),
     "speed.device": ("cuda", None),
     "speed.max_failed": (9, None),
+    "speed.decode_seconds": (9.0, None),
+    "speed.isolate": (True, None),
+    "speed.shards": ("1/2", None),
+    "speed.ray_address": ("local", None),
+    "speed.ray_cpus": (2.0, None),
+    "speed.ray_gpus": (1.0, None),
+    "speed.ray_wait": (9.0, None),
 }
 """Every setting: another value, and the first stage that is made anew for it."""
 

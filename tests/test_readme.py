@@ -1,5 +1,6 @@
-"""The README's commands parse, its files exist, and the shell scripts name real stages."""
+"""The README's commands parse, its files exist, and the shell scripts name real configs."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,6 @@ import typer.main
 from datus.classes import load_classes
 from datus.cli import app
 from datus.config import Config
-from datus.stages import STAGE_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,13 +51,12 @@ def test_make_targets_are_the_readmes() -> None:
     assert set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE)) <= targets
 
 
-def test_batch_script_names_real_stages_and_configs() -> None:
-    text = (ROOT / "pipelines" / "slurm.sh").read_text(encoding="utf-8")
-    calls = re.findall(r"slurm\.sh (\S+) (\S+)", text)
-    assert len(calls) == 2
-    for config, stage in calls:
-        assert (ROOT / config).exists()
-        assert stage in STAGE_NAMES
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines" / "batch").glob("*.sh")), ids=str)
+def test_batch_scripts_name_real_configs(path: Path) -> None:
+    named = re.findall(r"pipelines/\S+\.toml", path.read_text(encoding="utf-8"))
+    assert named
+    assert all((ROOT / name).exists() for name in named)
+    assert os.access(path, os.X_OK)
 
 
 def test_no_placeholder_is_left() -> None:

@@ -24,6 +24,7 @@ from datus.report import (
 )
 from datus.report.figures import box, chart, scale_of, short
 from datus.report.pictures import class_colours, cluster_colours, layer, photo, small_size
+from datus.report.records import Denoised
 
 # --- the page -----------------------------------------------------------------------------------
 
@@ -88,6 +89,37 @@ def test_a_rule_that_some_k_lack_keeps_its_place_and_colour() -> None:
     assert [len(line.points) for line in lines] == [1]
     page = Page(build_report(inputs)["report.html"])
     assert sum("r4" in (one["class"] or "") for one in page.all("polyline")) == 2
+
+
+def with_renamed_clusters(base: ReportInputs) -> ReportInputs:
+    """De-noised masks that differ from the others in the numbers of their clusters alone."""
+    k = base.main.k
+    table = np.r_[np.arange(1, k), 0, np.arange(k, 256)].astype(np.uint8)
+    examples = tuple(
+        dataclasses.replace(one, denoised=np.asarray(table[one.mask])) for one in base.examples
+    )
+    drawn = tuple(dataclasses.replace(one, mask=table[one.mask]) for one in base.examples)
+    after = result_of(k, drawn)
+    again = Denoised(after.cluster_pixels, 3, 0, (1.0, 0.5), after.scores)
+    sweep = (dataclasses.replace(base.main, denoised=again),)
+    return dataclasses.replace(base, examples=examples, sweep=sweep)
+
+
+def test_de_noised_masks_are_shown_under_their_own_match() -> None:
+    inputs = with_renamed_clusters(inputs_of(3))
+    for panel in view.panels(inputs):
+        assert panel.denoised == panel.mask
+        assert panel.denoised_correct == panel.correct
+    page = Page(build_report(inputs)["report.html"])
+    assert len(page.all("img")) == 3 * 4 + 3 * 2
+    assert "denoised" in page.ids()
+    assert {"href": "#denoised"} in page.all("a")
+
+
+def test_without_truth_de_noised_masks_have_colours_and_no_score() -> None:
+    panels = view.panels(with_renamed_clusters(inputs_of(3, truth=False)))
+    assert all(panel.denoised not in (None, panel.mask) for panel in panels)
+    assert all(panel.denoised_correct is None for panel in panels)
 
 
 # --- colours and figures ------------------------------------------------------------------------
@@ -268,6 +300,9 @@ def test_wrong_inputs_are_refused_with_what_was_expected() -> None:
         ),
         "Example.truth: expected dtype uint8, got int64": lambda: Example(
             "a", image, image[..., 0], image[..., 0].astype(np.int64)
+        ),
+        "Example.denoised: expected shape (4, 6), got (6, 4)": lambda: Example(
+            "a", image, image[..., 0], None, image[..., 0].T
         ),
         "GalleryItem.picture: expected dtype uint8, got float64": lambda: GalleryItem(
             "a", image.astype(np.float64), 0.5

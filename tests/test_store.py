@@ -1,5 +1,6 @@
 """Files whole or not at all, shards by content, finished only when everything is there."""
 
+import hashlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from datus.errors import CorruptShard, StoreError
 from datus.records import Array, ShardData
-from datus.store import TEMPORARY, Store, canonical_json, fingerprint
+from datus.store import SEAL, TEMPORARY, Store, canonical_json, fingerprint, sealed, unsealed
 
 PLACE = ("graphs", "0123456789abcdef", "00ff00ff00ff")
 REPORT = (*PLACE[:2], "shard-00ff00ff00ff.json")
@@ -319,6 +320,59 @@ def test_a_torn_data_file_is_not_finished(damage: str, written: Store) -> None:
     assert written.read_shard(PLACE) is None
 
 
+def test_a_report_with_a_flipped_bit_is_not_finished(written: Store) -> None:
+    path = local(written, *REPORT)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = written.report(*PLACE)
+        assert found is None or (found.seconds != 1.235 and b"seconds" in whole[place - 20 : place])
+
+
+def test_a_report_of_an_earlier_version_has_no_seal_and_is_finished(written: Store) -> None:
+    before = written.report(*PLACE)
+    table = json.loads(written.read(*REPORT))
+    del table[SEAL]
+    written.write(json.dumps(table).encode(), *REPORT)
+    assert written.report(*PLACE) == before
+    written.write(json.dumps({**table, "more": 1}).encode(), *REPORT)
+    assert written.report(*PLACE) is None
+
+
+def test_a_report_that_claims_a_file_of_an_impossible_name_is_not_finished(written: Store) -> None:
+    table = json.loads(written.read(*REPORT))
+    del table[SEAL]
+    for name in ("x" * 5000, "a\0b", "one.png/below"):
+        table["files"] = {name: [3, "00"]}
+        written.write(json.dumps(table).encode(), *REPORT)
+        assert written.report(*PLACE) is None
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xff" * 40, b"\2\0\0\0\0\0\0\0{}more"])
+def test_arrays_that_match_their_checksum_and_cannot_be_read_are_corrupt(
+    packed: bytes, written: Store
+) -> None:
+    table = json.loads(written.read(*REPORT))
+    table |= {"sha256": hashlib.sha256(packed).hexdigest(), "n_bytes": len(packed)}
+    written.write(packed, *ARRAYS)
+    written.write(json.dumps(sealed(table)).encode(), *REPORT)
+    with pytest.raises(CorruptShard, match="cannot be read"):
+        written.read_shard(PLACE)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"a": NaN}', b"\xff"]
+)
+def test_what_is_no_sealed_table_is_none(data: bytes) -> None:
+    assert unsealed(data, ("a",)) is None
+
+
+def test_a_table_must_have_a_seal_where_that_is_asked() -> None:
+    assert unsealed(b'{"a": 1}', ("a",)) == {"a": 1}
+    assert unsealed(b'{"a": 1}', ("a",), must=True) is None
+    assert unsealed(json.dumps(sealed({"a": 1})).encode(), ("a",), must=True) == {"a": 1}
+
+
 def test_a_report_cut_anywhere_is_not_finished(written: Store) -> None:
     path = local(written, *REPORT)
     whole = path.read_bytes()
@@ -410,6 +464,18 @@ def test_a_recipe_is_written_once_with_what_ran_it(store: Store) -> None:
     table = json.loads(before)
     assert table["recipe"] == {"a": [2], "b": 1}
     assert set(table["unhashed"]) == {"datus", "python", "numpy", "host"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"recipe": {}, "unhashed": {}, "seal": "0"}'])
+def test_a_damaged_recipe_is_written_again_and_passed_over_till_then(
+    damage: bytes, store: Store
+) -> None:
+    store.write_recipe("graphs", "aa", {"b": 1})
+    before = store.read("graphs", "aa", "stage.json")
+    store.write(damage, "graphs", "aa", "stage.json")
+    assert store.recipes("graphs") == []
+    store.write_recipe("graphs", "aa", {"b": 1})
+    assert store.read("graphs", "aa", "stage.json") == before
 
 
 # --- one process at a time ----------------------------------------------------------------------

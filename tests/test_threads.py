@@ -103,3 +103,27 @@ def test_a_pool_maps_many_short_lists_in_order(n_threads: int) -> None:
         for start in range(5):
             assert mapped(lambda one: one + 1, [start, start + 1]) == [start + 1, start + 2]
         assert mapped(lambda _: library_threads() | {torch.get_num_threads()}, [0, 1]) == [{1}, {1}]
+
+
+def test_two_maps_side_by_side_keep_the_limits_until_both_are_done() -> None:
+    """The one that began first ends first: libraries must stay limited for the other."""
+    before, mine = torch.get_num_threads(), library_threads()
+    ended = threading.Event()
+    seen: list[set[int]] = []
+
+    def first(_: int) -> None:
+        time.sleep(0.2)
+
+    def second(_: int) -> None:
+        ended.wait(20)
+        seen.append(library_threads() | {torch.get_num_threads()})
+
+    one = threading.Thread(target=map_threads, args=(first, [0], 2))
+    other = threading.Thread(target=map_threads, args=(second, [0, 1], 2))
+    one.start()
+    other.start()
+    one.join()
+    ended.set()
+    other.join()
+    assert seen == [{1}, {1}], threadpool_info()
+    assert (torch.get_num_threads(), library_threads()) == (before, mine)

@@ -7,17 +7,55 @@ reported as failed while the others finish; a worker that dies is replaced and i
 Jobs and results must be picklable.
 """
 
-from datus.executors.base import Advance, Executor, ExecutorSettings, Outcome, ShardFunction
+from contextlib import AbstractContextManager, nullcontext
 
-__all__ = ["Advance", "Executor", "ExecutorSettings", "Outcome", "ShardFunction", "by_name"]
+from datus.config import SpeedConfig
+from datus.executors.base import (
+    Advance,
+    Cluster,
+    Executor,
+    ExecutorSettings,
+    Outcome,
+    ShardFunction,
+)
+
+__all__ = [
+    "Advance",
+    "Cluster",
+    "Executor",
+    "ExecutorSettings",
+    "Outcome",
+    "ShardFunction",
+    "by_name",
+    "cluster_of",
+    "connected",
+]
 
 
 def by_name(name: str) -> Executor:
-    """'serial' or 'processes'. Imports only the one that is asked for."""
+    """'serial', 'processes' or 'ray'. Imports only the one that is asked for."""
     if name == "serial":
         from datus.executors import serial
 
         return serial.run
+    if name == "ray":
+        from datus.executors import ray
+
+        return ray.run
     from datus.executors import processes
 
     return processes.run
+
+
+def cluster_of(speed: SpeedConfig) -> Cluster:
+    """What the settings say of Ray."""
+    return Cluster(speed.ray_address, speed.ray_cpus, speed.ray_gpus, speed.ray_wait)
+
+
+def connected(speed: SpeedConfig) -> AbstractContextManager[None]:
+    """What a whole run holds. With Ray, a cluster that answers: no answer is said at the door."""
+    if speed.executor != "ray":
+        return nullcontext()
+    from datus.executors import ray
+
+    return ray.connected(cluster_of(speed))

@@ -9,7 +9,6 @@ and last try is made with nothing beside it, and ends in a result or a failure.
 import dataclasses
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
@@ -19,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from datus.errors import WorkError
-from datus.executors.base import ExecutorSettings, Outcome, ShardFunction
+from datus.executors.base import ExecutorSettings, Outcome, ShardFunction, died, travels
 
 ATTEMPTS = 3
 POLL_SECONDS = 0.2
@@ -35,7 +34,10 @@ def run(
     attempts = dict.fromkeys(range(len(jobs)), 0)
     while attempts:
         numbers, workers = _next(attempts, settings.workers)
-        todo = [(number, jobs[number]) for number in numbers]
+        todo = [
+            (number, settings.again(jobs[number]) if attempts[number] else jobs[number])
+            for number in numbers
+        ]
         # a new counter each time: who was killed may have held the lock of the old one
         counter = context.Value("q", 0)
         pool = ProcessPoolExecutor(
@@ -51,7 +53,7 @@ def run(
                 if ended is None and attempts[number] < ATTEMPTS:
                     continue
                 del attempts[number]
-                yield ended or Outcome(jobs[number], error=WorkError(_died(ATTEMPTS)))
+                yield ended or Outcome(jobs[number], error=WorkError(died(ATTEMPTS)))
         finally:
             _stop(pool)
 
@@ -106,19 +108,10 @@ def _work(function: ShardFunction, job: Any) -> Any:
     try:
         return function(job, _advance)
     except Exception as error:
-        travels = _travels(error)
-        if travels is error:
+        known = travels(error)
+        if known is error:
             raise
-        raise travels from None
-
-
-def _travels(error: Exception) -> Exception:
-    """`error` if the parent can read it, else what it says: an unreadable one breaks the pool."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return WorkError(f"{type(error).__name__}: {error}")
-    return error
+        raise known from None
 
 
 def _advance(n_images: int) -> None:
@@ -148,10 +141,3 @@ def _stop(pool: ProcessPoolExecutor) -> None:
         process.terminate()
     for process in processes:
         process.join()
-
-
-def _died(attempts: int) -> str:
-    return (
-        f"a worker died {attempts} times on this shard (killed, or out of memory): "
-        "use fewer --workers, or look at its images"
-    )

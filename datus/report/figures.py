@@ -18,7 +18,7 @@ _LABEL_PX = 24
 @dataclass(frozen=True, slots=True)
 class Tick:
     at: float
-    """Pixels from the left (K axis) or from the top (value axis)."""
+    """Pixels from the left (first axis) or from the top (value axis)."""
     label: str
     """Empty where it would run into its neighbour."""
 
@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Curves over K, in a box of CHART_WIDTH x CHART_HEIGHT pixels."""
+    """Curves, over K or over a length, in a box of CHART_WIDTH x CHART_HEIGHT pixels."""
 
     title: str
     lines: tuple[Line, ...]
@@ -99,6 +99,25 @@ def chart(title: str, series: Mapping[str, Mapping[int, float]]) -> Chart:
     return Chart(title, lines, _k_ticks([(x_of(k), k) for k in ks]), y_ticks)
 
 
+def cumulative(title: str, series: Mapping[str, Sequence[float]]) -> Chart:
+    """`series` is name -> quantiles at even steps from 0 to 100 %, values >= 0: x is the value, y
+    the percent of all that are no larger."""
+    x_scale = scale_of(max(values[-1] for values in series.values()))
+    room = CHART_WIDTH - _LEFT - _RIGHT, CHART_HEIGHT - _TOP - _BOTTOM
+
+    def place(value: float, percent: float) -> Point:
+        x = _LEFT + value / x_scale[-1] * room[0]
+        return Point(x, CHART_HEIGHT - _BOTTOM - percent / 100 * room[1], "")
+
+    lines = tuple(
+        Line(name, tuple(place(v, 100 * i / (len(values) - 1)) for i, v in enumerate(values)))
+        for name, values in series.items()
+    )
+    x_ticks = tuple(Tick(place(value, 0).x, short(value)) for value in x_scale)
+    y_ticks = tuple(Tick(place(0, value).y, short(value)) for value in (0, 25, 50, 75, 100))
+    return Chart(title, lines, x_ticks, y_ticks)
+
+
 def box(distribution: Distribution) -> Box:
     """The scale starts at 0 or below and ends at 1 for shares, so boxes can be compared by eye."""
     low = -scale_of(-distribution.minimum)[-1] if distribution.minimum < 0 else 0.0
@@ -121,7 +140,7 @@ def box(distribution: Distribution) -> Box:
 
 def scale_of(top: float) -> Sequence[float]:
     """Four to six round numbers from 0 to at least `top`."""
-    if not top > 0:
+    if not top > 1e-300:  # a quarter of the least float is 0, which has no logarithm
         return (0.0, 1.0)
     step = 10 ** math.floor(math.log10(top / 4))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if factor * step * 5 >= top)

@@ -7,7 +7,7 @@ outside is escaped: it can neither break a table nor become markup.
 from collections.abc import Iterable, Sequence
 
 import datus
-from datus.report import view
+from datus.report import growth, view
 from datus.report.figures import short
 from datus.report.records import KResult, ReportInputs
 from datus.report.summary import HEADLINE, NO_TRUTH, RULES, ordered
@@ -28,6 +28,7 @@ def to_markdown(inputs: ReportInputs) -> bytes:
         _classes(inputs),
         _sweep(inputs),
         _denoised(inputs),
+        _drift(inputs),
         _numbers(inputs),
         _failures(inputs),
     )
@@ -149,6 +150,18 @@ def _denoised(inputs: ReportInputs) -> list[str]:
     figures = [(rule, *map(_percent, values)) for rule, values in view.denoised_rows(inputs)]
     scores = table(("rule", *names), figures) if figures else []
     return ["## De-noised masks", "", f"{learnt}. {pixels}", "", *scores]
+
+
+def _drift(inputs: ReportInputs) -> list[str]:
+    """New images against the run that the clusters were taken from."""
+    drift = inputs.drift
+    if drift is None:
+        return []
+    lines = ["## Drift", "", growth.sentence(drift), ""]
+    if not drift.n_segments:
+        return lines
+    per_cluster = table(growth.CLUSTER_HEAD, growth.cluster_rows(drift))
+    return [*lines, *table(growth.HEAD, growth.rows(drift)), *per_cluster]
 
 
 def _numbers(inputs: ReportInputs) -> list[str]:

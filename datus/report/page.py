@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 import datus
-from datus.report import view
+from datus.report import growth, view
 from datus.report.figures import short
 from datus.report.records import ReportInputs
 from datus.report.summary import DEFINITIONS, HEADLINE, NO_TRUTH, RULES, ordered, portable
@@ -52,6 +52,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "charts": view.charts(inputs),
         "sweep": sorted(inputs.sweep, key=lambda result: result.k),
         "boxes": view.boxes(inputs),
+        **_drift(inputs),
         "failures": inputs.failures[:MAX_FAILURES],
         "n_failures": len(inputs.failures),
         "n_failed": len({image_id for _, image_id, _ in inputs.failures}),
@@ -60,6 +61,21 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "provenance": portable(inputs.provenance),
         "max_open": MAX_OPEN_CLUSTERS,
         "max_legend": MAX_LEGEND,
+    }
+
+
+def _drift(inputs: ReportInputs) -> dict[str, Any]:
+    drift = inputs.drift
+    if drift is None:
+        return {"drift": None}
+    return {
+        "drift": drift,
+        "drift_sentence": growth.sentence(drift),
+        "drift_head": growth.HEAD,
+        "drift_rows": growth.rows(drift),
+        "drift_cluster_head": growth.CLUSTER_HEAD,
+        "drift_clusters": growth.cluster_rows(drift),
+        "drift_charts": growth.charts(drift),
     }
 
 

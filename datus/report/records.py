@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from datus.drift import Drift
 from datus.metrics import Scores
 from datus.records import MAX_CLUSTERS, Array, ClassTable, Confusion
 
@@ -110,12 +111,15 @@ class Example:
     """uint8 (H, W): cluster or IGNORE."""
     truth: Array | None = None
     """uint8 (H, W): class or IGNORE; None where there is no truth."""
+    denoised: Array | None = None
+    """uint8 (H, W): as `mask`, drawn by the trained model; None where de-noising is off."""
 
     def __post_init__(self) -> None:
         _require_picture("Example.image", self.image)
         _require_array("Example.mask", self.mask, "uint8", self.image.shape[:2])
-        if self.truth is not None:
-            _require_array("Example.truth", self.truth, "uint8", self.image.shape[:2])
+        for name, labels in (("truth", self.truth), ("denoised", self.denoised)):
+            if labels is not None:
+                _require_array(f"Example.{name}", labels, "uint8", self.image.shape[:2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,8 @@ class ReportInputs:
     examples: tuple[Example, ...] = ()
     gallery: tuple[tuple[GalleryItem, ...], ...] = ()
     """Of each cluster of the main K, most confident first; or nothing at all."""
+    drift: Drift | None = None
+    """New images against the run that the clusters were taken from; None where none were taken."""
 
     def __post_init__(self) -> None:
         _require(bool(self.sweep), "ReportInputs.sweep: expected at least one K, got none")

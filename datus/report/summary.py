@@ -13,6 +13,7 @@ from typing import Any
 
 import datus
 from datus.metrics import Scores
+from datus.report import growth
 from datus.report.records import Denoised, Distribution, KResult, ReportInputs
 
 HEADLINE = "hungarian_strict"
@@ -73,6 +74,7 @@ def summarise(inputs: ReportInputs) -> dict[str, Any]:
             stage: {name: _distribution(one) for name, one in figures.items()}
             for stage, figures in inputs.numbers.items()
         },
+        **({} if inputs.drift is None else {"drift": growth.as_json(inputs.drift)}),
         "failures": [
             {"stage": stage, "image_id": image_id, "reason": reason}
             for stage, image_id, reason in inputs.failures

@@ -12,7 +12,7 @@ from datus.metrics import Scores
 from datus.records import IGNORE, Array
 from datus.report import figures
 from datus.report.pictures import Colours, class_colours, cluster_colours, layer, photo, small_size
-from datus.report.records import Distribution, Example, GalleryItem, KResult, ReportInputs
+from datus.report.records import Distribution, GalleryItem, KResult, ReportInputs
 from datus.report.summary import HEADLINE, ordered
 
 EXAMPLE_PX = 320
@@ -82,6 +82,10 @@ class Panel:
     """Percent of its pixels."""
     correct: float | None
     """Percent of its pixels with a known class, under the headline rule."""
+    denoised: str | None = None
+    """The layer of the de-noised mask, in the colours of its own match."""
+    denoised_correct: float | None = None
+    """As `correct`, under the match of the de-noised masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +185,11 @@ def panels(inputs: ReportInputs) -> list[Panel]:
     cluster_palette, class_palette = colours_of(inputs)
     scores = headline(inputs.main)
     match = None if scores is None else scores.match
+    again = _denoised_match(inputs.main)
+    again_palette = cluster_colours(inputs.main.k, again, class_palette)
     result = []
     for example in inputs.examples:
-        truth = example.truth
+        truth, denoised = example.truth, example.denoised
         result.append(
             Panel(
                 image_id=example.image_id,
@@ -191,10 +197,18 @@ def panels(inputs: ReportInputs) -> list[Panel]:
                 mask=layer(example.mask, cluster_palette, EXAMPLE_PX),
                 truth=None if truth is None else layer(truth, class_palette, EXAMPLE_PX),
                 labelled=100.0 * float((example.mask != IGNORE).mean()),
-                correct=_correct(example, match),
+                correct=_correct(example.mask, truth, match),
+                denoised=None if denoised is None else layer(denoised, again_palette, EXAMPLE_PX),
+                denoised_correct=None if denoised is None else _correct(denoised, truth, again),
             )
         )
     return result
+
+
+def _denoised_match(result: KResult) -> Array | None:
+    """int16 (K,) of the de-noised masks under the headline rule; None where there is none."""
+    scores = dict(ordered(result.denoised.scores)).get(HEADLINE) if result.denoised else None
+    return None if scores is None else scores.match
 
 
 def confusion_rows(inputs: ReportInputs, items: tuple[Cluster, ...]) -> list[Row]:
@@ -302,16 +316,16 @@ def _cells(pixels: Array, matched: int, names: tuple[str, ...]) -> tuple[Cell, .
     )
 
 
-def _correct(example: Example, match: Array | None) -> float | None:
+def _correct(mask: Array, truth: Array | None, match: Array | None) -> float | None:
     """Percent of the known pixels with the right class; None where nothing is known."""
-    if example.truth is None or match is None:
+    if truth is None or match is None:
         return None
-    known = example.truth != IGNORE
+    known = truth != IGNORE
     if not known.any():
         return None
     class_of = np.full(IGNORE + 1, -1, np.int16)
     class_of[: len(match)] = match
-    return 100.0 * float((class_of[example.mask] == example.truth)[known].mean())
+    return 100.0 * float((class_of[mask] == truth)[known].mean())
 
 
 def _share(counts: Array | None, number: int) -> float:

@@ -73,17 +73,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_stops_the_run_and_with_more_space_it_goes_on(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twelve images need more than 1 MB for their features alone. As under a quota, nobody knows
+    """24 images need more than 1 MB for their features alone. As under a quota, nobody knows
     beforehand what is free: a disk that tells is refused at the door (test_preflight)."""
     monkeypatch.setattr("datus.budget.free_bytes", lambda store: None)
-    many, run_dir = make_images(tmp_path / "images", 12), small_disk / "run"
+    many, run_dir = make_images(tmp_path / "images", 24), small_disk / "run"
     stopped = run(many, run_dir)
     assert stopped.exit_code == 1
-    where = rf"{run_dir}/features/[0-9a-f]{{16}}/shard-[0-9a-f]{{12}}\.(json|safetensors)"
+    where = rf"{run_dir}/[a-z]+/[0-9a-f]{{16}}/shard-[0-9a-f]{{12}}\.(json|safetensors)"
     assert re.fullmatch(f"cannot write {where}: {FULL} are kept", stopped.error), stopped.error
     n_done = len(list(run_dir.glob("features/*/shard-*.json")))
-    assert 0 < n_done < 12
-    assert re.search(rf"\nfeatures +[0-9a-f]+ +partly +{n_done}/12\n", status(many, run_dir).stdout)
+    assert 0 < n_done < 24
+    assert re.search(rf"\nfeatures +[0-9a-f]+ +partly +{n_done}/24\n", status(many, run_dir).stdout)
 
     again = run(many, run_dir)
     assert again.exit_code == 1
@@ -93,8 +93,8 @@ def test_a_full_disk_stops_the_run_and_with_more_space_it_goes_on(
     remount(small_disk, "size=64m")
     finished = run(many, run_dir)
     assert finished.exit_code == 0
-    assert finished.made["features"] == 12 - n_done
-    assert len(masks_of(run_dir)) == 12
+    assert finished.made["features"] == 24 - n_done
+    assert len(masks_of(run_dir)) == 24
     assert run(many, tmp_path / "elsewhere").exit_code == 0
     assert tree(run_dir) == tree(tmp_path / "elsewhere")
 

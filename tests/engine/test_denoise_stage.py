@@ -209,7 +209,8 @@ def test_the_model_predicts_what_the_stage_drew(tiny: Dataset, run_copy: Path) -
     from datus.logits import logits_to_pixels
     from datus.segmenter import load_segmenter
 
-    config = tiny.config(run_copy, ON)
+    config = tiny.config(run_copy, {**ON, "masks.refine": "none"})
+    go(config)
     masks = files_of(config, "denoise")
     model = load_segmenter(run_copy / "latest" / "model-k3" / "model")
     for image_id in ("a0", "b/c1"):

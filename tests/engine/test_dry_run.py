@@ -11,8 +11,8 @@ pytestmark = pytest.mark.usefixtures("one_backbone")
 
 
 def test_a_small_disk_is_refused_before_the_first_shard(tmp_path: Path) -> None:
-    """Twelve images need 1.2 MB for features and graphs."""
-    images = put(tmp_path / "images", {f"{i}.png": encoded(scene(seed=i)) for i in range(12)})
+    """24 images need 1.2 MB for features and graphs."""
+    images = put(tmp_path / "images", {f"{i}.png": encoded(scene(seed=i)) for i in range(24)})
     reason = mount(tmp_path / "disk", "1m")
     if reason:
         pytest.skip(f"no disk can be mounted here: {reason}")

@@ -1,0 +1,325 @@
+"""Clusters of an earlier run, kept as they are: the setting `clusters.frozen` (docs/growing.md).
+
+    known_k("runs/photos")                    which numbers of clusters are there to take
+    found = load("runs/photos", 12)           a finished run's folder, or a file of `datus freeze`
+    save(load("runs/photos", 12), path)       such a file
+    check_same(found, settings)               new images are looked at as the old ones were
+    kept_recipe(config, "clusters", 12)       of a run that goes on in its own folder
+
+What is taken is what the clusters stage stored, and what the center stage stored: without the old
+mean key the keys of new images would stand in another frame. A recipe holds the hash of these
+arrays, not where they came from. In its own folder a run keeps the stages themselves, so that
+nothing of its old images is made again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from datus.config import Config
+from datus.drift import LEVELS, Drift, Reference, drift, reference
+from datus.errors import CorruptShard, UsageError, WorkError
+from datus.index import Shard
+from datus.records import WHOLE, Array, ClusterModel, ImageRecord, ShardData
+from datus.shardwork import Arrays
+from datus.store import Store, canonical_json
+from datus.work import cluster_model
+
+FORMAT = 1
+"""Of the file of `datus freeze`."""
+
+WHOLE_KEY = "all"
+"""The shard of a stage over the whole dataset; `plan.DATASET_KEY`, which stands above."""
+
+SEEN = ("features", "graphs", "segments", "embeddings")
+"""Stages whose settings must be those of the old run, or its centroids mean something else."""
+
+FREE = {("segments", "seed")}
+"""... but for these: another order of the same search."""
+
+SPACE = ("features", "embeddings")
+"""Stages whose version must be the old one too: they make the space that the centroids are in."""
+
+Recipe = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What is taken from an earlier run for one K."""
+
+    origin: str
+    """As the user wrote it."""
+    recipes: Mapping[str, Recipe]
+    """Stage -> recipe, of SEEN, clusters and, if there is one, center."""
+    clusters: Arrays
+    """What the clusters stage stored."""
+    center: Arrays
+    """What the center stage stored; empty where no mean key over the dataset is taken out."""
+
+    @property
+    def model(self) -> ClusterModel:
+        return cluster_model(self.clusters)
+
+
+def known_k(origin: str) -> tuple[int, ...]:
+    """Numbers of clusters of a finished run, in order. Raises UsageError, WorkError."""
+    store = _source(origin)
+    if store.fs.isfile(store.root):
+        return (_read_file(store, origin).model.n_clusters,)
+    return tuple(sorted(_ks(_finished(store, origin))))
+
+
+def load(origin: str, k: int) -> Frozen:
+    """Raises UsageError (not there, another K) and WorkError (not finished, damaged)."""
+    store = _source(origin)
+    if store.fs.isfile(store.root):
+        found = _read_file(store, origin)
+        _check_k(origin, k, (found.model.n_clusters,))
+        return found
+    return _read_run(store, origin, k)
+
+
+def arrays_id(arrays: Arrays) -> str:
+    """'sha256:...' of names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(canonical_json([name, array.dtype.str, list(array.shape)]))
+        digest.update(array.tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def check_same(found: Frozen, recipes: Mapping[str, Recipe]) -> None:
+    """Raises UsageError that names the first setting in which `recipes` differ from the old run's.
+
+    `recipes`: of each stage of SEEN, at least its version and settings.
+    """
+    for stage in SEEN:
+        before, now = found.recipes[stage], recipes[stage]
+        old, new = before["settings"], now["settings"]
+        for name in sorted({*old, *new}, key=lambda name: (name != "backbone", name)):
+            if old.get(name) != new.get(name) and (stage, name) not in FREE:
+                raise UsageError(
+                    f"{stage}.{name}: expected {old.get(name)!r}, as in {found.origin}, whose "
+                    f"clusters are taken; got {new.get(name)!r}: use the same, or make new clusters"
+                )
+        if stage in SPACE and before["version"] != now["version"]:
+            raise UsageError(
+                f"{found.origin}: its {stage} were made by version {before['version']} of that "
+                f"stage, this DatUS has {now['version']}: run it again, or use the older DatUS"
+            )
+
+
+def is_own(config: Config) -> bool:
+    """The clusters are those of the run folder itself, which goes on with more images."""
+    if not config.clusters.frozen:
+        return False
+    one, other = Store(config.clusters.frozen), Store(config.run_path)
+    if not (one.is_local and other.is_local):
+        return bool(one.url == other.url)
+    return Path(one.root).resolve() == Path(other.root).resolve()
+
+
+def kept_recipe(config: Config, stage: str, k: int) -> Recipe | None:
+    """The recipe of center or clusters where a run goes on in its own folder; else None."""
+    if stage not in ("center", "clusters") or not is_own(config):
+        return None
+    return load(config.clusters.frozen, k or config.clusters.k[0]).recipes[stage]
+
+
+def kept_marks(config: Config) -> set[tuple[str, str]]:
+    """(stage, fingerprint) that the run folder must not lose while its own clusters are taken."""
+    if not is_own(config):
+        return set()
+    mark, _ = _report(_source(config.clusters.frozen), config.clusters.frozen)
+    return {("report", mark)}
+
+
+# --- how far out the segments lie: kept beside the centroids ------------------------------------
+
+
+def reference_arrays(
+    measures: Array, cluster: Array, k: int, records: Sequence[ImageRecord]
+) -> dict[str, Array]:
+    """What the clusters stage stores for later: module `drift`, and which images were there."""
+    found = reference(measures, cluster, k)
+    images = np.array(sorted(_image_number(record) for record in records), np.uint64)
+    return {"quantiles": found.quantiles, "members": found.members, "images": images}
+
+
+def drift_of(arrays: Arrays, shards: Iterable[tuple[Shard, ShardData]]) -> Drift:
+    """Images that the clusters were made without against `arrays` of the clusters stage.
+
+    `shards`: what the embeddings stage stored.
+    """
+    from datus.clusters import offsets
+
+    parts, model = [], cluster_model(arrays)
+    for shard, data in shards:
+        for record in shard.records:
+            if record.image_id in data.arrays and is_new(arrays, record):
+                found = data.arrays[record.image_id]
+                parts.append(offsets(model, found["vectors"][found["valid"]]))
+    known = Reference(arrays["quantiles"], arrays["members"], len(arrays["pca_axes"]))
+    cluster = np.concatenate([one for one, _ in parts] or [np.zeros(0, np.int16)])
+    measures = np.concatenate([two for _, two in parts] or [np.zeros((2, 0), np.float32)], axis=1)
+    image = np.repeat(np.arange(len(parts)), [len(one) for one, _ in parts])
+    return drift(known, measures, cluster, image)
+
+
+def is_new(arrays: Arrays, record: ImageRecord) -> bool:
+    """The clusters were made without this image."""
+    images, number = arrays["images"], _image_number(record)
+    place = int(np.searchsorted(images, np.uint64(number)))
+    return place == len(images) or int(images[place]) != number
+
+
+def _image_number(record: ImageRecord) -> int:
+    """The first 64 bits of the hash of its bytes: the same image under a new name is not new."""
+    return int(record.sha256[:16], 16)
+
+
+# --- a run folder -------------------------------------------------------------------------------
+
+
+def _source(origin: str) -> Store:
+    store = Store(origin)
+    if not store.fs.exists(store.root):
+        raise UsageError(
+            f"clusters.frozen: {origin}: no such run folder or file; expected a finished run, "
+            "or a file of datus freeze"
+        )
+    return store
+
+
+def _read_run(store: Store, origin: str, k: int) -> Frozen:
+    report = _finished(store, origin)
+    _check_k(origin, k, _ks(report))
+    made = report["upstream"]
+    recipes = {stage: _recipe(store, origin, stage, made[stage]) for stage in SEEN}
+    recipes["clusters"] = _recipe(store, origin, "clusters", made[f"clusters:{k}"])
+    center = recipes["graphs"]["upstream"].get("center")
+    if center:
+        recipes["center"] = _recipe(store, origin, "center", center)
+    clusters = _arrays(store, origin, "clusters", made[f"clusters:{k}"])
+    if "quantiles" not in clusters:
+        raise WorkError(
+            f"{origin}: its clusters were made by an earlier version of DatUS: run it again with "
+            "the same settings, only clusters and later are made"
+        )
+    return Frozen(
+        origin, recipes, clusters, _arrays(store, origin, "center", center) if center else {}
+    )
+
+
+def _finished(store: Store, origin: str) -> Recipe:
+    return _report(store, origin)[1]
+
+
+def _report(store: Store, origin: str) -> tuple[str, Recipe]:
+    """Fingerprint and recipe of the last report that is done. Raises WorkError."""
+    recipes = dict(store.recipes("report"))  # newest first
+    for mark in (_latest(store), *recipes):
+        if mark in recipes and store.report("report", mark, WHOLE_KEY) is not None:
+            return mark, recipes[mark]
+    raise WorkError(
+        f"clusters.frozen: {origin}: no run is finished there, and only a finished run's clusters "
+        "can be taken: datus run ends it"
+    )
+
+
+def _latest(store: Store) -> str:
+    """Fingerprint of the report that RUN/latest points to; empty where there is no such link."""
+    link = Path(store.root) / "latest" / "report"
+    return link.resolve().parent.name if store.is_local and link.exists() else ""
+
+
+def _ks(report: Recipe) -> list[int]:
+    names = (name.partition(":") for name in report["upstream"])
+    return [int(k) for stage, _, k in names if stage == "clusters"]
+
+
+def _check_k(origin: str, k: int, known: Sequence[int]) -> None:
+    if k not in known:
+        listed = " and ".join(map(str, sorted(known)))
+        raise UsageError(
+            f"clusters.k: expected {listed}, the clusters of {origin}, got {k}: "
+            f"use --clusters {max(known)}"
+        )
+
+
+def _recipe(store: Store, origin: str, stage: str, mark: str) -> Recipe:
+    try:
+        return dict(store.recipes(stage))[mark]
+    except KeyError:
+        raise WorkError(f"{origin}: {stage}/{mark} is gone: run it again") from None
+
+
+def _arrays(store: Store, origin: str, stage: str, mark: str) -> Arrays:
+    try:
+        found = store.read_shard((stage, mark, WHOLE_KEY))
+    except CorruptShard as error:
+        raise WorkError(f"{origin}: {error}: run it again") from None
+    if found is None:
+        raise WorkError(f"{origin}: {stage}/{mark} is gone: run it again")
+    return found.arrays[WHOLE]
+
+
+# --- a file -------------------------------------------------------------------------------------
+
+
+def save(found: Frozen, path: Path) -> int:
+    """One safetensors file; its size in bytes. The same clusters give the same bytes."""
+    tensors = {f"clusters/{name}": array for name, array in found.clusters.items()}
+    tensors |= {f"center/{name}": array for name, array in found.center.items()}
+    about = canonical_json(
+        {"format": FORMAT, "recipes": found.recipes, "sha256": arrays_id(tensors)}
+    )
+    packed = save_tensors({**tensors, "about": np.frombuffer(about, np.uint8)})
+    Store(path.parent).write(packed, path.name)
+    return len(packed)
+
+
+def _read_file(store: Store, origin: str) -> Frozen:
+    not_ours = f"clusters.frozen: {origin}: expected a run folder or a file of datus freeze"
+    try:
+        tensors = load_tensors(bytes(store.fs.cat_file(store.root)))
+        about = json.loads(tensors.pop("about").tobytes())
+        if about["format"] > FORMAT:
+            raise UsageError(
+                f"{origin}: format {about['format']}, this DatUS reads {FORMAT}: upgrade it"
+            )
+        if about["sha256"] != arrays_id(tensors):
+            raise WorkError(f"{origin} is damaged: make it again with datus freeze")
+        parts: dict[str, dict[str, Array]] = {"clusters": {}, "center": {}}
+        for name, array in tensors.items():
+            stage, _, short = name.partition("/")
+            parts[stage][short] = array
+        found = Frozen(origin, about["recipes"], parts["clusters"], parts["center"])
+        _check_parts(found)
+    except (*_BROKEN, SafetensorError) as error:
+        raise UsageError(f"{not_ours} ({type(error).__name__})") from error
+    return found
+
+
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError)
+"""What files of another kind raise on the way."""
+
+
+def _check_parts(found: Frozen) -> None:
+    """Raises one of _BROKEN if a part is missing or of another shape."""
+    for stage in (*SEEN, "clusters", *(("center",) if found.center else ())):
+        dict(found.recipes[stage]["settings"])
+        int(found.recipes[stage]["version"])
+    if found.clusters["quantiles"].shape != (2, found.model.n_clusters + 1, len(LEVELS)):
+        raise ValueError("quantiles")
+    if found.center and not {"mean", "choice"} <= found.center.keys():
+        raise KeyError("center")

@@ -1,0 +1,126 @@
+"""New images against the run that the clusters were taken from: for JSON, tables and two plots.
+
+In: `drift.Drift`. Figures are lengths of unit vectors' differences, 0 to 2, or percent.
+"""
+
+import math
+from typing import Any
+
+from datus.drift import FAR, VERY_FAR, Drift, MeasureDrift
+from datus.report import figures
+from datus.report.figures import short
+
+SHOWN = (5, 25, 50, 75, 95, 99)
+"""Percentiles in tables."""
+
+HEAD = (
+    "measure",
+    *(f"{percent} %" for percent in SHOWN),
+    f"% beyond the old {FAR} %",
+    f"% beyond the old {VERY_FAR} %",
+    "% of images mostly beyond",
+)
+
+CLUSTER_HEAD = (
+    "cluster",
+    "segments then",
+    "now",
+    "median then",
+    "now",
+    f"% beyond the old {FAR} %",
+)
+
+ALL_KNOWN = "The clusters were made from all of these images: none is new, so there is no drift."
+
+
+def sentence(drift: Drift) -> str:
+    """What the tables are about."""
+    if not drift.n_segments:
+        return ALL_KNOWN
+    unsure = " and ".join(one.name for one in drift.measures if not one.sure)
+    return (
+        f"The clusters come from an earlier run. {drift.n_images:,} images with "
+        f"{drift.n_segments:,} segments were not part of it. Each segment is held against the old "
+        f"ones of its cluster: if nothing has changed, {100 - FAR} % lie beyond {FAR} % of them. "
+        "Of what lies outside the clusters' space (their PCA dropped it) k-means knows nothing."
+    ) + (f" Too few old segments to judge by the {unsure}: its shares are too high." * bool(unsure))
+
+
+def rows(drift: Drift) -> list[tuple[str, ...]]:
+    """Under HEAD: two lines a measure, the old run and the new images."""
+    found = []
+    for one in drift.measures:
+        then = (short(float(one.before[percent])) for percent in SHOWN)
+        now = (short(float(one.now[percent])) for percent in SHOWN)
+        found.append((f"{one.name}, then", *then, *(str(100 - p) for p in (FAR, VERY_FAR)), "–"))
+        shares = (one.far, one.very_far, one.images)
+        found.append((f"{one.name}, now", *now, *map(percent_text, shares)))
+    return found
+
+
+def cluster_rows(drift: Drift) -> list[tuple[str, ...]]:
+    """Under CLUSTER_HEAD, in order of number; the last cell has a share for each measure."""
+    return [
+        (
+            str(number),
+            f"{one.n_before:,}",
+            f"{one.n_now:,}",
+            short(one.median_before),
+            short(one.median_now),
+            " / ".join(map(percent_text, one.far)),
+        )
+        for number, one in enumerate(drift.clusters)
+    ]
+
+
+def charts(drift: Drift) -> list[figures.Chart]:
+    """For each measure, how many segments lie within a length, then and now."""
+    if not drift.n_segments:
+        return []
+    return [
+        figures.cumulative(
+            f"percent of segments up to this {one.name}",
+            {"then": one.before.tolist(), "now": one.now.tolist()},
+        )
+        for one in drift.measures
+    ]
+
+
+def as_json(drift: Drift) -> dict[str, Any]:
+    """For report.json; not defined is null."""
+    return {
+        "n_new_images": drift.n_images,
+        "n_new_segments": drift.n_segments,
+        "warning": drift.words,
+        "measures": [_measure(one) for one in drift.measures],
+        "clusters": [
+            {
+                "segments_before": one.n_before,
+                "segments_now": one.n_now,
+                "median_before": _number(one.median_before),
+                "median_now": _number(one.median_now),
+                f"percent_beyond_{FAR}": [_number(share) for share in one.far],
+            }
+            for one in drift.clusters
+        ],
+    }
+
+
+def percent_text(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "–"
+
+
+def _measure(one: MeasureDrift) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "sure": one.sure,
+        "before": {str(percent): _number(float(one.before[percent])) for percent in SHOWN},
+        "now": {str(percent): _number(float(one.now[percent])) for percent in SHOWN},
+        f"percent_beyond_{FAR}": _number(one.far),
+        f"percent_beyond_{VERY_FAR}": _number(one.very_far),
+        "percent_of_images_mostly_beyond": _number(one.images),
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None

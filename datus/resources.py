@@ -1,0 +1,45 @@
+"""What a run may use: processes, threads, shards at a time, a device. Never what it makes."""
+
+from dataclasses import replace
+
+from datus.config import Config
+from datus.shardwork import Runtime
+from datus.threads import n_cores
+
+
+def parallel(config: Config) -> tuple[int, int]:
+    """(worker processes, threads in each)."""
+    speed, cores = config.speed, n_cores()
+    workers = (speed.workers or cores) if speed.executor == "processes" else 1
+    return workers, speed.threads or max(1, cores // workers)
+
+
+IN_FLIGHT = 2
+"""Shards that are under way in one process. A third one would only take memory."""
+
+
+def at_a_time(config: Config) -> int:
+    """Shards that are under way in all processes."""
+    return parallel(config)[0] if config.speed.executor == "processes" else IN_FLIGHT
+
+
+def in_workers(config: Config) -> Config:
+    """A Ray worker has as many threads as CPUs of its own, not the cores of its node."""
+    speed = config.speed
+    if speed.executor != "ray" or speed.threads:
+        return config
+    return replace(config, speed=replace(speed, threads=max(1, int(speed.ray_cpus))))
+
+
+def runtime_of(config: Config) -> Runtime:
+    """Device, threads and batch of one worker process."""
+    return Runtime(resolve_device(config), parallel(config)[1], config.speed.batch)
+
+
+def resolve_device(config: Config) -> str:
+    """auto = a CUDA device if torch sees one, else the CPU."""
+    if config.speed.device != "auto":
+        return config.speed.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,112 @@
+"""One shard through one group of stages, in a worker.
+
+    run_job(job, advance)      makes what is missing, and says what was strange
+
+A shard passes through the stages of its group in memory. What else they need is read from the
+store; a stage that was not kept, or is damaged, is made again on the way.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from threading import Lock
+
+from datus.config import Config
+from datus.errors import CorruptShard, WorkError
+from datus.executors import Advance
+from datus.index import Shard
+from datus.isolation import guarded
+from datus.plan import DATASET_KEY, Node, find_node
+from datus.records import ShardData
+from datus.resources import runtime_of
+from datus.shardwork import Context, ShardWork
+from datus.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One shard through one group of stages. Travels to worker processes."""
+
+    config: Config
+    root: str
+    group: tuple[Node, ...]
+    """What to make, in order."""
+    nodes: tuple[Node, ...]
+    """Everything that may have to be read or made again on the way."""
+    shard: Shard
+    careful: bool = False
+    """It ended a process before: its files are looked through first."""
+
+
+def run_job(job: Job, advance: Advance) -> list[str]:
+    """One shard through the stages of its group; runs in a worker. Returns what is to be said."""
+    maker = Maker(job, advance)
+    with guarded(job.config, maker.store, job.shard.key, job.shard.records, job.careful):
+        for node in job.group:
+            if is_done(maker.store, node, job.shard.key):
+                advance(len(job.shard.records))
+            else:
+                maker.data(node)
+    return maker.said
+
+
+def carefully(job: Job) -> Job:
+    return replace(job, careful=True)
+
+
+class Maker:
+    """The outputs of one shard: from memory, from the store, or made now."""
+
+    def __init__(self, job: Job, advance: Advance) -> None:
+        self.job, self.store, self.advance = job, Store(job.root), advance
+        self.said: list[str] = []
+        self._memory: dict[str, ShardData] = {}
+
+    def data(self, node: Node) -> ShardData:
+        if node.mark not in self._memory:
+            self._memory[node.mark] = self._stored(node) or self._made(node)
+        return self._memory[node.mark]
+
+    def _place(self, node: Node) -> tuple[str, str, str]:
+        key = DATASET_KEY if node.scope == "dataset" else self.job.shard.key
+        return node.stage, node.mark, key
+
+    def _stored(self, node: Node) -> ShardData | None:
+        try:
+            return self.store.read_shard(self._place(node))
+        except CorruptShard as error:
+            self.said.append(f"{error}: made again")
+            self.store.forget_shard(self._place(node))
+            return None
+
+    def _made(self, node: Node) -> ShardData:
+        if node.scope == "dataset":
+            raise WorkError(f"{node.label} was damaged and is gone: run the same command again")
+        inputs = {need: self.data(find_node(self.job.nodes, need, node.k)) for need in node.needs}
+        started = time.monotonic()
+        advance = self.advance if node in self.job.group else silent
+        data = _loaded(self.job.config, node)(self.job.shard, inputs, advance)
+        seconds = time.monotonic() - started
+        self.store.write_shard(self._place(node), data, seconds, keep=node.keep)
+        return data
+
+
+LOADED: dict[tuple[Config, str], ShardWork] = {}
+"""(config, fingerprint) -> work: a process loads each model once."""
+
+
+_LOADING = Lock()
+
+
+def _loaded(config: Config, node: Node) -> ShardWork:
+    with _LOADING:
+        if (config, node.mark) not in LOADED:
+            LOADED[config, node.mark] = node.row.build(Context(config, node.k, runtime_of(config)))
+        return LOADED[config, node.mark]
+
+
+def silent(_: int) -> None:
+    """Work that was not counted in the bar's total."""
+
+
+def is_done(store: Store, node: Node, key: str) -> bool:
+    return store.report(node.stage, node.mark, key) is not None

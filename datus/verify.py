@@ -1,0 +1,71 @@
+"""Is every stored byte still the one that was written? Reads all of a run folder; loads no torch.
+
+    verify(config, mend, bar)    what is damaged; mend: removed, so that the next run makes it again
+
+A run looks at the sizes of what is done, and at the checksums of what it reads. A bit that flips in
+a mask that nothing reads any more is only found here.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from datus.config import Config
+from datus.errors import CorruptShard, WorkError
+from datus.images import sha256_of
+from datus.index import read_index
+from datus.plan import make_plan
+from datus.store import Store
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(slots=True)
+class Verified:
+    """What was looked at, and what is not as it was written."""
+
+    n_files: int = 0
+    n_missing: int = 0
+    """Shards that are not finished, or whose report is damaged: the next run makes them."""
+    damaged: list[str] = field(default_factory=list)
+    """Of each damaged file: where it is in the run folder."""
+
+
+def verify(config: Config, mend: bool, bar: Bar) -> Verified:
+    """Compare all that the current settings have made with its checksums.
+
+    Raises WorkError if nothing has run, StoreError if the index is damaged or, to mend, if the run
+    folder is in use.
+    """
+    store, found = Store(config.run_path), Verified()
+    index = read_index(store)
+    if index is None:
+        raise WorkError(f"{config.run_path}: nothing has run here yet: datus run does")
+    plan = make_plan(config, index)
+    places = [place for node in plan.nodes for place in plan.places(node)]
+    with store.lock() if mend else nullcontext(), bar("verify", len(places)) as advance:
+        for place in places:
+            damaged = _look(store, place, found)
+            found.damaged += damaged
+            if damaged and mend:
+                store.forget_shard(place)
+            advance(1)
+    return found
+
+
+def _look(store: Store, place: tuple[str, str, str], found: Verified) -> list[str]:
+    stage, mark, key = place
+    report = store.report(*place)
+    if report is None:
+        found.n_missing += 1
+        return []
+    damaged = []
+    try:
+        found.n_files += 1 + report.stored + len(report.files)
+        store.read_shard(place)
+    except CorruptShard:
+        damaged.append(f"{stage}/{mark}/shard-{key}.safetensors")
+    for name, (_, sha256) in report.files.items():
+        if sha256_of(store.read(stage, mark, "files", name)) != sha256:
+            damaged.append(f"{stage}/{mark}/files/{name}")
+    return damaged
