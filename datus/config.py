@@ -93,8 +93,7 @@ class SegmentsConfig:
     slow reference; leiden needs the extra of that name."""
     resolution: float = 1.0
     restarts: int = 2
-    """Best modularity of this many node orders; the first is the backend's own default order.
-    More than 2 did not better the masks (docs/decisions.md 25)."""
+    """Node orders, the best modularity wins; more do not better the masks (decisions 25)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +126,11 @@ class ClustersConfig:
     restarts: int = 10
     """The run with the least inertia wins."""
     iterations: int = 50
+    sample: int = 1_000_000
+    """Vectors to learn from, at most: memory stays bounded. Of more segments, an even sample."""
     frozen: str = ""
-    """Folder of a finished run, or a file of `datus freeze`: its clusters and its mean key are
-    taken and none are made, so labels keep their meaning as a dataset grows (docs/growing.md)."""
+    """A finished run or a file of `datus freeze`: its clusters and mean key are taken and none are
+    made, so labels keep their meaning as a dataset grows (docs/growing.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +276,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("clusters.pca", -1, 65_536),
     ("clusters.restarts", 1, 10_000),
     ("clusters.iterations", 1, 100_000),
+    ("clusters.sample", 256, 10**9),
     *DENOISE_RANGES,
     ("report.examples", 0, 1000),
     ("report.gallery", 0, 1000),

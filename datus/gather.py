@@ -25,6 +25,7 @@ from datus.records import WHOLE, Array, ClusterModel, Confusion, ImageRecord, Sh
 from datus.report.records import Denoised, Distribution, Example, GalleryItem, KResult, ReportInputs
 from datus.shardwork import Arrays, Context, read_image, read_truth
 from datus.store import ShardReport
+from datus.vectors import sample_vectors
 from datus.work import cluster_arrays, cluster_model, key_sums_of
 
 
@@ -56,16 +57,10 @@ def build_clusters(context: Context) -> DatasetWork:
         return _build_taken(context, "clusters")
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
-        parts, records = [], []
-        for shard, data in dataset.data("embeddings", context.k):
-            for record in shard.records:
-                if record.image_id in data.arrays:
-                    arrays = data.arrays[record.image_id]
-                    parts.append(arrays["vectors"][arrays["valid"]])
-                    records.append(record)
-            advance(len(shard.records))
-        vectors = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
-        config = context.config
+        config, counts = context.config, dataset.reports("embeddings", context.k)
+        n_all = sum(int(row["n_valid"]) for report in counts for row in report.numbers.values())
+        data, limit = dataset.data("embeddings", context.k), config.clusters.sample
+        vectors, records = sample_vectors(data, n_all, limit, config.seed, advance)
         model = fit_clusters(
             vectors,
             context.k,

@@ -37,7 +37,7 @@ LAYERS = (
     {"index"},
     {"shardwork"},
     {"work"},
-    {"frozen"},
+    {"frozen", "vectors"},
     {"gather"},
     {"denoising"},
     {"stages"},

@@ -97,6 +97,7 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "clusters.spherical": (False, "clusters"),
     "clusters.restarts": (9, "clusters"),
     "clusters.iterations": (9, "clusters"),
+    "clusters.sample": (999, "clusters"),
     "clusters.frozen": ("", None),  # an earlier run: engine/test_growing.py
     "masks.noise": ("ignore", "masks"),
     "masks.refine": ("none", "masks"),

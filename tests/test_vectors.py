@@ -1,0 +1,62 @@
+"""Vectors to learn from: all of them, or an even sample that does not depend on the others."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datus.index import Shard
+from datus.records import Array, ImageRecord, ShardData
+from datus.vectors import sample_vectors
+
+
+def image(name: str) -> ImageRecord:
+    return ImageRecord(name, f"{name}.png", 8, 8, "0" * 64, "s", None, None)
+
+
+def shards(counts: list[int], n_invalid: int = 2) -> list[tuple[Shard, ShardData]]:
+    """One image a shard; its vectors are (number of the image, number of the segment)."""
+    made = []
+    for number, n_valid in enumerate(counts):
+        record = image(f"i{number}")
+        vectors = np.array([(number, row) for row in range(n_valid + n_invalid)], np.float32)
+        valid = np.arange(n_valid + n_invalid) < n_valid
+        arrays = {record.image_id: {"vectors": vectors.reshape(-1, 2), "valid": valid}}
+        made.append((Shard(f"k{number}", (record,)), ShardData(arrays=arrays)))
+    return made
+
+
+def taken(counts: list[int], limit: int, seed: int = 0) -> tuple[Array, list[int]]:
+    advanced: list[int] = []
+    rows, records = sample_vectors(shards(counts), sum(counts), limit, seed, advanced.append)
+    assert [record.image_id for record in records] == [f"i{i}" for i in range(len(counts))]
+    return rows, advanced
+
+
+def test_all_valid_ones_in_order_up_to_the_limit() -> None:
+    rows, advanced = taken([3, 0, 2], limit=5)
+    assert rows.tolist() == [[0, 0], [0, 1], [0, 2], [2, 0], [2, 1]]
+    assert advanced == [1, 1, 1]
+
+
+def test_no_image_gives_no_vector() -> None:
+    rows, records = sample_vectors([], 0, 10, 0, lambda n: None)
+    assert (rows.shape, records) == ((0, 1), [])
+
+
+def test_of_more_about_as_many_as_asked_for_and_evenly() -> None:
+    rows, _ = taken([1000] * 40, limit=4000)
+    assert abs(len(rows) - 4000) < 5 * 60  # five standard deviations
+    by_image = np.bincount(rows[:, 0].astype(int), minlength=40)
+    assert by_image.min() > 50
+    assert abs(rows[:, 1].mean() - 499.5) < 25
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=6), st.integers(0, 9))
+def test_a_draw_does_not_depend_on_the_other_images(counts: list[int], seed: int) -> None:
+    """The same share, and the same first image: the same rows of it."""
+    whole = shards(counts)
+    n_all, limit = 100, 50
+    alone, _ = sample_vectors(whole[:1], n_all, limit, seed, lambda n: None)
+    together, _ = sample_vectors(whole, n_all, limit, seed, lambda n: None)
+    assert np.array_equal(alone, together[: len(alone)])
