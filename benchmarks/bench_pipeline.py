@@ -45,6 +45,7 @@ class Watch:
         wall, cpu = time.perf_counter(), _cpu_seconds()
         yield lambda n: None
         row = {"name": name, "seconds": time.perf_counter() - wall, "cpu": _cpu_seconds() - cpu}
+        row["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.rows.append(row)
 
     def say(self, text: str) -> None:
@@ -241,19 +242,20 @@ def table(found: dict[str, Any]) -> str:
     n_images = found["n_images"]
     lines = [
         f"\n{n_images} images\n",
-        "| stages | s | images/s | cores busy | MiB written |",
-        "|---|---|---|---|---|",
+        "| stages | s | images/s | cores busy | MiB written | peak memory so far, MiB |",
+        "|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
         seconds = max(row["seconds"], 1e-9)
         lines.append(
             f"| {row['name']} | {seconds:.2f} | {n_images / seconds:.0f} | "
-            f"{100 * row['cpu'] / seconds / found['cores']:.0f} % | {row['bytes'] / MIB:.1f} |"
+            f"{100 * row['cpu'] / seconds / found['cores']:.0f} % | {row['bytes'] / MIB:.1f} | "
+            f"{row['peak'] / MIB:.0f} |"
         )
     lines += [
-        f"| whole run | {found['whole']:.2f} | {n_images / found['whole']:.1f} | | |",
+        f"| whole run | {found['whole']:.2f} | {n_images / found['whole']:.1f} | | | |",
         f"| ViT passes alone, {found['passes']:.1f} an image | {found['alone']:.2f} | "
-        f"{n_images / found['alone']:.1f} | | |",
+        f"{n_images / found['alone']:.1f} | | | |",
         "",
         f"overhead {found['whole'] / found['alone']:.2f}; start {found['start']:.1f} s; "
         f"peak memory {found['peak'] / MIB:.0f} MiB"

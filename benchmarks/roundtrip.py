@@ -11,6 +11,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -23,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from importers import MODULES, READERS, Reader  # noqa: E402
+from importers import MODULES, QUIET, READERS, Reader  # noqa: E402
 
 from datus.export_run import Request, export_run, find_masks  # noqa: E402
 from datus.exports.formats import find_format  # noqa: E402
@@ -35,6 +36,7 @@ BEGIN, END = "<!-- round trips -->", "<!-- end of round trips -->"
 
 
 def main() -> None:
+    os.environ.update(QUIET)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--images", type=Path, required=True)

@@ -219,7 +219,8 @@ def _run_shards(
     ]
     _share_seconds(rows, worked, time.monotonic() - started)
     if broken:
-        shard, text = broken[0]
+        order = {shard.key: place for place, shard in enumerate(plan.shards)}
+        shard, text = min(broken, key=lambda one: order[one[0].key])
         failed = next((n for n in group if not is_done(store, n, shard.key)), group[-1])
         raise WorkError(
             f"{failed.label}: {len(broken)} of {len(jobs)} shards failed, the others are kept; "

@@ -17,7 +17,7 @@ from datus.index import Shard
 from datus.isolation import guarded
 from datus.plan import DATASET_KEY, Node, find_node
 from datus.records import ShardData
-from datus.resources import runtime_of
+from datus.resources import give_back_memory, runtime_of
 from datus.shardwork import Context, ShardWork
 from datus.store import Store
 
@@ -46,7 +46,10 @@ def run_job(job: Job, advance: Advance) -> list[str]:
                 advance(len(job.shard.records))
             else:
                 maker.data(node)
-    return maker.said
+    said = maker.said
+    del maker  # with all that it holds
+    give_back_memory()
+    return said
 
 
 def carefully(job: Job) -> Job:

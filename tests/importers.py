@@ -9,7 +9,6 @@ Each goes through the importer's own code and finds classes by the names "cluste
 
 import contextlib
 import json
-import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -365,8 +364,7 @@ MODULES = {
 }
 """Package -> module."""
 
-os.environ.setdefault("YOLO_OFFLINE", "true")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
+QUIET = {"YOLO_OFFLINE": "true", "HF_HUB_OFFLINE": "1", "FIFTYONE_DO_NOT_TRACK": "true"}
+"""Environment in which importers keep off the network."""
 
-__all__ = ["MODULES", "READERS"]
+__all__ = ["MODULES", "QUIET", "READERS"]

@@ -228,6 +228,7 @@ def test_a_damaged_shard_is_made_again(
     assert tree(tmp_path / "run") == tree(done / "run")
 
 
+@pytest.mark.slow
 def test_resume_after_a_kill_gives_the_same_bytes(
     done: Path, tiny: Dataset, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from export_cases import classes, items, same
-from importers import MODULES, READERS
+from importers import MODULES, QUIET, READERS
 
 from datus.exports.formats import FORMATS
 from datus.exports.records import Options
@@ -20,7 +20,11 @@ PAIRS = [(name, package) for name, readers in READERS.items() for package in rea
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of other people's code
 @pytest.mark.parametrize(("name", "package"), PAIRS, ids=[f"{a} {b}" for a, b in PAIRS])
-def test_importers_read_the_same_pixels(name: str, package: str, tmp_path: Path) -> None:
+def test_importers_read_the_same_pixels(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in QUIET.items():
+        monkeypatch.setenv(variable, value)
     pytest.importorskip(
         MODULES[package], reason=f"{package} is not installed", exc_type=ImportError
     )

@@ -68,7 +68,7 @@ def test_workers_help_as_far_as_there_are_cores_and_shards(
     finished: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("runner", "forecast"):
+    for module in ("resources", "forecast"):
         monkeypatch.setattr(f"datus.{module}.n_cores", lambda: n_cores)
     one = forecast(tiny.config(finished, settings), finished)
     assert one._speedup(n_shards) == expected

@@ -48,7 +48,9 @@ def saved(name: str, folder: Path) -> Segmenter:
     return segmenter
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name", [n if "ours" in n else pytest.param(n, marks=pytest.mark.slow) for n in SPECS]
+)
 def test_onnxruntime_gives_what_torch_gives_at_any_size(name: str, tmp_path: Path) -> None:
     segmenter = saved(name, tmp_path)
     out = tmp_path / "model.onnx"

@@ -70,6 +70,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 # --- real disks ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_with_more_space_it_goes_on(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,7 +99,13 @@ def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return tree(run_dir)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+QUICK = ("index", "features", "clusters")
+"""A stage of each kind; the others take as long again."""
+
+
+@pytest.mark.parametrize(
+    "stage", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in STAGES]
+)
 def test_death_at_any_write_of_a_stage(
     stage: str, images: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:

@@ -160,7 +160,7 @@ go(Dataset(Path({root!r})).config({run!r}, {more!r}))
 """
 
 
-@pytest.mark.parametrize(("epoch", "rounds"), [(1, 1), (4, 2)])
+@pytest.mark.parametrize(("epoch", "rounds"), [pytest.param(1, 1, marks=pytest.mark.slow), (4, 2)])
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     epoch: int, rounds: int, tiny: Dataset, run_copy: Path
 ) -> None:
@@ -184,6 +184,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     } == {n: h for n, h in resumed.items() if n != "stage.json"}
 
 
+@pytest.mark.slow
 def test_deeplab_learns_in_a_run(tiny: Dataset, run_copy: Path) -> None:
     more = {"denoise.kind": "deeplabv3", "denoise.epochs": 1, "denoise.image_px": 32}
     config = tiny.config(run_copy, {**ON, **more})
