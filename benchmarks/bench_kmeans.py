@@ -2,7 +2,7 @@
 
     python benchmarks/bench_kmeans.py --vectors 10000000 --dims 384 --clusters 27 --sample 1000000
 
-Shards of a million float32 unit vectors around `--groups` directions are made on the fly (their own
+Shards of 20,000 float32 unit vectors around `--groups` directions are made on the fly (their own
 memory is that of one shard), sampled as the stage does, and clustered with its defaults. Prints
 seconds and the peak memory of the process.
 """
@@ -22,7 +22,7 @@ from datus.threads import n_cores
 from datus.vectors import sample_vectors
 
 SHARD = 20_000
-"""Vectors of a shard: 32 images with many segments have fewer."""
+"""Vectors of a shard, more than 32 images with many segments have."""
 
 
 def shards(n_vectors: int, dims: int, n_groups: int) -> Iterator[tuple[Shard, ShardData]]:

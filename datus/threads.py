@@ -147,7 +147,7 @@ class _Limits:
 
     def __init__(self) -> None:
         self._guard, self._inside = Lock(), 0
-        self._blas: Any = None
+        self._blas: list[Any] = []
         self._torch_threads = 0
         self._controller: Any = None
         self._n_modules = 0
@@ -158,9 +158,8 @@ class _Limits:
             is_new = self._look()
             if self._inside == 0:
                 self._torch_threads = _torch_threads()
-                self._blas = self._limit_blas()
-            elif is_new:
-                self._limit_blas()
+            if self._inside == 0 or is_new:  # new: a library that came after the first
+                self._blas.append(self._limit_blas())
             self._inside += 1
         return self.limit_thread()
 
@@ -175,7 +174,8 @@ class _Limits:
             self._inside -= 1
             if self._inside == 0:
                 self._allow_this_thread()
-                self._blas.restore_original_limits()
+                while self._blas:  # the first limits, which are the oldest, come back last
+                    self._blas.pop().restore_original_limits()
                 _limit_torch(self._torch_threads)
             mine.restore_original_limits()
 
