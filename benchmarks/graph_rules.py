@@ -267,7 +267,8 @@ def best_of(links: Array, resolution: float, seeds: list[int]) -> Partition:
     for order in [None, *np.random.default_rng(seed).integers(0, 2**31 - 1, RESTARTS - 1).tolist()]:
         louvain = Louvain(resolution, shuffle_nodes=order is not None, random_state=order)
         labels = in_order_of_first_node(louvain.fit_predict(matrix))
-        found.append(Partition(labels, weighted_modularity(links, labels, resolution)))
+        quality = weighted_modularity(links, labels, resolution)
+        found.append(Partition(labels, quality, labels[None]))
     return max(found, key=lambda one: one.modularity)
 
 

@@ -1,7 +1,8 @@
 """Vectors to (PCA to) k-means to centroids, and segments to the nearest centroid (paper III-D).
 
     fit_clusters   float32 (n, E), all valid segments of the dataset -> ClusterModel, K centroids
-    assign         the segments of one image -> a cluster id and a confidence each; needs no FAISS
+    assign         the segments of one image -> a cluster id and a margin each; needs no FAISS
+    votes          the same -> the share of the restarts that agree with that cluster
     offsets        float32 (n, E) -> the nearest centroid, and how far out each vector lies
 
 FAISS runs k-means from several random starts; the start with the least inertia wins. It sees every
@@ -18,11 +19,13 @@ nothing without `spherical` but the last digits.
 
 import functools
 import warnings
+from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from datus.config import ClustersConfig
 from datus.errors import ClusterError, MissingPackage
@@ -67,9 +70,11 @@ def fit_clusters(
             f"the {len(vectors)} vectors make fewer than {k} groups (many are identical); "
             "use fewer --clusters, or more different images"
         )
-    inertia, start, centroids = min(whole, key=lambda run: run[0])
+    best = min(range(len(whole)), key=lambda number: whole[number].inertia)
+    inertia, start = whole[best].inertia, whole[best].seed
     return ClusterModel(
-        centroids=centroids,
+        centroids=whole[best].centroids,
+        jury=_jury(whole, best),
         pca_mean=mean,
         pca_axes=axes,
         inertia=inertia,
@@ -101,6 +106,30 @@ def assign(model: ClusterModel, embeddings: SegmentEmbeddings) -> Assignments:
     cluster[embeddings.valid] = distances_KS.argmin(axis=0)
     margin[embeddings.valid] = _margin(distances_KS)
     return Assignments(cluster=cluster, margin=margin)
+
+
+def votes(model: ClusterModel, vectors: Array, cluster: Array) -> Array:
+    """float32 (S,): the share of the restarts whose nearest centroid is that of `cluster` too.
+
+    vectors: float32 (S, E); cluster: int16 (S,), as `assign` gives it; 0 where it is -1. The best
+    restart counts among them, so a single one gives 1. Each segment by itself, as in `assign`.
+    """
+    valid = cluster >= 0
+    places = _project(vectors[valid], model.pca_mean, model.pca_axes).astype(np.float64)
+    agree = np.zeros(len(places), np.int64)
+    for centroids in model.jury:
+        agree += _nearest(places, centroids.astype(np.float64)) == cluster[valid]
+    share = np.zeros(len(cluster), np.float32)
+    share[valid] = agree / max(len(model.jury), 1)
+    return share
+
+
+def _nearest(places: Array, centroids: Array) -> Array:
+    """int64 (S,): the nearest centroid, the lowest of equal ones. No BLAS, see `_project`."""
+    products_SK = np.einsum("sp,kp->sk", places, centroids, optimize=False)
+    lengths_K = np.einsum("kp,kp->k", centroids, centroids, optimize=False)
+    nearest: Array = (lengths_K - 2 * products_SK).argmin(axis=1)
+    return nearest
 
 
 def offsets(model: ClusterModel, vectors: Array) -> tuple[Array, Array]:
@@ -178,10 +207,33 @@ def _seeds(seed: int, restarts: int) -> list[int]:
     return [int(one) for one in np.random.SeedSequence(seed).generate_state(restarts) >> 1]
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One restart of k-means."""
+
+    inertia: float
+    seed: int
+    centroids: Array
+    """float32 (K, P)."""
+    cluster: Array
+    """uint8 (n,): of each training vector."""
+
+
+def _jury(runs: list[_Run], best: int) -> Array:
+    """float32 (R, K, P): the best run's centroids, then the others', matched to the best one's."""
+    k = len(runs[best].centroids)
+    matched = [runs[best].centroids]
+    for other in [*runs[:best], *runs[best + 1 :]]:
+        pairs = runs[best].cluster.astype(np.int64) * k + other.cluster
+        shared = np.bincount(pairs, minlength=k * k).reshape(k, k)
+        matched.append(other.centroids[linear_sum_assignment(shared, maximize=True)[1]])
+    return np.stack(matched)
+
+
 def _train(
     places: Array, k: int, settings: ClustersConfig, gpu: int | None, seed: int
-) -> tuple[float, int, Array] | None:
-    """One k-means run on (n, P): inertia, seed, centroids (K, P); None if a cluster is empty."""
+) -> _Run | None:
+    """One k-means run on (n, P); None if a cluster is empty."""
     import faiss  # not load_faiss(): it handles warnings, which is not safe in threads
 
     n_vectors, size = places.shape
@@ -206,7 +258,8 @@ def _train(
     nearest = index.search(places, 1)[1][:, 0]
     if np.bincount(nearest, minlength=k).min() == 0:
         return None  # FAISS splits empty clusters, but not after the last step, nor equal vectors
-    return _inertia(places, centroids, nearest), seed, centroids
+    inertia = _inertia(places, centroids, nearest)
+    return _Run(inertia, seed, centroids, nearest.astype(np.uint8))  # K <= MAX_CLUSTERS = 255
 
 
 def _inertia(places: Array, centroids: Array, nearest: Array) -> float:

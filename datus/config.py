@@ -142,7 +142,10 @@ class MasksConfig:
     of the segment they touch most; pool = by their own pooled tokens (embeddings.mode = pool)."""
     refine: Literal["none", "bilateral"] = "bilateral"
     """none = blocks of patches, as in the paper; bilateral = each pixel goes to the patches around
-    it that have its colour (docs/refine.md): better on all that was measured, 36 ms an image."""
+    it that have its colour (docs/refine.md): better on all that was measured, 6 ms an image."""
+    min_confidence: float = 0.0
+    """Segments that are less sure (docs/confidence.md) stay unlabelled (255). The report shows
+    which share of the pixels is left at each value, and, with truth, what they score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +280,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("clusters.restarts", 1, 10_000),
     ("clusters.iterations", 1, 100_000),
     ("clusters.sample", 256, 10**9),
+    ("masks.min_confidence", 0.0, 1.0),
     *DENOISE_RANGES,
     ("report.examples", 0, 1000),
     ("report.gallery", 0, 1000),

@@ -33,7 +33,7 @@ from datus.shardwork import Arrays
 from datus.store import Store, canonical_json
 from datus.work import cluster_model
 
-FORMAT = 1
+FORMAT = 2
 """Of the file of `datus freeze`."""
 
 WHOLE_KEY = "all"
@@ -210,7 +210,7 @@ def _read_run(store: Store, origin: str, k: int) -> Frozen:
     if center:
         recipes["center"] = _recipe(store, origin, "center", center)
     clusters = _arrays(store, origin, "clusters", made[f"clusters:{k}"])
-    if "quantiles" not in clusters:
+    if "jury" not in clusters:
         raise WorkError(
             f"{origin}: its clusters were made by an earlier version of DatUS: run it again with "
             "the same settings, only clusters and later are made"
@@ -296,6 +296,11 @@ def _read_file(store: Store, origin: str) -> Frozen:
         if about["format"] > FORMAT:
             raise UsageError(
                 f"{origin}: format {about['format']}, this DatUS reads {FORMAT}: upgrade it"
+            )
+        if about["format"] < FORMAT:
+            raise UsageError(
+                f"{origin}: made by an earlier version of DatUS: run datus freeze again, on a run "
+                "of this version"
             )
         if about["sha256"] != arrays_id(tensors):
             raise WorkError(f"{origin} is damaged: make it again with datus freeze")

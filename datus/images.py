@@ -5,6 +5,7 @@
     decode_image(data, max_pixels) uint8 (H, W, 3) RGB
     fit_size, resize_image         the size the ViT sees (paper III-A)
     normalise                      float32 (3, h, w), ImageNet mean and standard deviation
+    preview                        a small JPEG to look at
 
 What a file means is fixed and never fitted to its content: equal values look equal in all images.
 
@@ -17,6 +18,7 @@ What a file means is fixed and never fitted to its content: equal values look eq
 """
 
 import hashlib
+import io
 import itertools
 import math
 import os
@@ -40,6 +42,9 @@ IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 
 MAX_ASPECT = 16.0
 """A longer strip is treated as one of 16:1, or its long side would grow without bound."""
+
+PREVIEW_PX, PREVIEW_QUALITY = 256, 75
+"""Long side and JPEG quality of what `preview` makes: about 8 KB of a photograph."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -151,6 +156,16 @@ def normalise(image: Array, channels: Literal["rgb", "bgr"]) -> Array:
     normal -= _MEAN
     normal /= _STD
     return normal
+
+
+def preview(image: Array, long_side: int = PREVIEW_PX) -> bytes:
+    """uint8 (H, W, 3) -> a JPEG of at most `long_side` on its longer side, never enlarged."""
+    scale = min(1.0, long_side / max(image.shape[:2]))
+    size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+    buffer = io.BytesIO()
+    small = _cv2_resize(image, size, cv2.INTER_AREA)
+    Image.fromarray(np.ascontiguousarray(small)).save(buffer, "JPEG", quality=PREVIEW_QUALITY)
+    return buffer.getvalue()
 
 
 _MEAN = np.array(IMAGENET_MEAN, np.float32)[:, None, None]

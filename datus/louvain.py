@@ -36,6 +36,8 @@ class Partition:
     labels: Array
     """int32 (N,): 0..c-1, numbered in order of first node."""
     modularity: float
+    tried: Array
+    """int32 (T, N): all partitions that were found, `labels` among them, each numbered likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def partition(
         return _bits(graph, total, resolution, restarts, seed)
     else:
         return _best_of_orders(graph, LIBRARIES[backend], resolution, restarts, seed)
-    return Partition(labels, modularity(graph, labels, resolution))
+    return Partition(labels, modularity(graph, labels, resolution), labels[None])
 
 
 def modularity(graph: AffinityGraph, labels: Array, resolution: float = 1.0) -> float:
@@ -120,8 +122,8 @@ def _bits(
     from datus.louvain_kernel import best_partition
 
     p, q = _fraction(resolution, total)
-    labels, inside, squares = best_partition(graph.bits, p, q, restarts, seed % 2**63)
-    return Partition(labels, _q(inside, squares, total, resolution))
+    labels, inside, squares, tried = best_partition(graph.bits, p, q, restarts, seed % 2**63)
+    return Partition(labels, _q(inside, squares, total, resolution), tried)
 
 
 def _fraction(resolution: float, total: int) -> tuple[int, int]:
@@ -146,11 +148,13 @@ def _best_of_orders(
 ) -> Partition:
     built = library.build(graph)
     seeds = np.random.default_rng(seed).integers(0, 2**31 - 1, restarts)
-    found = []
-    for order_seed in (None, *seeds[1:].tolist()):
-        labels = in_order_of_first_node(library.run(built, resolution, order_seed))
-        found.append(Partition(labels, modularity(graph, labels, resolution)))
-    return max(found, key=lambda one: one.modularity)
+    orders = (None, *seeds[1:].tolist())
+    tried = np.stack(
+        [in_order_of_first_node(library.run(built, resolution, order)) for order in orders]
+    )
+    qualities = [modularity(graph, labels, resolution) for labels in tried]
+    best = int(np.argmax(qualities))  # of equal ones the first
+    return Partition(tried[best], qualities[best], tried)
 
 
 def _sparse_matrix(graph: AffinityGraph) -> Any:

@@ -77,7 +77,9 @@ class Communities(NamedTuple):
 
 
 @compiled
-def best_partition(bits: Array, p: int, q: int, restarts: int, seed: int) -> tuple[Array, int, int]:
+def best_partition(
+    bits: Array, p: int, q: int, restarts: int, seed: int
+) -> tuple[Array, int, int, Array]:
     """Communities of the best of `restarts` runs; of equally good ones the first.
 
     Each of several runs is stirred once, see above; a single one is not.
@@ -85,11 +87,13 @@ def best_partition(bits: Array, p: int, q: int, restarts: int, seed: int) -> tup
     bits: uint64 (N, words), N > 0. p / q: the resolution; 2 max(p, q) w^2 must be below 2^63.
     seed: 0 to 2^63 - 1. The first run takes the nodes in raster order, run r > 0 in an order that
     depends on seed and r. Returns int32 (N,) labels 0.. in order of first node, the number of
-    links inside communities, and the sum of their squared volumes.
+    links inside communities, the sum of their squared volumes, and int32 (T, N) the labels of each
+    of the T partitions that it is the best of.
     """
     graph = _graph(bits, p, q)
     n_tries = 1 if restarts == 1 else 2
     best_labels = np.zeros(len(bits), np.int32)
+    tried = np.empty((restarts * n_tries, len(bits)), np.int32)
     best_links = best_squares = best_score = 0
     for run in range(restarts):
         order = np.arange(len(bits))
@@ -104,10 +108,11 @@ def best_partition(bits: Array, p: int, q: int, restarts: int, seed: int) -> tup
             links, squares = _links_and_squares(graph, communities)
             found = graph.link_weight * links - graph.volume_weight * squares  # q w^2 Q, exactly
             labels = communities.labels
+            tried[n_tries * run + again] = labels
             if (run == 0 and again == 0) or found > best_score:
                 best_links, best_squares, best_score = links, squares, found
                 best_labels[:] = labels
-    return best_labels, best_links, best_squares
+    return best_labels, best_links, best_squares, tried
 
 
 @compiled

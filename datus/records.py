@@ -147,9 +147,13 @@ class ClusterModel:
     """Of the best restart."""
     library: str
     """What ran, for example 'faiss-cpu 1.12.0'."""
+    jury: Array
+    """float32 (R, K, P): the centroids of every restart, those of the best first, each cluster in
+    the place of the best one's cluster that shares most vectors with it."""
 
     def __post_init__(self) -> None:
         _check(self, "centroids", (None, None), "float32")
+        _check(self, "jury", (None, *self.centroids.shape), "float32")
         _check(self, "pca_mean", (None,), "float32")
         _check(self, "pca_axes", (None, len(self.pca_mean)), "float32")
 

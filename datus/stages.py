@@ -274,7 +274,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="segments",
-        version=3,
+        version=4,
         scope="shard",
         needs=lambda config: ("graphs",),
         settings=_segments,
@@ -292,7 +292,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="clusters",
-        version=2,
+        version=3,
         scope="dataset",
         needs=lambda config: () if config.clusters.frozen else ("embeddings",),
         settings=_clusters,
@@ -301,7 +301,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="masks",
-        version=2,
+        version=3,
         scope="shard",
         needs=lambda config: ("segments", "embeddings", "clusters"),
         settings=_masks,

@@ -158,10 +158,12 @@ class _Limits:
             is_new = self._look()
             if self._inside == 0:
                 self._torch_threads = _torch_threads()
+            # before BLAS: an OpenBLAS on OpenMP sets the limit of the calling thread too
+            mine = self.limit_thread()
             if self._inside == 0 or is_new:  # new: a library that came after the first
                 self._blas.append(self._limit_blas())
             self._inside += 1
-        return self.limit_thread()
+        return mine
 
     def limit_thread(self) -> Any:
         """The calling thread only; one that ends soon needs not put it back."""

@@ -20,7 +20,6 @@ from datus.records import (
     WHOLE,
     AffinityGraph,
     Array,
-    Assignments,
     ClusterModel,
     FeatureGrid,
     ImageRecord,
@@ -152,10 +151,11 @@ def build_graphs(context: Context) -> ShardWork:
     return per_image(context, one)
 
 
-# --- segments: labels int32 (gh, gw); community, n_patches (S,), boxes (S, 4), size int32 (2,) --
+# --- segments: labels int32 (gh, gw); community, n_patches, together (S,), boxes (S, 4), size (2,)
 
 
 def build_segments(context: Context) -> ShardWork:
+    from datus.confidence import together
     from datus.louvain import partition
     from datus.segments import split
 
@@ -177,6 +177,7 @@ def build_segments(context: Context) -> ShardWork:
             "community": segments.community,
             "n_patches": segments.n_patches,
             "boxes": segments.boxes,
+            "together": together(segments.labels.ravel(), found.tried),
             "modularity": np.array([segments.modularity]),
             "size": graph["size"],
         }
@@ -294,31 +295,41 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
     return one_image(record, {"vectors": found.vectors, "valid": found.valid}, figures)
 
 
-# --- masks: cluster int16 (S,), margin float32 (S,), pixels int64 (K + 1,), png; files: the PNGs --
+# --- masks: cluster int16 (S,); margin, votes, confidence float32 (S,); pixels int64 (K + 1,);
+#     png, preview uint8 (n,); files: the PNGs ----------------------------------------------------
 
 
 def build_masks(context: Context) -> ShardWork:
-    from datus.clusters import assign
+    from datus.clusters import assign, votes
+    from datus.confidence import confidence
+    from datus.images import preview
     from datus.masks import encode_mask, fill_from_neighbours
 
-    noise = context.config.masks.noise
+    noise, least = context.config.masks.noise, context.config.masks.min_confidence
 
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
         model = cluster_model(inputs["clusters"].arrays[WHOLE])
-        segments = segment_map(inputs["segments"].arrays[record.image_id])
+        segmented = inputs["segments"].arrays[record.image_id]
+        segments = segment_map(segmented)
         embedded = inputs["embeddings"].arrays[record.image_id]
         valid: Array = embedded["valid"]
         if noise == "pool":
             valid = np.any(embedded["vectors"], axis=1)
         found = assign(model, SegmentEmbeddings(embedded["vectors"], valid))
+        agreed = votes(model, embedded["vectors"], found.cluster)
+        sure = confidence(found.margin, agreed, segmented["together"])
         if noise == "nearest":
             found = fill_from_neighbours(segments, found)
-        mask = pixel_mask(context.config, record, segments.labels, found.cluster)
+        cluster = np.where(sure >= least, found.cluster, np.int16(-1))
+        image = read_image(context.config, record)
+        mask = pixel_mask(context.config, image, segments.labels, cluster)
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         counts = np.r_[pixels[: model.n_clusters], pixels[-1:]]
         png = encode_mask(mask)
-        arrays = {**assignment_arrays(found), "pixels": counts}
+        signs = {"margin": found.margin, "votes": agreed, "confidence": sure}
+        arrays = {"cluster": cluster, **signs, "pixels": counts}
         arrays["png"] = np.frombuffer(png, np.uint8)
+        arrays["preview"] = np.frombuffer(preview(image), np.uint8)
         return ShardData(
             arrays={record.image_id: arrays},
             numbers={record.image_id: {"labelled": 1.0 - float(counts[-1]) / mask.size}},
@@ -328,23 +339,19 @@ def build_masks(context: Context) -> ShardWork:
     return per_image(context, one)
 
 
-def pixel_mask(config: Config, record: ImageRecord, segments: Array, cluster: Array) -> Array:
+def pixel_mask(config: Config, image: Array, segments: Array, cluster: Array) -> Array:
     """uint8 (H, W): blocks of patches, or borders that follow the image (masks.refine).
 
-    segments: int32 (gh, gw); cluster: int16 (S,), -1 = none. The image is read only to refine.
+    image: uint8 (H, W, 3); segments: int32 (gh, gw); cluster: int16 (S,), -1 = none.
     """
     by_patch = cluster.astype(np.uint8)[segments]  # int16 -1 becomes 255 = IGNORE
     if config.masks.refine == "none":
         from datus.masks import labels_to_pixels
 
-        return labels_to_pixels(by_patch, record.height, record.width)
+        return labels_to_pixels(by_patch, *image.shape[:2])
     from datus.refine import refine
 
-    return refine(read_image(config, record), by_patch)
-
-
-def assignment_arrays(found: Assignments) -> dict[str, Array]:
-    return {"cluster": found.cluster, "margin": found.margin}
+    return refine(image, by_patch)
 
 
 def cluster_model(arrays: Arrays) -> ClusterModel:
@@ -358,12 +365,14 @@ def cluster_model(arrays: Arrays) -> ClusterModel:
         n_trained=int(n_trained),
         seed=int(seed),
         library=arrays["library"].tobytes().decode(),
+        jury=arrays["jury"],
     )
 
 
 def cluster_arrays(model: ClusterModel) -> dict[str, Array]:
     return {
         "centroids": model.centroids,
+        "jury": model.jury,
         "pca_mean": model.pca_mean,
         "pca_axes": model.pca_axes,
         "figures": np.array([model.inertia, model.n_trained, model.seed], np.float64),

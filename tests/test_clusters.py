@@ -1,5 +1,6 @@
 """k-means and assignment, against planted groups, numpy's SVD and plain loops."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from datus import clusters
-from datus.clusters import assign, faiss_library, fit_clusters, load_faiss
+from datus.clusters import assign, faiss_library, fit_clusters, load_faiss, votes
 from datus.config import ClustersConfig
 from datus.errors import ClusterError, MissingPackage
 from datus.records import Array, ClusterModel, SegmentEmbeddings
@@ -51,6 +52,7 @@ def model_of(centroids: list[list[float]]) -> ClusterModel:
         n_trained=1,
         seed=0,
         library="none",
+        jury=np.array([centroids], np.float32),
     )
 
 
@@ -113,7 +115,7 @@ def test_the_best_of_the_starts_wins_and_its_seed_is_kept() -> None:
     assert inertias == sorted(inertias, reverse=True)  # later starts are added to the earlier ones
     best = fit_clusters(vectors, 8, replace(few, restarts=9), seed=5)
     starts = [clusters._train(vectors, 8, few, None, s) for s in clusters._seeds(5, 9)]
-    assert (best.inertia, best.seed) == min((run[0], run[1]) for run in starts if run)
+    assert (best.inertia, best.seed) == min((run.inertia, run.seed) for run in starts if run)
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_other_starts() -> None:
@@ -431,3 +433,57 @@ def test_torch_and_faiss_live_together_in_either_order(imports: str) -> None:
         timeout=120,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "300.0"), done.stderr
+
+
+# --- agreement of the restarts ---
+
+
+def test_the_jury_holds_every_restart_in_the_order_of_the_best_ones_clusters() -> None:
+    vectors = unit(np.random.default_rng(4).normal(size=(200, 6)))
+    chosen = replace(PLAIN, restarts=5, iterations=3)
+    model = fit_clusters(vectors, 4, chosen, seed=0)
+    assert model.jury.shape == (5, 4, 6)
+    assert model.jury[0].tobytes() == model.centroids.tobytes()
+
+    def nearest(centroids: Array) -> Array:
+        return ((vectors[:, None] - centroids[None]) ** 2).sum(axis=2).argmin(axis=1)
+
+    best = nearest(model.centroids)
+    for centroids in model.jury[1:]:
+        orders = [list(order) for order in itertools.permutations(range(4))]
+        agreed = {tuple(order): int((nearest(centroids[order]) == best).sum()) for order in orders}
+        assert agreed[0, 1, 2, 3] == max(agreed.values())
+
+
+X, Y = [1.0, 0.0], [0.0, 1.0]
+
+
+def test_votes_count_the_restarts_that_agree() -> None:
+    model = replace(
+        model_of([[1, 0], [0, 1]]),
+        jury=np.array(
+            [[[1, 0], [0, 1]], [[1, 0], [0, 1]], [[0, 1], [1, 0]], [[1, 0], [0.9, 0.1]]], "f4"
+        ),
+    )
+    vectors = np.array([[1, 0], [0, 1], [0.8, 0.6], [0, 1]], np.float32)
+    cluster = np.array([0, 1, 0, -1], np.int16)
+    # the third restart has the two exchanged; the fourth takes (0.8, 0.6) to be of cluster 1
+    assert votes(model, vectors, cluster).tolist() == [0.75, 0.75, 0.5, 0.0]
+    assert votes(model_of([[1, 0], [0, 1]]), vectors, cluster).tolist() == [1, 1, 1, 0]
+
+
+def test_votes_of_the_best_restart_are_what_assign_says() -> None:
+    vectors, _ = planted(6, 30, 8, seed=3)
+    noisy = unit(vectors + 0.4 * np.random.default_rng(0).normal(size=vectors.shape))
+    model = fit_clusters(noisy, 6, ClustersConfig(k=(6,), pca=4, restarts=1), seed=1)
+    found = assign(model, embeddings_of(noisy))
+    assert votes(model, noisy, found.cluster).tolist() == [1.0] * len(noisy)
+
+
+def test_votes_of_a_segment_do_not_depend_on_the_others() -> None:
+    vectors, _ = planted(4, 20, 8, seed=5)
+    noisy = unit(vectors + 0.3 * np.random.default_rng(1).normal(size=vectors.shape))
+    model = fit_clusters(noisy, 4, ClustersConfig(k=(4,), pca=0, restarts=6), seed=1)
+    cluster = assign(model, embeddings_of(noisy)).cluster
+    alone = [votes(model, noisy[i : i + 1], cluster[i : i + 1])[0] for i in range(len(noisy))]
+    assert votes(model, noisy, cluster).tolist() == alone

@@ -25,7 +25,8 @@ LAYERS = (
     {"embedders", "selfsupervised"},
     {"views"},
     {"images", "backbones", "affinity", "louvain", "segments"}
-    | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"},
+    | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"}
+    | {"confidence"},
     {"heads", "logits", "modelfiles", "labels"},
     {"segmenter", "trainset"},
     {"predict", "denoise"},

@@ -242,7 +242,7 @@ def test_a_class_table_is_checked_before_anything_is_written(
             "segments.restart: unknown setting; did you mean segments.restarts?",
         ),
         ("[segment]\nrestarts = 3", "segment: unknown setting; did you mean segments?"),
-        ("[masks]\nxyz = 3", "masks.xyz: unknown setting; known: noise, refine"),
+        ("[masks]\nxyz = 3", "masks.xyz: unknown setting; known: noise, refine, min_confidence"),
         ("sead = 3", "sead: unknown setting; did you mean seed?"),
         ("[segments]\nrestarts = 'many'", "segments.restarts: expected int, got 'many'"),
         ("[segments]\nrestarts = 2.5", "segments.restarts: expected int, got 2.5"),
