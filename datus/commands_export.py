@@ -31,6 +31,10 @@ def export(
     min_area: Annotated[
         int, typer.Option("--min-area", help="coco, yolo: leave smaller parts out, in pixels")
     ] = 1,
+    min_confidence: Annotated[
+        float,
+        typer.Option("--min-confidence", help="0 to 1: less sure pixels get no label"),
+    ] = 0.0,
     image_url: Annotated[
         str, typer.Option("--image-url", help="label-studio: what stands before an image's path")
     ] = "/data/local-files/?d=images/",
@@ -52,10 +56,12 @@ def export(
             raise UsageError(f"--polygons is for --to coco, not for {to}")
         if min_area < 1:
             raise UsageError(f"--min-area {min_area}: expected at least 1 pixel")
+        if not 0 <= min_confidence <= 1:
+            raise UsageError(f"--min-confidence {min_confidence}: expected 0 to 1")
         store = Store(run)
         masks = find_masks(store, k, denoised)
         options = Options(polygons=polygons, min_area=min_area, image_url=image_url)
-        request = Request(to, chosen, options, out, names, images, overwrite)
+        request = Request(to, chosen, options, out, names, images, overwrite, min_confidence)
         n_images = len(masks.index.records)
         with Bars().bar(f"export {to}", n_images) as advance:
             done = export_run(store, masks, request, advance)

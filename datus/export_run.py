@@ -4,7 +4,7 @@
     names = cluster_names(store, masks, "matched")
     done = export_run(store, masks, request)             writes the folder
 
-Reads only: index, mask PNGs, and the segments and margins behind them where they are still there.
+Reads only: index, mask PNGs, and the segments behind them where they are still there.
 """
 
 import io
@@ -26,7 +26,7 @@ from datus.exports.records import Item, Options
 from datus.images import decode_image, sha256_of
 from datus.index import Index, read_index
 from datus.masks import decode_labels, labels_to_pixels
-from datus.records import Array, ImageRecord, ShardData
+from datus.records import IGNORE, Array, ImageRecord, ShardData
 from datus.store import ShardReport, Store
 
 RULES = {"matched": "hungarian_strict", "majority": "majority"}
@@ -43,7 +43,7 @@ class Masks:
     mark: str
     k: int
     scored: tuple[str, str]
-    """(fingerprint of masks, of segments) that margins come from."""
+    """(fingerprint of masks, of segments) that confidences come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class Request:
     """Empty, matched, majority, or the path of a names.toml."""
     images: Path | None = None
     overwrite: bool = False
+    min_confidence: float = 0.0
+    """Pixels of segments that are less sure get no label."""
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Exported:
     n_turned: int = 0
     """Images that were stored sideways and are exported upright, as PNG."""
     n_unscored: int = 0
-    """Images whose margins are gone."""
+    """Images whose confidences are gone."""
 
 
 def export_run(
@@ -87,10 +89,10 @@ def export_run(
     about = _about(masks, request, list(classes.names))
 
     def items() -> Iterator[Item]:
-        for record, labels, margin in _masks(store, masks, lookup):
-            item = _item(record, labels, margin, request.images)
+        for record, labels, confidence in _masks(store, masks, lookup, request.min_confidence):
+            item = _item(record, labels, confidence, request.images)
             done.n_images += 1
-            done.n_unscored += margin is None
+            done.n_unscored += confidence is None
             done.n_turned += item.file_name != record.path
             yield item
             advance(1)
@@ -211,9 +213,9 @@ def _report(store: Store, masks: Masks) -> dict[str, Any]:
 
 
 def _masks(
-    store: Store, masks: Masks, lookup: Array
+    store: Store, masks: Masks, lookup: Array, least: float
 ) -> Iterator[tuple[ImageRecord, Array, Array | None]]:
-    """(record, uint8 (H, W) classes, float32 (H, W) margins or None). One shard in memory."""
+    """(record, uint8 (H, W) classes, float32 (H, W) confidences or None). One shard in memory."""
     for shard in masks.index.shards:
         report = store.report(masks.stage, masks.mark, shard.key)
         if report is None:
@@ -223,11 +225,24 @@ def _masks(
             if record.image_id not in report.images:
                 continue
             labels = lookup[_labels(store, masks, record, report)]
-            margin = None
+            confidence = None
             if record.image_id in scored and record.image_id in segments:
                 behind = {**segments[record.image_id], **scored[record.image_id]}
-                margin = pixel_margins(labels, behind, lookup)
-            yield record, labels, margin
+                confidence = pixel_confidence(labels, behind, lookup)
+                labels = _sure(labels, behind, least)
+            elif least:
+                raise WorkError(
+                    f"--min-confidence: the segments of {record.image_id} are gone: run the same "
+                    "datus run again, then export"
+                )
+            yield record, labels, confidence
+
+
+def _sure(labels: Array, behind: dict[str, Array], least: float) -> Array:
+    """The labels without the pixels whose segment is less sure than `least`."""
+    unsure = (behind["confidence"] < least)[behind["labels"]]
+    kept: Array = np.where(labels_to_pixels(unsure, *labels.shape), np.uint8(IGNORE), labels)
+    return kept
 
 
 def _behind(store: Store, masks: Masks, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -258,27 +273,29 @@ def _labels(store: Store, masks: Masks, record: ImageRecord, report: ShardReport
     return decode_labels(data, record.height * record.width)
 
 
-def pixel_margins(labels: Array, behind: dict[str, Array], lookup: Array) -> Array:
-    """float32 (H, W): margin of the segment under each pixel, NaN where that says nothing: the
+def pixel_confidence(labels: Array, behind: dict[str, Array], lookup: Array) -> Array:
+    """float32 (H, W): confidence of the segment under each pixel, NaN where that says nothing: the
     segment has another class than the pixel, or got its cluster from its neighbours.
 
-    labels: uint8 (H, W) classes; behind: labels (gh, gw), cluster and margin (S,); lookup: uint8
-    (256,) class of each cluster.
+    labels: uint8 (H, W) classes; behind: labels (gh, gw), cluster and confidence (S,); lookup:
+    uint8 (256,) class of each cluster.
     """
-    cluster, margin = behind["cluster"], behind["margin"].astype(np.float32)
+    cluster, confidence = behind["cluster"], behind["confidence"].astype(np.float32)
     segment = labels_to_pixels(behind["labels"], *labels.shape)
-    known = np.where((cluster >= 0) & (margin > 0), margin, np.float32(np.nan))
+    known = np.where((cluster >= 0) & (confidence > 0), confidence, np.float32(np.nan))
     agrees = lookup[cluster.astype(np.uint8)][segment] == labels  # -1 becomes 255
     found: Array = np.where(agrees, known[segment], np.float32(np.nan))
     return found
 
 
-def _item(record: ImageRecord, labels: Array, margin: Array | None, images: Path | None) -> Item:
+def _item(
+    record: ImageRecord, labels: Array, confidence: Array | None, images: Path | None
+) -> Item:
     parts = PurePosixPath(record.path)
     if parts.is_absolute() or ".." in parts.parts:
         raise WorkError(f"{record.path}: leads out of the image folder: the index was changed")
     if images is None:
-        return Item(record.image_id, record.path, labels, margin)
+        return Item(record.image_id, record.path, labels, confidence)
     path = images / record.path
     try:
         data = path.read_bytes()
@@ -288,8 +305,8 @@ def _item(record: ImageRecord, labels: Array, margin: Array | None, images: Path
         raise UsageError(f"{path}: not the image that the run saw; run datus run again")
     upright = _upright(data)
     if upright is None:
-        return Item(record.image_id, record.path, labels, margin, data)
-    return Item(record.image_id, f"{record.image_id}.png", labels, margin, upright)
+        return Item(record.image_id, record.path, labels, confidence, data)
+    return Item(record.image_id, f"{record.image_id}.png", labels, confidence, upright)
 
 
 def _upright(data: bytes) -> bytes | None:

@@ -22,7 +22,16 @@ from datus.errors import WorkError
 from datus.executors import Advance
 from datus.index import Index, Shard
 from datus.records import WHOLE, Array, ClusterModel, Confusion, ImageRecord, ShardData
-from datus.report.records import Denoised, Distribution, Example, GalleryItem, KResult, ReportInputs
+from datus.report.records import (
+    Denoised,
+    Distribution,
+    Example,
+    GalleryItem,
+    Kept,
+    KResult,
+    ReportInputs,
+)
+from datus.report.summary import HEADLINE
 from datus.shardwork import Arrays, Context, read_image, read_truth
 from datus.store import ShardReport
 from datus.vectors import sample_vectors
@@ -211,7 +220,26 @@ def _result(config: Config, dataset: Dataset, k: int) -> KResult:
         confusion=confusion,
         scores=score_all(confusion, model.centroids) if confusion else {},
         denoised=again,
+        kept=_kept(dataset, k, confusion) if confusion else (),
     )
+
+
+def _kept(dataset: Dataset, k: int, confusion: Confusion) -> tuple[Kept, ...]:
+    """Scores of what is left as the least sure pixels lose their label; all under one match."""
+    from datus.confidence import N_BINS, kept_counts
+    from datus.metrics import fit_match, score
+
+    rows = np.zeros((N_BINS, k, confusion.n_classes), np.int64)
+    for _, data in dataset.data("evaluate", k):
+        for arrays in data.arrays.values():
+            bins, cluster, true_class, pixels = arrays["by_confidence"].T
+            np.add.at(rows, (bins, cluster, true_class), pixels)
+    match, found = fit_match(confusion, HEADLINE), []
+    for number, counts in enumerate(kept_counts(rows, confusion.counts[-1])):
+        if counts[:-1].any():
+            one = score(Confusion(counts), "hungarian_covered", match=match)
+            found.append(Kept(number / N_BINS, one.coverage, one.accuracy, one.miou))
+    return tuple(found)
 
 
 def _denoised(config: Config, dataset: Dataset, k: int) -> Denoised | None:
@@ -291,7 +319,7 @@ FIGURES = {
     "graphs": ("density",),
     "segments": ("modularity", "n_communities", "n_segments"),
     "embeddings": ("n_valid", "valid_share", "valid_patch_share"),
-    "masks": ("labelled",),
+    "masks": ("labelled", "confidence"),
 }
 
 

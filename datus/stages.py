@@ -225,7 +225,7 @@ def _denoise_fit_needs(config: Config) -> tuple[str, ...]:
 
 
 def _evaluate_needs(config: Config) -> tuple[str, ...]:
-    return ("masks", *(("denoise",) if config.denoise.enabled else ()))
+    return ("segments", "masks", *(("denoise",) if config.denoise.enabled else ()))
 
 
 def _embedding_needs(config: Config) -> tuple[str, ...]:
@@ -329,7 +329,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluate",
-        version=1,
+        version=2,
         scope="shard",
         needs=_evaluate_needs,
         settings=_evaluate,
@@ -338,7 +338,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="report",
-        version=1,
+        version=2,
         scope="dataset",
         needs=_report_needs,
         settings=_report,

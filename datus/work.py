@@ -332,7 +332,12 @@ def build_masks(context: Context) -> ShardWork:
         arrays["preview"] = np.frombuffer(preview(image), np.uint8)
         return ShardData(
             arrays={record.image_id: arrays},
-            numbers={record.image_id: {"labelled": 1.0 - float(counts[-1]) / mask.size}},
+            numbers={
+                record.image_id: {
+                    "labelled": 1.0 - float(counts[-1]) / mask.size,
+                    "confidence": float(sure[segments.labels].mean()),
+                }
+            },
             files={f"{record.image_id}.png": png},
         )
 
@@ -380,11 +385,13 @@ def cluster_arrays(model: ClusterModel) -> dict[str, Array]:
     }
 
 
-# --- evaluate: counts int64 (K + 1, C); denoised, the same of de-noised masks -------------------
+# --- evaluate: counts int64 (K + 1, C); denoised, the same of de-noised masks; by_confidence int32
+#     (n, 4), see `confidence.binned` --------------------------------------------------------------
 
 
 def build_evaluate(context: Context) -> ShardWork:
-    from datus.masks import decode_labels, truth_classes
+    from datus.confidence import binned
+    from datus.masks import decode_labels, labels_to_pixels, truth_classes
     from datus.metrics import count_pixels
 
     config = context.config
@@ -401,6 +408,12 @@ def build_evaluate(context: Context) -> ShardWork:
                 png = inputs[stage].arrays[record.image_id]["png"].tobytes()
                 mask = decode_labels(png, config.data.max_pixels)
                 found[name] = count_pixels(mask, truth, context.k, classes.n_classes).counts
+            if stage == "masks":
+                sure = inputs[stage].arrays[record.image_id]["confidence"]
+                by_patch = sure[inputs["segments"].arrays[record.image_id]["labels"]]
+                by_pixel = labels_to_pixels(by_patch, *mask.shape)
+                shape = context.k, classes.n_classes
+                found["by_confidence"] = binned(by_pixel, mask, truth, shape)
         return one_image(record, found, {"n_known": float(found["counts"].sum())})
 
     return per_image(context, one)

@@ -44,16 +44,16 @@ def traps() -> dict[str, Any]:
 
 
 def items() -> list[Item]:
-    """With images, PNGs of noise; margins on the first."""
+    """With images, PNGs of noise; confidences on the first."""
     found = []
     for number, (image_id, labels) in enumerate(traps().items()):
         noise = np.random.default_rng(number).integers(0, 255, (*labels.shape, 3))
         image = png_bytes(Image.fromarray(noise.astype(np.uint8)))
-        margin = None
+        confidence = None
         if number == 0:
-            margin = np.full(labels.shape, 0.25, np.float32)
-            margin[:, :10] = np.nan
-        found.append(Item(image_id, f"{image_id}.png", labels, margin, image))
+            confidence = np.full(labels.shape, 0.25, np.float32)
+            confidence[:, :10] = np.nan
+        found.append(Item(image_id, f"{image_id}.png", labels, confidence, image))
     return found
 
 

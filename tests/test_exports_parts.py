@@ -58,8 +58,8 @@ def test_parts_come_by_label_then_down_the_columns() -> None:
 
 def test_a_score_is_the_mean_of_the_known_margins() -> None:
     labels = np.array([[0, 0, 0], [1, 1, 255]], np.uint8)
-    margin = np.array([[0.5, np.nan, 0.25], [np.nan, np.nan, 0.9]], np.float32)
-    assert [part.score for part in find_parts(labels, margin)] == [0.375, None]
+    confidence = np.array([[0.5, np.nan, 0.25], [np.nan, np.nan, 0.9]], np.float32)
+    assert [part.score for part in find_parts(labels, confidence)] == [0.375, None]
     assert [part.score for part in find_parts(labels)] == [None, None]
 
 

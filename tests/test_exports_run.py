@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from datus.cli import app
 from datus.errors import UsageError, WorkError
-from datus.export_run import _item, cluster_names, find_masks, pixel_margins
+from datus.export_run import _item, cluster_names, find_masks, pixel_confidence
 from datus.images import sha256_of
+from datus.masks import labels_to_pixels
 from datus.records import IGNORE, ImageRecord
 from datus.store import Store
 
@@ -71,16 +72,52 @@ def test_margins_are_known_where_pixel_and_segment_agree() -> None:
     behind = {
         "labels": np.array([[0, 1], [2, 3]], np.int32),
         "cluster": np.array([0, 1, 1, -1], np.int16),
-        "margin": np.array([0.5, 0.25, 0.0, 0.0], np.float32),  # 0: named by its neighbours
+        "confidence": np.array([0.5, 0.25, 0.0, 0.0], np.float32),  # 0: named by its neighbours
     }
     labels = np.array([[0, 0, 1, 1], [1, 1, 255, 255]], np.uint8)
     lookup = np.full(256, IGNORE, np.uint8)
     lookup[:2] = 0, 1
     nan = np.nan
     expected = [[0.5, 0.5, 0.25, 0.25], [nan, nan, nan, nan]]
-    np.testing.assert_array_equal(pixel_margins(labels, behind, lookup), expected)
+    np.testing.assert_array_equal(pixel_confidence(labels, behind, lookup), expected)
     labels[0, 1] = 1  # a border that was refined
-    assert np.isnan(pixel_margins(labels, behind, lookup)[0, 1])
+    assert np.isnan(pixel_confidence(labels, behind, lookup)[0, 1])
+
+
+def test_less_sure_pixels_lose_their_label(finished: Path, tmp_path: Path) -> None:
+    store = Store(finished)
+    masks = find_masks(store)
+    export(finished, tmp_path / "out", "--min-confidence", "0.5")
+    found, n_lost = png_pillow_raw(tmp_path / "out"), 0
+    for shard in masks.index.shards:
+        behind = [store.read_shard((stage, mark, shard.key)) for stage, mark in
+                  zip(("masks", "segments"), masks.scored, strict=True)]  # fmt: skip
+        for record in shard.records:
+            drawn, cut = (data.arrays[record.image_id] for data in behind if data)
+            mask = masks_of(finished)[record.image_id]
+            sure = labels_to_pixels(drawn["confidence"][cut["labels"]], *mask.shape) >= 0.5
+            np.testing.assert_array_equal(found[record.image_id], np.where(sure, mask, 255))
+            n_lost += int((~sure).sum())
+    assert n_lost > 0
+
+
+def test_confidence_comes_as_a_grey_picture(finished: Path, tmp_path: Path) -> None:
+    export(finished, tmp_path / "out")
+    grey = np.array(Image.open(tmp_path / "out" / "confidence" / "training" / f"{IDS[0]}.png"))
+    assert grey.dtype == np.uint8
+    assert grey.shape == masks_of(finished)[IDS[0]].shape
+    assert grey.max() > 25
+
+
+def test_a_threshold_needs_the_segments_and_a_share(run_copy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    expected = (2, "error: --min-confidence 2.0: expected 0 to 1")
+    assert refused(run_copy, out, "--min-confidence", "2") == expected
+    for path in (run_copy / "segments").rglob("shard-*"):
+        path.unlink()
+    code, text = refused(run_copy, out, "--min-confidence", "0.5")
+    assert code == 1
+    assert text.startswith("error: --min-confidence: the segments of ")
 
 
 # --- names --------------------------------------------------------------------------------------

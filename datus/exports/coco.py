@@ -33,7 +33,7 @@ def write_coco(folder: Path, items: Iterable[Item], classes: Classes, options: O
         for image_number, item in enumerate(items, start=1):
             images.append(_image_row(image_number, item))
             _put_image(folder, item)
-            for part in find_parts(item.labels, item.margin, options.min_area):
+            for part in find_parts(item.labels, item.confidence, options.min_area):
                 number += 1
                 row = {"id": number, "image_id": image_number, "category_id": part.label + 1}
                 row |= _shape(part, item.labels.shape, options.polygons)

@@ -63,7 +63,9 @@ def _region(item: Item, name: str, label: int) -> dict[str, Any]:
         "image_rotation": 0,
         "value": value,
     }
-    known = item.margin[mine & np.isfinite(item.margin)] if item.margin is not None else ()
+    known = (
+        item.confidence[mine & np.isfinite(item.confidence)] if item.confidence is not None else ()
+    )
     return {**region, "score": round(float(np.mean(known)), 6)} if len(known) else region
 
 

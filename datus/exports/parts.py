@@ -25,7 +25,7 @@ class Part:
     box: tuple[int, int, int, int]
     """(top, left, bottom, right), half-open."""
     score: float | None
-    """Mean margin 0..1 over the pixels where it is known; None where it is nowhere."""
+    """Mean confidence 0..1 over the pixels where it is known; None where it is nowhere."""
     starts: Array
     """int64 (n,): first pixel of each run, counted down the columns of the whole image."""
     lengths: Array
@@ -39,17 +39,17 @@ class Part:
         return [left, top, right - left, bottom - top]
 
 
-def find_parts(labels: Array, margin: Array | None = None, min_area: int = 1) -> list[Part]:
+def find_parts(labels: Array, confidence: Array | None = None, min_area: int = 1) -> list[Part]:
     """Parts in order of label, then of their first pixel down the columns.
 
-    labels: uint8 (H, W), IGNORE = none; margin: float32 (H, W), NaN = not known.
+    labels: uint8 (H, W), IGNORE = none; confidence: float32 (H, W), NaN = not known.
     """
     numbers = _numbered(labels)
     flat = numbers.T.ravel()
     starts = np.r_[0, np.flatnonzero(flat[1:] != flat[:-1]) + 1]
     lengths = np.diff(np.r_[starts, flat.size])
     values, run_labels = flat[starts], labels.T.ravel()[starts]
-    scores = _scores(numbers, margin)
+    scores = _scores(numbers, confidence)
     by_part = np.argsort(values, kind="stable")
     edges = np.r_[np.flatnonzero(np.diff(values[by_part], prepend=-1)), values.size]
     boxes = ndimage.find_objects(numbers)
@@ -85,15 +85,15 @@ def _numbered(labels: Array) -> Array:
     return numbers
 
 
-def _scores(numbers: Array, margin: Array | None) -> list[float | None]:
-    """Mean of the known margins by number, six decimals."""
+def _scores(numbers: Array, confidence: Array | None) -> list[float | None]:
+    """Mean of the known confidences by number, six decimals."""
     n_numbers = int(numbers.max(initial=0)) + 1
-    if margin is None:
+    if confidence is None:
         return [None] * n_numbers
-    known = np.isfinite(margin)
+    known = np.isfinite(confidence)
     where = numbers[known]
     counts = np.bincount(where, minlength=n_numbers)
-    sums = np.bincount(where, weights=margin[known].astype(np.float64), minlength=n_numbers)
+    sums = np.bincount(where, weights=confidence[known].astype(np.float64), minlength=n_numbers)
     return [
         round(total / count, 6) if count else None
         for total, count in zip(sums.tolist(), counts.tolist(), strict=True)

@@ -29,10 +29,17 @@ MAX_OBJECTS = 254
 
 
 def write_png(folder: Path, items: Iterable[Item], classes: Classes, options: Options) -> None:
-    """annotations/training/ID.png, images/training/, classes.json and classes.txt."""
+    """annotations/training/ID.png, confidence/training/, images/training/, classes.json and .txt.
+
+    confidence: grey, 255 times the confidence of the segment, 0 where there is none.
+    """
     for item in items:
         png = palette_png(item.labels, classes.colours)
         put(folder, f"annotations/training/{item.image_id}.png", png)
+        if item.confidence is not None:
+            grey = np.rint(255 * np.nan_to_num(item.confidence)).astype(np.uint8)
+            png = png_bytes(Image.fromarray(np.where(item.labels == IGNORE, 0, grey)))
+            put(folder, f"confidence/training/{item.image_id}.png", png)
         if item.image is not None:
             put(folder, f"images/training/{item.file_name}", item.image)
     palette = [classes.colour(label) for label in range(len(classes.names))]

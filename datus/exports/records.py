@@ -16,7 +16,7 @@ class Item:
     """Path of the image, `/`-separated: the image id and a suffix."""
     labels: Array
     """uint8 (H, W): class 0..C-1 or IGNORE."""
-    margin: Array | None = None
+    confidence: Array | None = None
     """float32 (H, W): confidence 0..1 of each pixel, NaN where it is not known."""
     image: bytes | None = None
     """The image file, upright: no tag that tells viewers to turn it. None = not exported."""

@@ -99,6 +99,21 @@ def chart(title: str, series: Mapping[str, Mapping[int, float]]) -> Chart:
     return Chart(title, lines, _k_ticks([(x_of(k), k) for k in ks]), y_ticks)
 
 
+def against_coverage(title: str, points: Sequence[tuple[float, float]]) -> Chart:
+    """`points` are (coverage, score), both percent."""
+    room = CHART_WIDTH - _LEFT - _RIGHT, CHART_HEIGHT - _TOP - _BOTTOM
+    scale = scale_of(max(score for _, score in points))
+
+    def place(coverage: float, score: float) -> Point:
+        y = CHART_HEIGHT - _BOTTOM - score / scale[-1] * room[1]
+        return Point(_LEFT + coverage / 100 * room[0], y, "")
+
+    line = Line("score", tuple(place(*point) for point in points))
+    x_ticks = tuple(Tick(place(value, 0).x, f"{value} %") for value in (0, 25, 50, 75, 100))
+    y_ticks = tuple(Tick(place(0, value).y, short(value)) for value in scale)
+    return Chart(title, (line,), x_ticks, y_ticks)
+
+
 def cumulative(title: str, series: Mapping[str, Sequence[float]]) -> Chart:
     """`series` is name -> quantiles at even steps from 0 to 100 %, values >= 0: x is the value, y
     the percent of all that are no larger."""

@@ -50,6 +50,8 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "confusion": view.confusion_rows(inputs, clusters),
         "sweep_rules": view.sweep_rules(inputs),
         "charts": view.charts(inputs),
+        "confidence_charts": view.confidence_charts(inputs.main),
+        "confidence_rows": view.confidence_rows(inputs.main),
         "sweep": sorted(inputs.sweep, key=lambda result: result.k),
         "boxes": view.boxes(inputs),
         **_drift(inputs),

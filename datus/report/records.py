@@ -60,6 +60,18 @@ class Denoised:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Scores of the pixels whose segment is at least so sure; figures are percent."""
+
+    min_confidence: float
+    coverage: float
+    """Of the pixels with a known class."""
+    accuracy: float
+    """Of the pixels that are left, under the match of all of them."""
+    miou: float
+
+
+@dataclass(frozen=True, slots=True)
 class KResult:
     """What came out for one number of clusters."""
 
@@ -78,6 +90,8 @@ class KResult:
     """Name of the rule -> scores. Empty where there is no truth."""
     denoised: Denoised | None = None
     """None where de-noising is off."""
+    kept: tuple[Kept, ...] = ()
+    """From all pixels to the surest; empty where there is no truth."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.k <= MAX_CLUSTERS, f"KResult.k: expected 1 to 255, got {self.k}")

@@ -8,6 +8,7 @@ defined (the IoU of a class that is not in the truth) is null.
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -41,6 +42,8 @@ DEFINITIONS: dict[str, str] = {
     "cluster_pixels": "pixels of each cluster; the last value counts unlabelled pixels",
     "confusion": "pixels by cluster (rows; the last row is unlabelled) and true class (columns)",
     "match": "class of each cluster; -1 = no class",
+    "by_confidence": "scores of the pixels whose segment is at least so sure, under the match of "
+    "hungarian_strict on all of them",
 }
 
 
@@ -117,6 +120,7 @@ def _k_result(result: KResult) -> dict[str, Any]:
         "cluster_pixels": result.cluster_pixels.tolist(),
         "confusion": None if confusion is None else confusion.counts.tolist(),
         "scores": _scores(result.scores),
+        "by_confidence": [_rounded(asdict(one)) for one in result.kept],
         **({} if again is None else {"denoised": _denoised(again)}),
     }
 

@@ -29,6 +29,8 @@ MEANINGS: dict[str, str] = {
     "embeddings.valid_share": "Share of the segments that are large enough.",
     "embeddings.valid_patch_share": "Share of the patches that lie in such a segment.",
     "masks.labelled": "Share of the pixels that got a label.",
+    "masks.confidence": "How sure the labels are, 0 to 1, over the patches of an image: clear of "
+    "the next cluster, the same in all k-means restarts, together in all Louvain partitions.",
 }
 """What a figure of the run says about it, by stage and name."""
 
@@ -261,6 +263,32 @@ def charts(inputs: ReportInputs) -> list[figures.Chart]:
     spread = {one.k: one.inertia / max(one.n_trained, 1) for one in sweep}
     result.append(figures.chart("mean squared distance to the centroid", {"distance": spread}))
     return result
+
+
+def confidence_charts(result: KResult) -> list[figures.Chart]:
+    """Scores against coverage as the least sure pixels go; none without truth."""
+    if not result.kept:
+        return []
+    return [
+        figures.against_coverage(
+            f"{name} of the pixels that keep a label, percent, against their share",
+            [(one.coverage, getattr(one, key)) for one in result.kept],
+        )
+        for name, key in (("accuracy", "accuracy"), ("mIoU", "miou"))
+    ]
+
+
+CONFIDENCE_STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
+def confidence_rows(result: KResult) -> list[tuple[str, str, str, str]]:
+    """(least confidence, coverage, accuracy, mIoU) as text, at CONFIDENCE_STEPS."""
+    known = {round(one.min_confidence, 6): one for one in result.kept}
+    return [
+        (f"{step:.1f}", f"{one.coverage:.1f}", f"{one.accuracy:.1f}", f"{one.miou:.1f}")
+        for step, one in ((step, known.get(step)) for step in CONFIDENCE_STEPS)
+        if one
+    ]
 
 
 FIGURES = (
