@@ -84,13 +84,16 @@ def fit_clusters(
     )
 
 
-def assign(model: ClusterModel, embeddings: SegmentEmbeddings) -> Assignments:
+def assign(
+    model: ClusterModel, embeddings: SegmentEmbeddings, group: Array | None = None
+) -> Assignments:
     """The nearest centroid of every valid segment of one image; the lowest id on a tie.
 
     The margin is 1 - d1 / d2, from the distances to the nearest and the second nearest centroid; 0
     if both are 0, and 1 with a single cluster. Computed in float64, each segment by itself: what
-    else is in the image changes no byte. Raises ClusterError if the vectors have another size than
-    those that the model was trained on.
+    else is in the image changes no byte. With `group` int16 (K,), clusters of one group are one
+    thing, and the margin is to the nearest centroid of another one.
+    Raises ClusterError if the vectors have another size than those that the model was trained on.
     """
     cluster = np.full(len(embeddings.valid), -1, np.int16)
     margin = np.zeros(len(embeddings.valid), np.float32)
@@ -104,24 +107,45 @@ def assign(model: ClusterModel, embeddings: SegmentEmbeddings) -> Assignments:
     places = places.astype(np.float64)
     distances_KS = np.sqrt([((places - centroid) ** 2).sum(axis=1) for centroid in model.centroids])
     cluster[embeddings.valid] = distances_KS.argmin(axis=0)
+    if group is not None:
+        numbers = np.unique(group)
+        distances_KS = np.stack([distances_KS[group == one].min(axis=0) for one in numbers])
     margin[embeddings.valid] = _margin(distances_KS)
     return Assignments(cluster=cluster, margin=margin)
 
 
-def votes(model: ClusterModel, vectors: Array, cluster: Array) -> Array:
+def votes(model: ClusterModel, vectors: Array, cluster: Array, group: Array | None = None) -> Array:
     """float32 (S,): the share of the restarts whose nearest centroid is that of `cluster` too.
 
     vectors: float32 (S, E); cluster: int16 (S,), as `assign` gives it; 0 where it is -1. The best
-    restart counts among them, so a single one gives 1. Each segment by itself, as in `assign`.
+    restart counts among them, so a single one gives 1. Each segment by itself, and `group`, as in
+    `assign`.
     """
+    same = np.arange(model.n_clusters) if group is None else group
     valid = cluster >= 0
     places = _project(vectors[valid], model.pca_mean, model.pca_axes).astype(np.float64)
     agree = np.zeros(len(places), np.int64)
     for centroids in model.jury:
-        agree += _nearest(places, centroids.astype(np.float64)) == cluster[valid]
+        found = _nearest(places, centroids.astype(np.float64))
+        agree += same[found] == same[cluster[valid]]
     share = np.zeros(len(cluster), np.float32)
     share[valid] = agree / max(len(model.jury), 1)
     return share
+
+
+def places_of(model: ClusterModel, vectors: Array) -> Array:
+    """float32 (n, P): where vectors float32 (n, E) lie in the space of the centroids."""
+    return _project(vectors, model.pca_mean, model.pca_axes)
+
+
+def embedded_centroids(model: ClusterModel) -> Array:
+    """float32 (K, E): the centroids in the space of the embeddings, whatever the PCA was."""
+    if not len(model.pca_mean):
+        return model.centroids
+    axes = model.pca_axes.astype(np.float64)
+    turned = np.einsum("kp,pe->ke", model.centroids.astype(np.float64), axes, optimize=False)
+    found: Array = (model.pca_mean + turned).astype(np.float32)
+    return found
 
 
 def _nearest(places: Array, centroids: Array) -> Array:

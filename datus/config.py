@@ -131,6 +131,9 @@ class ClustersConfig:
     frozen: str = ""
     """A finished run or a file of `datus freeze`: its clusters and mean key are taken and none are
     made, so labels keep their meaning as a dataset grows (docs/growing.md)."""
+    edits: str = ""
+    """edits.json, saved in the browser page: merges, splits, names and drops, done again on the
+    clusters of this run (docs/review.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +227,11 @@ class Config:
             raise ConfigError(
                 "masks.noise: pool needs embeddings.mode = pool, got "
                 f"{self.embeddings.mode}; use nearest or ignore"
+            )
+        if self.clusters.edits and len(self.clusters.k) > 1:
+            raise ConfigError(
+                f"clusters.edits: expected one K, got {len(self.clusters.k)}: edits are made on "
+                "the clusters of one; choose it with --clusters"
             )
         check_denoise(self.denoise, self.clusters.k)
         parse_share(self.speed.shards)

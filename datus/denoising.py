@@ -16,6 +16,7 @@ from datus.executors import Advance
 from datus.gather import Dataset, DatasetWork
 from datus.index import Shard
 from datus.records import WHOLE, Array, ImageRecord, ShardData
+from datus.review import labels_of
 from datus.shardwork import Arrays, Context, Inputs, ShardWork, per_image, read_image
 from datus.threads import map_threads
 
@@ -61,7 +62,7 @@ def build_denoise_fit(context: Context) -> DatasetWork:
     config, runtime = context.config, context.runtime
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
-        spec = segmenter_spec(config, context.k)
+        spec = segmenter_spec(config, labels_of(config, context.k))
         segmenter = build_segmenter(spec, config.seed, runtime.device)
         n_images = len(dataset.index.records)
 
@@ -105,7 +106,8 @@ def _examples(
         return FeatureSet.stored(folder) or _cached(context, dataset, segmenter, folder)
     sources = _sources(context.config, dataset, context.k)
     view = training_view(context.config, segmenter)
-    return ImageSet(sources, context.k, context.config.denoise.drop_share, view)
+    n_labels = labels_of(context.config, context.k)
+    return ImageSet(sources, n_labels, context.config.denoise.drop_share, view)
 
 
 def training_view(config: Config, segmenter: "Segmenter") -> "View":
@@ -149,7 +151,7 @@ def _cached(
     from datus.trainset import CacheWriter
 
     config, k = context.config, context.k
-    writer = CacheWriter(folder, k, config.denoise.drop_share)
+    writer = CacheWriter(folder, labels_of(config, k), config.denoise.drop_share)
     needs = ["masks", *(["features"] if reads_tokens(config) else [])]
     needs += ["segments"] if config.denoise.confidence == "margin" else []
     streams = [dataset.data(need, k) for need in needs]
@@ -222,7 +224,8 @@ def build_denoise(context: Context) -> ShardWork:
     from datus.segmenter import build_segmenter
 
     config = context.config
-    spec = segmenter_spec(config, context.k)
+    n_labels = labels_of(config, context.k)
+    spec = segmenter_spec(config, n_labels)
     segmenter = build_segmenter(spec, config.seed, context.runtime.device)
 
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
@@ -236,7 +239,7 @@ def build_denoise(context: Context) -> ShardWork:
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         arrays = {
             "png": np.frombuffer(png, np.uint8),
-            "pixels": np.r_[pixels[: context.k], pixels[-1:]],
+            "pixels": np.r_[pixels[:n_labels], pixels[-1:]],
         }
         return ShardData(
             arrays={record.image_id: arrays},

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from datus import frozen
+from datus import frozen, review
 from datus.classes import load_classes
 from datus.config import Config, settings_of
 from datus.drift import Drift
@@ -105,6 +105,29 @@ def _build_taken(context: Context, stage: str) -> DatasetWork:
     return work
 
 
+# --- edits: centroids (L, P), group int16 (K,), edits text, split N (parts, P): see `edits` -------
+
+
+def build_edits(context: Context) -> DatasetWork:
+    def work(dataset: Dataset, advance: Advance) -> ShardData:
+        config, vectors = context.config, np.zeros((0, 1), np.float32)
+        if review.reads_vectors(config):
+            counts = dataset.reports("embeddings", context.k)
+            n_all = sum(int(row["n_valid"]) for one in counts for row in one.numbers.values())
+            data, limit = dataset.data("embeddings", context.k), config.clusters.sample
+            vectors, _ = sample_vectors(data, n_all, limit, config.seed, advance)
+        found = _cluster_arrays(dataset, context.k)
+        arrays, conflicts = review.split_all(config, found, vectors)
+        figures = {"n_conflicts": float(len(conflicts))}
+        return ShardData(
+            arrays={WHOLE: arrays},
+            numbers={WHOLE: figures},
+            files={"conflicts.txt": "".join(f"{one}\n" for one in conflicts).encode()},
+        )
+
+    return work
+
+
 # --- center: mean float32 (G, G, D) or (1, 1, D), choice text ------------------------------------
 
 
@@ -158,7 +181,12 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
     sweep = tuple(_result(config, dataset, k) for k in config.clusters.k)
     drift = _drift(config, dataset)
-    said = (drift.words,) if drift and drift.words else ()
+    said: tuple[str, ...] = (drift.words,) if drift and drift.words else ()
+    if config.clusters.edits:
+        k = config.clusters.k[0]
+        left_out = dataset.file("edits", k, "conflicts.txt").decode().splitlines()
+        renames = review.named(config, _cluster_arrays(dataset, k)).conflicts
+        said += tuple(f"edits: {one}" for one in dict.fromkeys([*left_out, *renames]))
     return ReportInputs(
         title=config.name,
         preset=config.preset,
@@ -204,24 +232,41 @@ def _drift(config: Config, dataset: Dataset) -> Drift | None:
 def _result(config: Config, dataset: Dataset, k: int) -> KResult:
     from datus.metrics import score_all
 
-    model = model_of(dataset, k)
-    pixels = np.zeros(k + 1, np.int64)
-    for _, data in dataset.data("masks", k):
-        for arrays in data.arrays.values():
-            pixels += arrays["pixels"]
+    model, centroids = model_of(dataset, k), _label_centroids(config, dataset, k)
+    pixels = _label_pixels(dataset, "masks", k, len(centroids))
     confusion = _confusion(dataset, k) if config.data.truth else None
     again = _denoised(config, dataset, k)
+    said = review.named(config, _cluster_arrays(dataset, k))
     return KResult(
-        k=k,
+        k=len(centroids),
         cluster_pixels=pixels,
         inertia=model.inertia,
         n_trained=model.n_trained,
         library=model.library,
         confusion=confusion,
-        scores=score_all(confusion, model.centroids) if confusion else {},
+        scores=score_all(confusion, centroids) if confusion else {},
         denoised=again,
         kept=_kept(dataset, k, confusion) if confusion else (),
+        names=said.names,
+        gone=said.gone,
     )
+
+
+def _label_centroids(config: Config, dataset: Dataset, k: int) -> Array:
+    """float32 (L, P): of the clusters, or where they were edited, of each label."""
+    if not config.clusters.edits:
+        return model_of(dataset, k).centroids
+    _, data = next(iter(dataset.data("edits", k)))
+    return data.arrays[WHOLE]["centroids"]
+
+
+def _label_pixels(dataset: Dataset, stage: str, k: int, n_labels: int) -> Array:
+    """int64 (L + 1,): pixels of each label over all masks, those without one last."""
+    pixels = np.zeros(n_labels + 1, np.int64)
+    for _, data in dataset.data(stage, k):
+        for arrays in data.arrays.values():
+            pixels += arrays["pixels"]
+    return pixels
 
 
 def _kept(dataset: Dataset, k: int, confusion: Confusion) -> tuple[Kept, ...]:
@@ -229,7 +274,7 @@ def _kept(dataset: Dataset, k: int, confusion: Confusion) -> tuple[Kept, ...]:
     from datus.confidence import N_BINS, kept_counts
     from datus.metrics import fit_match, score
 
-    rows = np.zeros((N_BINS, k, confusion.n_classes), np.int64)
+    rows = np.zeros((N_BINS, confusion.n_clusters, confusion.n_classes), np.int64)
     for _, data in dataset.data("evaluate", k):
         for arrays in data.arrays.values():
             bins, cluster, true_class, pixels = arrays["by_confidence"].T
@@ -248,13 +293,10 @@ def _denoised(config: Config, dataset: Dataset, k: int) -> Denoised | None:
 
     if not config.denoise.enabled:
         return None
-    pixels = np.zeros(k + 1, np.int64)
-    for _, data in dataset.data("denoise", k):
-        for arrays in data.arrays.values():
-            pixels += arrays["pixels"]
+    centroids = _label_centroids(config, dataset, k)
+    pixels = _label_pixels(dataset, "denoise", k, len(centroids))
     _, fitted = next(iter(dataset.data("denoise-fit", k)))
     confusion = _confusion(dataset, k, "denoised") if config.data.truth else None
-    centroids = model_of(dataset, k).centroids
     return Denoised(
         cluster_pixels=pixels,
         n_trained=int(fitted.numbers[WHOLE]["n_trained"]),
@@ -380,7 +422,8 @@ def _gallery(
 ) -> tuple[tuple[GalleryItem, ...], ...]:
     """The most confident segments of each cluster, one from an image."""
     k, size = config.clusters.k[0], config.report.gallery
-    best: list[list[_Candidate]] = [[] for _ in range(k)]
+    n_labels = len(_label_centroids(config, dataset, k))
+    best: list[list[_Candidate]] = [[] for _ in range(n_labels)]
     segments = dataset.data("segments", k)
     for (shard, masks), (_, segmented) in zip(dataset.data("masks", k), segments, strict=True):
         for record in shard.records:

@@ -20,6 +20,10 @@ FrozenClusters = Annotated[
         "--frozen-clusters", help="a finished run, or a file of datus freeze: take its clusters"
     ),
 ]
+EditsFile = Annotated[
+    str,
+    typer.Option("--edits", help="edits.json of the browser page: merges, names ..."),
+]
 RunDir = Annotated[str, typer.Option("--run-dir", help="default: runs/<name of the image folder>")]
 Preset = Annotated[str, typer.Option("--preset", help="best (default) or paper")]
 Backbone = Annotated[str, typer.Option("--backbone", help="see datus backbones; or any timm ViT")]
@@ -56,6 +60,7 @@ OPTIONS = {
     "truth": "data.truth",
     "classes": "data.classes",
     "frozen_clusters": "clusters.frozen",
+    "edits": "clusters.edits",
     "run_dir": "run_dir",
     "preset": "preset",
     "backbone": "features.backbone",

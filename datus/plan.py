@@ -107,10 +107,15 @@ def make_plan(config: Config, index: Index) -> Plan:
             if stage.per_k:
                 nodes.append(_node(config, index, stage, k, nodes))
     if config.clusters.frozen:  # taken, not made: first, so that nothing stands between shards
-        nodes.sort(key=lambda node: node.scope != "dataset" or node.stage not in FROZEN)
+        nodes.sort(key=lambda node: node.scope != "dataset" or not _needs_no_shard(node))
     report = next(stage for stage in shared if stage.name == "report")
     nodes.append(_node(config, index, report, 0, nodes))
     return Plan(tuple(nodes), index.shards)
+
+
+def _needs_no_shard(node: Node) -> bool:
+    """With taken clusters: these themselves, and edits that do not look at the embeddings."""
+    return node.stage in FROZEN or (node.stage == "edits" and "embeddings" not in node.needs)
 
 
 def _node(config: Config, index: Index, stage: Stage, k: int, made: list[Node]) -> Node:

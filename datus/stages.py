@@ -1,7 +1,7 @@
 """The table of stages: the only place that sees both the method and the machine.
 
     index -> features (-> keysums -> center) -> graphs -> segments -> embeddings -> clusters
-          -> masks (-> denoise-fit -> denoise) -> evaluate -> report
+          (-> edits) -> masks (-> denoise-fit -> denoise) -> evaluate -> report
 
 A stage of scope "shard" works on one shard: `work(shard, inputs, advance)`, module `work`. One of
 scope "dataset" works on all: `work(dataset, advance)`, module `gather`. A recipe is all that can
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datus import denoising, frozen, gather, work
+from datus import denoising, frozen, gather, review, work
 from datus.classes import load_classes
 from datus.config import Config, settings_of
 from datus.drift import warning
@@ -92,8 +92,31 @@ def _clusters(config: Config, k: int, index: Index) -> dict[str, Any]:
     if config.clusters.frozen:
         return {"k": k, "frozen": frozen.arrays_id(_frozen(config, k, index).clusters)}
     settings = {**settings_of(config.clusters), "seed": config.seed, "dataset": index.content}
-    del settings["frozen"]
+    for name in ("frozen", "edits"):
+        del settings[name]
     return {**settings, "k": k}
+
+
+def _edits(config: Config, k: int, index: Index) -> dict[str, Any]:
+    found = {**review.settings(config), "k": k}
+    if review.reads_vectors(config):  # splits are k-means
+        found |= {name: getattr(config.clusters, name) for name in _OF_SPLITS} | {
+            "seed": config.seed,
+            "dataset": index.content,
+        }
+    return found
+
+
+_OF_SPLITS = ("spherical", "restarts", "iterations", "sample")
+
+
+def _edits_needs(config: Config) -> tuple[str, ...]:
+    return ("embeddings", "clusters") if review.reads_vectors(config) else ("clusters",)
+
+
+def _masks_needs(config: Config) -> tuple[str, ...]:
+    made = ("segments", "embeddings", "clusters")
+    return (*made, "edits") if config.clusters.edits else made
 
 
 def _frozen(config: Config, k: int, index: Index) -> frozen.Frozen:
@@ -139,6 +162,7 @@ def _report(config: Config, k: int, index: Index) -> dict[str, Any]:
     settings = {**settings_of(config.report), "dataset": index.content, "preset": config.preset}
     settings["title"] = config.name
     settings["failures"] = index.failures
+    settings["names"] = review.name_settings(config)
     if config.clusters.frozen:
         settings["drift"] = True
     if config.data.classes:
@@ -197,6 +221,13 @@ def _warn_dropped(reports: list[ShardReport]) -> list[str]:
     ]
 
 
+def _warn_conflicts(reports: list[ShardReport]) -> list[str]:
+    left_out = sum(_figures(reports, "n_conflicts"))
+    if not left_out:
+        return []
+    return [f"{left_out:.0f} edits could not be done again on these clusters: the report says why"]
+
+
 def _warn_drift(reports: list[ShardReport]) -> list[str]:
     rows = (row for report in reports for row in report.numbers.values())
     return [text for text in map(warning, rows) if text]
@@ -234,6 +265,7 @@ def _embedding_needs(config: Config) -> tuple[str, ...]:
 
 def _report_needs(config: Config) -> tuple[str, ...]:
     made: tuple[str, ...] = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
+    made += ("edits",) if config.clusters.edits else ()
     made += ("denoise-fit", "denoise") if config.denoise.enabled else ()
     return (*made, "evaluate") if config.data.truth else made
 
@@ -300,10 +332,20 @@ STAGES: tuple[Stage, ...] = (
         per_k=True,
     ),
     Stage(
+        name="edits",
+        version=1,
+        scope="dataset",
+        needs=_edits_needs,
+        settings=_edits,
+        build=gather.build_edits,
+        per_k=True,
+        warn=_warn_conflicts,
+    ),
+    Stage(
         name="masks",
         version=3,
         scope="shard",
-        needs=lambda config: ("segments", "embeddings", "clusters"),
+        needs=_masks_needs,
         settings=_masks,
         build=work.build_masks,
         per_k=True,
@@ -356,6 +398,8 @@ def active_stages(config: Config) -> tuple[Stage, ...]:
     left_out = set() if config.data.truth else {"evaluate"}
     if not config.denoise.enabled:
         left_out |= {"denoise-fit", "denoise"}
+    if not config.clusters.edits:
+        left_out |= {"edits"}
     if not _centred(config):
         left_out |= {"keysums", "center"}
     elif config.clusters.frozen:

@@ -295,13 +295,14 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
     return one_image(record, {"vectors": found.vectors, "valid": found.valid}, figures)
 
 
-# --- masks: cluster int16 (S,); margin, votes, confidence float32 (S,); pixels int64 (K + 1,);
+# --- masks: cluster int16 (S,); margin, votes, confidence float32 (S,); pixels int64 (L + 1,);
 #     png, preview uint8 (n,); files: the PNGs ----------------------------------------------------
 
 
 def build_masks(context: Context) -> ShardWork:
-    from datus.clusters import assign, votes
+    from datus.clusters import assign, places_of, votes
     from datus.confidence import confidence
+    from datus.edits import relabelled
     from datus.images import preview
     from datus.masks import encode_mask, fill_from_neighbours
 
@@ -315,16 +316,22 @@ def build_masks(context: Context) -> ShardWork:
         valid: Array = embedded["valid"]
         if noise == "pool":
             valid = np.any(embedded["vectors"], axis=1)
-        found = assign(model, SegmentEmbeddings(embedded["vectors"], valid))
-        agreed = votes(model, embedded["vectors"], found.cluster)
+        edits = inputs["edits"].arrays[WHOLE] if "edits" in inputs else None
+        group = None if edits is None else edits["group"]
+        found = assign(model, SegmentEmbeddings(embedded["vectors"], valid), group)
+        agreed = votes(model, embedded["vectors"], found.cluster, group)
         sure = confidence(found.margin, agreed, segmented["together"])
         if noise == "nearest":
             found = fill_from_neighbours(segments, found)
         cluster = np.where(sure >= least, found.cluster, np.int16(-1))
+        n_labels = model.n_clusters
+        if edits is not None:  # after the neighbours, or what is dropped would come back by them
+            cluster = relabelled(edits, cluster, places_of(model, embedded["vectors"]))
+            n_labels = len(edits["centroids"])
         image = read_image(context.config, record)
         mask = pixel_mask(context.config, image, segments.labels, cluster)
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
-        counts = np.r_[pixels[: model.n_clusters], pixels[-1:]]
+        counts = np.r_[pixels[:n_labels], pixels[-1:]]
         png = encode_mask(mask)
         signs = {"margin": found.margin, "votes": agreed, "confidence": sure}
         arrays = {"cluster": cluster, **signs, "pixels": counts}
@@ -385,7 +392,7 @@ def cluster_arrays(model: ClusterModel) -> dict[str, Array]:
     }
 
 
-# --- evaluate: counts int64 (K + 1, C); denoised, the same of de-noised masks; by_confidence int32
+# --- evaluate: counts int64 (L + 1, C); denoised, the same of de-noised masks; by_confidence int32
 #     (n, 4), see `confidence.binned` --------------------------------------------------------------
 
 
@@ -402,17 +409,18 @@ def build_evaluate(context: Context) -> ShardWork:
         if labels is None:
             return ShardData(arrays={})
         truth = truth_classes(labels, classes, (record.height, record.width))
+        n_labels = len(inputs["masks"].arrays[record.image_id]["pixels"]) - 1
         found = {}
         for stage, name in (("masks", "counts"), ("denoise", "denoised")):
             if stage in inputs:
                 png = inputs[stage].arrays[record.image_id]["png"].tobytes()
                 mask = decode_labels(png, config.data.max_pixels)
-                found[name] = count_pixels(mask, truth, context.k, classes.n_classes).counts
+                found[name] = count_pixels(mask, truth, n_labels, classes.n_classes).counts
             if stage == "masks":
                 sure = inputs[stage].arrays[record.image_id]["confidence"]
                 by_patch = sure[inputs["segments"].arrays[record.image_id]["labels"]]
                 by_pixel = labels_to_pixels(by_patch, *mask.shape)
-                shape = context.k, classes.n_classes
+                shape = n_labels, classes.n_classes
                 found["by_confidence"] = binned(by_pixel, mask, truth, shape)
         return one_image(record, found, {"n_known": float(found["counts"].sum())})
 

@@ -26,7 +26,7 @@ LAYERS = (
     {"views"},
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"}
-    | {"confidence"},
+    | {"confidence", "edits"},
     {"heads", "logits", "modelfiles", "labels"},
     {"segmenter", "trainset"},
     {"predict", "denoise"},
@@ -39,6 +39,7 @@ LAYERS = (
     {"shardwork"},
     {"work"},
     {"frozen", "vectors"},
+    {"review"},
     {"gather"},
     {"denoising"},
     {"stages"},

@@ -61,7 +61,7 @@ def _headline(inputs: ReportInputs) -> list[str]:
     main, scores = inputs.main, view.headline(inputs.main)
     images = f"{inputs.n_images:,} image{'s' if inputs.n_images != 1 else ''}"
     facts = (
-        f"{images}, {main.k} clusters, {main.coverage:.1f} % of all pixels labelled. "
+        f"{images}, {main.n_clusters} clusters, {main.coverage:.1f} % of all pixels labelled. "
         f"Preset `{inputs.preset}`, DatUS {datus.__version__}."
     )
     if scores is None:

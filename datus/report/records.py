@@ -92,9 +92,17 @@ class KResult:
     """None where de-noising is off."""
     kept: tuple[Kept, ...] = ()
     """From all pixels to the surest; empty where there is no truth."""
+    names: tuple[str, ...] = ()
+    """(k,) what a person called each cluster, empty where nobody did; or nothing at all."""
+    gone: tuple[int, ...] = ()
+    """Clusters that a person merged into others or dropped: no pixel has them."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.k <= MAX_CLUSTERS, f"KResult.k: expected 1 to 255, got {self.k}")
+        _require(
+            len(self.names) in (0, self.k),
+            f"KResult.names: expected {self.k} names, got {len(self.names)}",
+        )
         _require_array("KResult.cluster_pixels", self.cluster_pixels, "int64", (self.k + 1,))
         if self.confusion is not None:
             rows = len(self.confusion.counts)
@@ -112,6 +120,15 @@ class KResult:
     def coverage(self) -> float:
         """Percent of all pixels that have a label; 0 where there are no pixels."""
         return _coverage(self.cluster_pixels)
+
+    @property
+    def n_clusters(self) -> int:
+        """Those that are not gone."""
+        return self.k - len(self.gone)
+
+    def name(self, number: int) -> str:
+        """Of a cluster; empty where it has none."""
+        return self.names[number] if self.names else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ DEFINITIONS: dict[str, str] = {
     "scores.coverage": "percent of the pixels with a known true class that got a label",
     "cluster_pixels": "pixels of each cluster; the last value counts unlabelled pixels",
     "confusion": "pixels by cluster (rows; the last row is unlabelled) and true class (columns)",
+    "names": "what a person called each cluster; empty = nobody named it",
+    "gone": "clusters that a person merged into others or dropped",
     "match": "class of each cluster; -1 = no class",
     "by_confidence": "scores of the pixels whose segment is at least so sure, under the match of "
     "hungarian_strict on all of them",
@@ -64,7 +66,7 @@ def summarise(inputs: ReportInputs) -> dict[str, Any]:
         "title": inputs.title,
         "preset": inputs.preset,
         "n_images": inputs.n_images,
-        "clusters": main.k,
+        "clusters": main.n_clusters,
         "coverage": round(main.coverage, 4),
         "classes": None if classes is None else {"name": classes.name, "names": [*classes.names]},
         "headline": HEADLINE if HEADLINE in main.scores else None,
@@ -113,6 +115,8 @@ def _k_result(result: KResult) -> dict[str, Any]:
     confusion, again = result.confusion, result.denoised
     return {
         "k": result.k,
+        "names": list(result.names),
+        "gone": list(result.gone),
         "coverage": round(result.coverage, 4),
         "inertia": _significant(result.inertia),
         "n_trained": result.n_trained,

@@ -65,6 +65,8 @@ class Cluster:
     number: int
     css: str
     striped: bool
+    name: str
+    """What a person called it; or empty."""
     class_name: str | None
     """None where no class is matched to it, or there is no truth."""
     share: float
@@ -157,12 +159,12 @@ def class_rows(inputs: ReportInputs) -> tuple[Class, ...]:
 
 
 def clusters(inputs: ReportInputs) -> tuple[Cluster, ...]:
-    """(K,) in order of number, with their pictures."""
+    """In order of number, without those that are gone, with their pictures."""
     colours = colours_of(inputs)[0]
     scores = headline(inputs.main)
     names = class_names(inputs)
     result = []
-    for number in range(inputs.main.k):
+    for number in (one for one in range(inputs.main.k) if one not in inputs.main.gone):
         matched = -1 if scores is None else int(scores.match[number])
         items = inputs.gallery[number] if inputs.gallery else ()
         result.append(
@@ -170,6 +172,7 @@ def clusters(inputs: ReportInputs) -> tuple[Cluster, ...]:
                 number=number,
                 css=colours.css(number),
                 striped=bool(colours.striped[number]),
+                name=inputs.main.name(number),
                 class_name=names[matched] if matched >= 0 else None,
                 share=_share(inputs.main.cluster_pixels, number),
                 pictures=tuple(_gallery_picture(item, number) for item in items),
