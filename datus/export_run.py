@@ -184,21 +184,30 @@ def _upstream(store: Store, stage: str, mark: str, need: str) -> str:
 # --- names --------------------------------------------------------------------------------------
 
 
-def cluster_names(store: Store, masks: Masks, names: str = "") -> list[str]:
-    """(K,) name of each cluster: its number, what a file says, or the class that it matched."""
-    if not names:
-        return default_names(masks.k)
+def cluster_names(store: Store, masks: Masks, names: str = "") -> list[str | None]:
+    """(L,) name of each label: what a person called it, or its number; with `names` what a file
+    says, or the class that it matched. None for one that was merged into another, or dropped."""
+    report = _report(store, masks)
+    edited = "edits" in _recipe(store, "masks", masks.scored[0])["upstream"]
+    if report is None and (names in RULES or edited):
+        raise WorkError(f"{store.url}: no report of K = {masks.k}: run the same datus run again")
+    rows = [row for row in (report or {}).get("sweep", ()) if edited or row["k"] == masks.k]
+    row: dict[str, Any] = rows[0] if rows else {}
+    base = default_names(int(row.get("k", masks.k)))
+    found = [given or number for given, number in zip(row.get("names") or base, base, strict=True)]
     if names in RULES:
-        report = _report(store, masks)
-        return matched_names(report, masks.k, RULES[names], masks.stage == "denoise")
-    path = Path(names)
-    if not path.is_file():
-        raise UsageError(f"--names {names}: expected {', '.join(RULES)} or a TOML file")
-    return read_names(path, masks.k)
+        found = matched_names(report or {}, row, found, RULES[names], masks.stage == "denoise")
+    elif names:
+        path = Path(names)
+        if not path.is_file():
+            raise UsageError(f"--names {names}: expected {', '.join(RULES)} or a TOML file")
+        found = read_names(path, found)
+    gone = row.get("gone", [])
+    return [None if number in gone else name for number, name in enumerate(found)]
 
 
-def _report(store: Store, masks: Masks) -> dict[str, Any]:
-    """report.json of a run that had these masks; the newest."""
+def _report(store: Store, masks: Masks) -> dict[str, Any] | None:
+    """report.json of a run that had these masks, the newest; None where there is none."""
     for mark, recipe in store.recipes("report"):
         upstream = recipe["upstream"]
         if upstream.get(f"{masks.stage}:{masks.k}") == masks.mark:
@@ -206,7 +215,7 @@ def _report(store: Store, masks: Masks) -> dict[str, Any]:
                 return dict(json.loads(store.read("report", mark, "files", "report.json")))
             except (FileNotFoundError, ValueError):
                 continue
-    raise WorkError(f"{store.url}: no report of K = {masks.k}: run the same datus run again")
+    return None
 
 
 # --- one image after the other ------------------------------------------------------------------

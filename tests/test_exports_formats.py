@@ -331,7 +331,7 @@ def names_file(folder: Path, text: str) -> Path:
 
 def test_clusters_of_one_name_become_one_class(tmp_path: Path) -> None:
     path = names_file(tmp_path, '[names]\n1 = "sky"\n3 = "sky"\n0 = "road"\n')
-    names = read_names(path, 4)
+    names = read_names(path, default_names(4))
     assert names == ["road", "sky", "cluster 2", "sky"]
     found, lookup = make_classes(names)
     assert found.names == ("road", "sky", "cluster 2")
@@ -356,20 +356,26 @@ def test_clusters_of_one_name_become_one_class(tmp_path: Path) -> None:
 def test_wrong_names_say_what_is_expected(text: str, message: str, tmp_path: Path) -> None:
     path = names_file(tmp_path, text)
     with pytest.raises(UsageError) as error:
-        read_names(path, 4)
+        read_names(path, default_names(4))
     assert str(error.value) == f"{path}: {message}"
 
 
 def test_matched_names_are_those_of_the_rule() -> None:
     scores = {"majority": {"match": [1, 1, 0]}, "hungarian_strict": {"match": [1, -1, 0]}}
     row = {"k": 3, "scores": scores, "denoised": {"scores": {"majority": {"match": [0, 0, 0]}}}}
-    report = {"classes": {"name": "x", "names": ["road", "sky"]}, "sweep": [{"k": 2}, row]}
-    assert matched_names(report, 3, "hungarian_strict") == ["sky", "cluster 1", "road"]
-    assert matched_names(report, 3, "majority") == ["sky", "sky", "road"]
-    assert matched_names(report, 3, "majority", denoised=True) == ["road"] * 3
-    for broken in ({**report, "classes": None}, {"classes": report["classes"], "sweep": []}):
+    report, known = {"classes": {"name": "x", "names": ["road", "sky"]}}, default_names(3)
+    assert matched_names(report, row, known, "hungarian_strict") == ["sky", "cluster 1", "road"]
+    assert matched_names(report, row, known, "majority") == ["sky", "sky", "road"]
+    assert matched_names(report, row, known, "majority", denoised=True) == ["road"] * 3
+    for broken in (({"classes": None}, row), (report, {})):
         with pytest.raises(UsageError, match="was not scored by majority for K = 3"):
-            matched_names(broken, 3, "majority")
+            matched_names(*broken, known, "majority")
+
+
+def test_a_cluster_that_is_gone_makes_no_class() -> None:
+    classes, lookup = make_classes(["road", None, "sky"])
+    assert classes.names == ("road", "sky")
+    assert lookup[:4].tolist() == [0, 255, 1, 255]
 
 
 def test_colours_of_classes_differ_and_none_is_black() -> None:

@@ -1,8 +1,8 @@
 """Which class a cluster is, and what the class is called.
 
 default_names(12)                       "cluster 0" ... "cluster 11"
-read_names(Path("names.toml"), 12)      a person's names; the rest keep their number
-matched_names(report, 12, "hungarian_strict")    those of the true classes, from report.json
+read_names(Path("names.toml"), names)   a person's names; the rest stay what they are
+matched_names(report, row, names, "hungarian_strict")    those of the true classes
 classes, lookup = make_classes(names)   clusters of one name become one class
 """
 
@@ -23,8 +23,8 @@ def default_names(k: int) -> list[str]:
     return [f"cluster {number}" for number in range(k)]
 
 
-def read_names(path: Path, k: int) -> list[str]:
-    """(K,) names from a TOML file. Raises UsageError with the cure.
+def read_names(path: Path, known: Sequence[str]) -> list[str]:
+    """(K,) names from a TOML file, the others as in `known`. Raises UsageError with the cure.
 
     [names]
     0 = "road"
@@ -34,7 +34,7 @@ def read_names(path: Path, k: int) -> list[str]:
     table = read_toml(path).get("names")
     if not isinstance(table, dict):
         raise UsageError(f'{path}: expected a block [names] with lines such as 3 = "sky"')
-    names = default_names(k)
+    names, k = list(known), len(known)
     for key, name in table.items():
         if not key.isdecimal() or int(key) >= k:
             raise UsageError(f"{path}: expected clusters 0 to {k - 1}, got {key}")
@@ -47,35 +47,41 @@ def read_names(path: Path, k: int) -> list[str]:
 
 
 def matched_names(
-    report: Mapping[str, Any], k: int, rule: str, denoised: bool = False
+    report: Mapping[str, Any],
+    row: Mapping[str, Any],
+    known: Sequence[str],
+    rule: str,
+    denoised: bool = False,
 ) -> list[str]:
-    """(K,) names of the classes that `rule` matched; a cluster without one keeps its number.
+    """(K,) names of the classes that `rule` matched; a cluster without one stays as in `known`.
+
+    report: report.json; row: of its sweep, the K in question.
 
     Raises UsageError: the run had no true masks, or no such rule for this K.
     """
-    rows = [row for row in report.get("sweep", []) if row["k"] == k]
-    row = rows[0] if rows else {}
     scores = (row.get("denoised") or {} if denoised else row).get("scores") or {}
     if not report.get("classes") or rule not in scores:
         have = f"; its report has {', '.join(scores)}" if scores else ""
         raise UsageError(
-            f"--names: the run was not scored by {rule} for K = {k}{have}; "
+            f"--names: the run was not scored by {rule} for K = {len(known)}{have}; "
             "give the run --truth and --classes, or a names.toml"
         )
-    names = default_names(k)
+    names = list(known)
     for cluster, label in enumerate(scores[rule]["match"]):
         if label >= 0:
             names[cluster] = str(report["classes"]["names"][label])
     return names
 
 
-def make_classes(names: Sequence[str]) -> tuple[Classes, Array]:
+def make_classes(names: Sequence[str | None]) -> tuple[Classes, Array]:
     """(Classes, uint8 (256,): class of each cluster). Clusters of one name become one class, which
-    has the place and the colour of the first of them."""
+    has the place and the colour of the first of them; None makes no class."""
     found: dict[str, int] = {}
     colours = np.zeros((256, 3), np.uint8)
     lookup = np.full(256, IGNORE, np.uint8)
     for cluster, name in enumerate(names):
+        if name is None:
+            continue
         if name not in found:
             colours[len(found)] = PALETTE[cluster]
             found[name] = len(found)
