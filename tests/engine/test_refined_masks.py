@@ -41,7 +41,8 @@ def test_refined_masks_are_written_and_scored(dataset: Dataset, tmp_path: Path) 
     config = dataset.config(tmp_path, REFINED)
     result, _ = go(config)
     assert list(made(result)) == ["masks (K = 3)", "evaluate (K = 3)", "report"]
-    assert {"noise": "nearest", "refine": "bilateral"} in mask_settings(tmp_path)
+    expected = {"noise": "nearest", "refine": "bilateral", "min_confidence": 0.0}
+    assert expected in mask_settings(tmp_path)
     masks = written(tmp_path)
     assert masks.keys() == blocks.keys() == {"a0", "b/c0", "d0"}
     assert any(not np.array_equal(masks[name], blocks[name]) for name in masks)
