@@ -51,3 +51,8 @@ fuzz: $(STAMP)  ## hostile bytes into every reader; SECONDS=600 for longer
 bench-pipeline: $(STAMP)  ## where the time of a run goes: make bench-pipeline IMAGES=photos/
 	$(BIN)/python benchmarks/bench_pipeline.py --images $(IMAGES) $(if $(TRUTH),--truth $(TRUTH)) \
 		$(if $(CLASSES),--classes $(CLASSES)) --sizes $(or $(SIZES),0,4000) $(ARGS)
+
+.PHONY: docs
+docs: $(STAMP)  ## settings.md and the outputs of the tour, afresh
+	$(BIN)/python docs/make_settings.py
+	$(BIN)/python docs/run_tour.py

@@ -3,48 +3,69 @@
 A folder of images goes in; one dense pseudo-mask per image comes out, its classes shared by the
 whole folder. No labels, no training (Kumar, Sur and Baruah, "DatUS", section III).
 
+    import datus
+    result = datus.mine("photos", clusters=12)
+    result[0].mask                      uint8 (H, W), the image's own size
+    result.plot(), result.scores, result.export("coco", "out"), result.predict("more")
+
 The package reads top to bottom: `images`, `backbones`, `affinity`, `louvain`, `segments`,
 `embeddings`, `clusters`, `masks` and `metrics` are the method, arrays in and arrays out. `store`,
-`executors` and `runner` are the machine around it. `stages` is the table that joins the two.
+`executors` and `runner` are the machine around it. `stages` is the table that joins the two, `api`
+is what the names below are.
 
-    from datus import Config, Store, run
-    config = Config.load(None, {"data.images": "photos", "clusters.k": [12]})
-    run(config, Store(config.run_path))
-
-The names below are loaded on first use, so that `import datus` costs nothing.
+They are loaded on first use, so that `import datus` costs nothing. Functions of the method are in
+their modules: `from datus.louvain import partition`.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from datus.api import compare_runs, evaluate, export, load, mine
+    from datus.config import Config
+    from datus.errors import DatusError
+    from datus.masked import MaskedImage
+    from datus.metrics import Scores
+    from datus.results import Cluster, Result
+    from datus.runner import run
+    from datus.store import Store
+
+__all__ = [
+    "Cluster",
+    "Config",
+    "DatusError",
+    "MaskedImage",
+    "Result",
+    "Scores",
+    "Store",
+    "__version__",
+    "compare_runs",
+    "evaluate",
+    "export",
+    "load",
+    "mine",
+    "run",
+]
+
 _HOME = {
+    **dict.fromkeys(("compare_runs", "evaluate", "export", "load", "mine"), "api"),
+    **dict.fromkeys(("Cluster", "Result"), "results"),
     "Config": "config",
     "DatusError": "errors",
+    "MaskedImage": "masked",
+    "Scores": "metrics",
     "Store": "store",
-    "affinity_graph": "affinity",
-    "assign": "clusters",
-    "evaluate_folders": "evaluation",
-    "fit_clusters": "clusters",
-    "load_backbone": "backbones",
-    "load_classes": "classes",
-    "paint": "masks",
-    "partition": "louvain",
-    "pool": "embeddings",
     "run": "runner",
-    "score_all": "metrics",
-    "split": "segments",
 }
 
-__all__ = ["__version__"]
-__all__ += list(_HOME)
+if not TYPE_CHECKING:  # or a name that is not there would have the type Any
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'datus' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"datus.{_HOME[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module 'datus' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"datus.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

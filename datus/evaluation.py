@@ -4,6 +4,7 @@ In:  a folder of masks (cluster ids, 255 = unlabelled), a folder of true masks, 
 Out: the scores of all rules (module `metrics`) as a JSON-ready dict, and who was left out and why.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,31 @@ from datus.threads import map_threads, n_cores
 def evaluate_folders(
     masks: Path, truth: Path, classes: Path, n_clusters: int = 0, max_failed: int = 0
 ) -> dict[str, Any]:
+    """The scores of two folders, ready for JSON; arguments and errors of `count_folders`."""
+    counted = count_folders(masks, truth, classes, n_clusters, max_failed)
+    scores = {rule: found.as_dict() for rule, found in score_all(counted.confusion).items()}
+    return {
+        "n_images": counted.n_images,
+        "clusters": counted.confusion.n_clusters,
+        "classes": counted.confusion.n_classes,
+        "scores": {rule: scores[rule] for rule in RULES if rule in scores},
+        "failures": counted.failures,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The pixels of two folders."""
+
+    confusion: Confusion
+    n_images: int
+    failures: dict[str, str]
+    """name -> why it was left out, in order."""
+
+
+def count_folders(
+    masks: Path, truth: Path, classes: Path, n_clusters: int = 0, max_failed: int = 0
+) -> Counted:
     """`n_clusters` = 0: the highest label + 1. Files are matched by relative path without suffix.
 
     Raises UsageError if folders do not fit, TooManyFailures if more than `max_failed` masks lack a
@@ -48,15 +74,7 @@ def evaluate_folders(
     counts = [found for found in counted.values() if not isinstance(found, str)]
     if len(failures) > max_failed or not counts:
         raise TooManyFailures(_refusal(failures, max_failed))
-    confusion = _fitted(counts, n_clusters)
-    scores = {rule: found.as_dict() for rule, found in score_all(confusion).items()}
-    return {
-        "n_images": len(counts),
-        "clusters": confusion.n_clusters,
-        "classes": table.n_classes,
-        "scores": {rule: scores[rule] for rule in RULES if rule in scores},
-        "failures": dict(sorted(failures.items())),
-    }
+    return Counted(fitted(counts, n_clusters), len(counts), dict(sorted(failures.items())))
 
 
 def _refusal(failures: dict[str, str], max_failed: int) -> str:
@@ -93,7 +111,7 @@ def _read(path: Path) -> bytes:
         raise ImageError(f"cannot be read: {error.strerror}") from None
 
 
-def _fitted(counts: list[Array], n_clusters: int) -> Confusion:
+def fitted(counts: list[Array], n_clusters: int) -> Confusion:
     """The sum over images, with only as many cluster rows as there are clusters."""
     total = add(Confusion(one) for one in counts).counts
     used = np.flatnonzero(total[:IGNORE].sum(axis=1))

@@ -229,11 +229,11 @@ def _masks(
         report = store.report(masks.stage, masks.mark, shard.key)
         if report is None:
             raise WorkError(f"{masks.stage}: shard {shard.key} is gone: run datus run again")
-        scored, segments = _behind(store, masks, shard.key)
+        scored, segments = read_behind(store, masks, shard.key)
         for record in shard.records:
             if record.image_id not in report.images:
                 continue
-            labels = lookup[_labels(store, masks, record, report)]
+            labels = lookup[read_labels(store, masks, record, report)]
             confidence = None
             if record.image_id in scored and record.image_id in segments:
                 behind = {**segments[record.image_id], **scored[record.image_id]}
@@ -254,7 +254,7 @@ def _sure(labels: Array, behind: dict[str, Array], least: float) -> Array:
     return kept
 
 
-def _behind(store: Store, masks: Masks, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_behind(store: Store, masks: Masks, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arrays of masks, of segments) by image; nothing where they were pruned or are damaged."""
     found = []
     for stage, mark in zip(("masks", "segments"), masks.scored, strict=True):
@@ -267,7 +267,7 @@ def _behind(store: Store, masks: Masks, key: str) -> tuple[dict[str, Any], dict[
     return found[0], found[1]
 
 
-def _labels(store: Store, masks: Masks, record: ImageRecord, report: ShardReport) -> Array:
+def read_labels(store: Store, masks: Masks, record: ImageRecord, report: ShardReport) -> Array:
     """uint8 (H, W): clusters. Raises WorkError if the PNG is not the one that was written."""
     name = f"{record.image_id}.png"
     try:

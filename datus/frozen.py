@@ -203,7 +203,11 @@ def _source(origin: str) -> Store:
 def _read_run(store: Store, origin: str, k: int) -> Frozen:
     report = _finished(store, origin)
     _check_k(origin, k, _ks(report))
-    made = report["upstream"]
+    return read_made(store, origin, k, report["upstream"])
+
+
+def read_made(store: Store, origin: str, k: int, made: Mapping[str, str]) -> Frozen:
+    """What a report with the fingerprints `made` ("clusters:12" -> ...) stands on. WorkError."""
     recipes = {stage: _recipe(store, origin, stage, made[stage]) for stage in SEEN}
     recipes["clusters"] = _recipe(store, origin, "clusters", made[f"clusters:{k}"])
     center = recipes["graphs"]["upstream"].get("center")

@@ -407,7 +407,7 @@ def _spread(records: list[ImageRecord], n_wanted: int) -> list[ImageRecord]:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Candidate:
+class Candidate:
     """A segment for the gallery; the order is by confidence, then by name."""
 
     margin: float
@@ -423,13 +423,13 @@ def _gallery(
     """The most confident segments of each cluster, one from an image."""
     k, size = config.clusters.k[0], config.report.gallery
     n_labels = len(_label_centroids(config, dataset, k))
-    best: list[list[_Candidate]] = [[] for _ in range(n_labels)]
+    best: list[list[Candidate]] = [[] for _ in range(n_labels)]
     segments = dataset.data("segments", k)
     for (shard, masks), (_, segmented) in zip(dataset.data("masks", k), segments, strict=True):
         for record in shard.records:
             if record.image_id in masks.arrays:
                 arrays = masks.arrays[record.image_id], segmented.arrays[record.image_id]
-                for cluster, candidate in _candidates(record, *arrays):
+                for cluster, candidate in candidates(record, *arrays):
                     best[cluster] = heapq.nlargest(size, [*best[cluster], candidate])
         advance(len(shard.records))
     wanted = {one.image_id for row in best for one in row}
@@ -437,9 +437,9 @@ def _gallery(
     return tuple(tuple(_item(config, records[one.image_id], one) for one in row) for row in best)
 
 
-def _candidates(
+def candidates(
     record: ImageRecord, masks: dict[str, Array], segments: dict[str, Array]
-) -> Iterator[tuple[int, _Candidate]]:
+) -> Iterator[tuple[int, Candidate]]:
     """(cluster, the image's most confident segment of it)."""
     rows, columns = segments["labels"].shape
     cluster, margin = masks["cluster"], masks["margin"]
@@ -448,18 +448,18 @@ def _candidates(
         segment = int(members[np.argmax(margin[members])])
         top, left, bottom, right = segments["boxes"][segment].tolist()
         box = (top / rows, left / columns, bottom / rows, right / columns)
-        yield one, _Candidate(float(margin[segment]), record.image_id, box, segment)
+        yield one, Candidate(float(margin[segment]), record.image_id, box, segment)
 
 
-def _item(config: Config, record: ImageRecord, one: _Candidate) -> GalleryItem:
+def _item(config: Config, record: ImageRecord, one: Candidate) -> GalleryItem:
     top, left, bottom, right = one.box
     picture = read_image(config, record)[
-        _pixels(top, bottom, record.height), _pixels(left, right, record.width)
+        pixels_of(top, bottom, record.height), pixels_of(left, right, record.width)
     ]
     return GalleryItem(record.image_id, picture, one.margin)
 
 
-def _pixels(low: float, high: float, side: int) -> slice:
+def pixels_of(low: float, high: float, side: int) -> slice:
     """At least one pixel, also where patches are smaller than pixels."""
     first = min(int(low * side), side - 1)
     return slice(first, max(first + 1, round(high * side)))

@@ -54,8 +54,11 @@ LAYERS = (
     | {"predict_folder", "onnx_export", "fit"},
     {"compare"},
     {"options", "terminal"},
+    {"intake", "display", "finished"},
+    {"masked"},
+    {"results"},
     {"commands", "commands_predict", "commands_fit", "commands_export"},
-    {"cli"},
+    {"cli", "api"},
     {"__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
