@@ -15,6 +15,7 @@
     datus run --images photos/ --frozen-clusters runs/photos          more images, the same clusters
     datus freeze runs/photos --out words.safetensors  its clusters in one file, for other machines
     datus export RUN --to coco --out DIR              the masks for another tool
+    datus suggest-k RUN                               how many clusters, and whether to believe them
     datus prune pipelines/suim.toml                   what no current setting needs
     datus verify pipelines/suim.toml --mend           every stored byte against its checksum
 
@@ -26,7 +27,14 @@ from typing import Annotated
 
 import typer
 
-from datus import __version__, commands, commands_export, commands_fit, commands_predict
+from datus import (
+    __version__,
+    commands,
+    commands_export,
+    commands_fit,
+    commands_k,
+    commands_predict,
+)
 from datus.config import Config
 from datus.errors import UsageError, WorkError, size_text
 from datus.options import (
@@ -225,8 +233,9 @@ for command in (
     commands.freeze,
     *(commands_fit.fit, commands_predict.predict, commands_predict.export_onnx),
     commands_export.export,
+    commands_k.suggest_k,
 ):
-    app.command()(command)
+    app.command(command.__name__.replace("_", "-"))(command)
 
 
 def _version(value: bool) -> None:

@@ -4,6 +4,7 @@
     assign         the segments of one image -> a cluster id and a margin each; needs no FAISS
     votes          the same -> the share of the restarts that agree with that cluster
     offsets        float32 (n, E) -> the nearest centroid, and how far out each vector lies
+    reduced        float32 (n, E) -> float32 (n, P): the space that k-means works in
 
 FAISS runs k-means from several random starts; the start with the least inertia wins. It sees every
 vector (its own default drops all but 256 a cluster). Starts run side by side, each on one thread,
@@ -174,6 +175,14 @@ def offsets(model: ClusterModel, vectors: Array) -> tuple[Array, Array]:
             whole = ((vectors[rows].astype(np.float64) - model.pca_mean) ** 2).sum(axis=1)
             lengths[1, rows] = np.sqrt(np.maximum(whole - (here**2).sum(axis=1), 0.0))
     return cluster, lengths
+
+
+def reduced(vectors: Array, pca: int) -> Array:
+    """float32 (n, E) in the space that k-means works in, (n, P): `fit_clusters` with `pca = 0` does
+    there what it does on `vectors` with `pca`. Raises ClusterError as it does."""
+    _check_vectors(vectors, 1)
+    ((mean, axes),) = map_threads(functools.partial(_fit_pca, vectors), [pca], 1)
+    return np.ascontiguousarray(_project(vectors, mean, axes))
 
 
 def load_faiss() -> ModuleType:

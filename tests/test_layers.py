@@ -21,12 +21,12 @@ LAYERS = (
     # the method: these do not import one another, but for the helpers of the first rows
     {"compiled"},
     {"zoo", "converters"},
-    {"pixels", "checkpoints", "louvain_kernel", "sources", "inference"},
+    {"pixels", "checkpoints", "louvain_kernel", "sources", "inference", "partitions"},
     {"embedders", "selfsupervised"},
-    {"views"},
+    {"views", "trust"},
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"}
-    | {"confidence", "edits"},
+    | {"confidence", "edits", "verdicts"},
     {"heads", "logits", "modelfiles", "labels"},
     {"segmenter", "trainset"},
     {"predict", "denoise"},
@@ -51,13 +51,13 @@ LAYERS = (
     {"forecast"},
     {"preflight"},
     {"status", "verify", "evaluation", "outcomes", "pretrain", "export_run"}
-    | {"predict_folder", "onnx_export", "fit"},
+    | {"predict_folder", "onnx_export", "fit", "suggest"},
     {"compare"},
     {"options", "terminal"},
     {"intake", "display", "finished"},
     {"masked"},
     {"results"},
-    {"commands", "commands_predict", "commands_fit", "commands_export"},
+    {"commands", "commands_predict", "commands_fit", "commands_export", "commands_k"},
     {"cli", "api"},
     {"__main__"},
 )
