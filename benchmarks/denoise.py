@@ -37,6 +37,7 @@ from datus.index import make_index, read_index
 from datus.logits import logits_to_pixels
 from datus.masks import fill_from_neighbours, labels_to_pixels, truth_classes
 from datus.metrics import RULES, add, count_pixels, fit_match, score
+from datus.modelarrays import cluster_model
 from datus.plan import find_node, make_plan
 from datus.records import IGNORE, WHOLE, Array, Confusion, ImageRecord, SegmentEmbeddings
 from datus.refine import refine
@@ -45,7 +46,7 @@ from datus.segmenter import build_segmenter, load_segmenter
 from datus.shardwork import read_image, read_truth
 from datus.store import Store
 from datus.threads import map_threads, n_cores
-from datus.work import cluster_model, segment_map
+from datus.work import segment_map
 
 LINEAR: dict[str, Any] = {"denoise.head": "linear"}
 CONV: dict[str, Any] = {"denoise.head": "conv", "denoise.epochs": 3}

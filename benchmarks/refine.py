@@ -35,13 +35,13 @@ from datus.classes import load_classes
 from datus.config import EMBEDDED_BACKBONE, Config
 from datus.masks import labels_to_pixels
 from datus.metrics import add, count_pixels, score
+from datus.modelarrays import cluster_model
 from datus.plan import find_node
 from datus.records import IGNORE, WHOLE, Array, ClusterModel
 from datus.refine import Bilateral, refine
 from datus.runner import run
 from datus.store import Store
 from datus.threads import map_threads
-from datus.work import cluster_model
 
 
 @dataclass(frozen=True)

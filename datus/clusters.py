@@ -1,6 +1,7 @@
 """Vectors to (PCA to) k-means to centroids, and segments to the nearest centroid (paper III-D).
 
     fit_clusters   float32 (n, E), all valid segments of the dataset -> ClusterModel, K centroids
+    fit_space      the PCA alone, for clusters that are made elsewhere; project: into its space
     assign         the segments of one image -> a cluster id and a margin each; needs no FAISS
     votes          the same -> the share of the restarts that agree with that cluster
     offsets        float32 (n, E) -> the nearest centroid, and how far out each vector lies
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from datus.config import ClustersConfig
+from datus.clusters_config import ClustersConfig
 from datus.errors import ClusterError, MissingPackage
 from datus.records import Array, Assignments, ClusterModel, SegmentEmbeddings
 from datus.threads import map_threads
@@ -60,8 +61,7 @@ def fit_clusters(
     """
     _check_vectors(vectors, k)
     gpu = _gpu_number(load_faiss(), device)
-    ((mean, axes),) = map_threads(functools.partial(_fit_pca, vectors), [settings.pca], 1)
-    places = np.ascontiguousarray(_project(vectors, mean, axes))
+    mean, axes, places = fit_space(vectors, settings)
     train = functools.partial(_train, places, k, settings, gpu)
     runs = map_threads(train, _seeds(seed, settings.restarts), n_threads if gpu is None else 1)
     whole = [run for run in runs if run is not None]
@@ -85,10 +85,31 @@ def fit_clusters(
     )
 
 
+def fit_space(vectors: Array, settings: ClustersConfig) -> tuple[Array, Array, Array]:
+    """(PCA mean, PCA axes, float32 (n, P) places): where k-means looks at float32 (n, E) rows."""
+    ((mean, axes),) = map_threads(functools.partial(_fit_pca, vectors), [settings.pca], 1)
+    return mean, axes, np.ascontiguousarray(project(vectors, mean, axes))
+
+
+def project(vectors: Array, mean: Array, axes: Array) -> Array:
+    """float32 (n, E) to (n, P). No BLAS, so a row's bytes depend on no other row and no thread."""
+    if not len(mean):
+        return vectors
+    places = np.empty((len(vectors), len(axes)), np.float32)
+    axes64 = axes.astype(np.float64)
+    for rows in _chunks(len(vectors)):
+        centred = vectors[rows].astype(np.float64) - mean
+        places[rows] = np.einsum("ne,pe->np", centred, axes64, optimize=False)
+    return places
+
+
 def assign(
     model: ClusterModel, embeddings: SegmentEmbeddings, group: Array | None = None
 ) -> Assignments:
     """The nearest centroid of every valid segment of one image; the lowest id on a tie.
+
+    With corrections (`model.names`) a corrected class is as near as the nearest of its labelled
+    segments; one without any is never the nearest.
 
     The margin is 1 - d1 / d2, from the distances to the nearest and the second nearest centroid; 0
     if both are 0, and 1 with a single cluster. Computed in float64, each segment by itself: what
@@ -104,9 +125,11 @@ def assign(
             f"the clusters were trained on vectors of size {trained_size}, got "
             f"{embeddings.vectors.shape[1]}: embed with the backbone of that run"
         )
-    places = _project(embeddings.vectors[embeddings.valid], model.pca_mean, model.pca_axes)
+    places = project(embeddings.vectors[embeddings.valid], model.pca_mean, model.pca_axes)
     places = places.astype(np.float64)
     distances_KS = np.sqrt([((places - centroid) ** 2).sum(axis=1) for centroid in model.centroids])
+    if model.names:
+        distances_KS[: len(model.names)] = _to_labelled(model, places)
     cluster[embeddings.valid] = distances_KS.argmin(axis=0)
     if group is not None:
         numbers = np.unique(group)
@@ -121,10 +144,13 @@ def votes(model: ClusterModel, vectors: Array, cluster: Array, group: Array | No
     vectors: float32 (S, E); cluster: int16 (S,), as `assign` gives it; 0 where it is -1. The best
     restart counts among them, so a single one gives 1. Each segment by itself, and `group`, as in
     `assign`.
+    With corrections all are 1: labelled segments decide, and they are the same in every restart.
     """
     same = np.arange(model.n_clusters) if group is None else group
     valid = cluster >= 0
-    places = _project(vectors[valid], model.pca_mean, model.pca_axes).astype(np.float64)
+    if model.names:
+        return valid.astype(np.float32)
+    places = project(vectors[valid], model.pca_mean, model.pca_axes).astype(np.float64)
     agree = np.zeros(len(places), np.int64)
     for centroids in model.jury:
         found = _nearest(places, centroids.astype(np.float64))
@@ -136,7 +162,7 @@ def votes(model: ClusterModel, vectors: Array, cluster: Array, group: Array | No
 
 def places_of(model: ClusterModel, vectors: Array) -> Array:
     """float32 (n, P): where vectors float32 (n, E) lie in the space of the centroids."""
-    return _project(vectors, model.pca_mean, model.pca_axes)
+    return project(vectors, model.pca_mean, model.pca_axes)
 
 
 def embedded_centroids(model: ClusterModel) -> Array:
@@ -150,7 +176,7 @@ def embedded_centroids(model: ClusterModel) -> Array:
 
 
 def _nearest(places: Array, centroids: Array) -> Array:
-    """int64 (S,): the nearest centroid, the lowest of equal ones. No BLAS, see `_project`."""
+    """int64 (S,): the nearest centroid, the lowest of equal ones. No BLAS, see `project`."""
     products_SK = np.einsum("sp,kp->sk", places, centroids, optimize=False)
     lengths_K = np.einsum("kp,kp->k", centroids, centroids, optimize=False)
     nearest: Array = (lengths_K - 2 * products_SK).argmin(axis=1)
@@ -163,7 +189,7 @@ def offsets(model: ClusterModel, vectors: Array) -> tuple[Array, Array]:
     The distance to that centroid in the space of the clusters, as `assign` sees it, and the length
     of the part of the vector outside that space: what the PCA drops, 0 without one.
     """
-    places = _project(vectors, model.pca_mean, model.pca_axes)
+    places = project(vectors, model.pca_mean, model.pca_axes)
     cluster = np.zeros(len(vectors), np.int16)
     lengths = np.zeros((2, len(vectors)), np.float32)
     for rows in _chunks(len(vectors)):
@@ -182,7 +208,18 @@ def reduced(vectors: Array, pca: int) -> Array:
     there what it does on `vectors` with `pca`. Raises ClusterError as it does."""
     _check_vectors(vectors, 1)
     ((mean, axes),) = map_threads(functools.partial(_fit_pca, vectors), [pca], 1)
-    return np.ascontiguousarray(_project(vectors, mean, axes))
+    return np.ascontiguousarray(project(vectors, mean, axes))
+
+
+def _to_labelled(model: ClusterModel, places: Array) -> Array:
+    """float64 (C, S): how far each place is from the nearest labelled segment of each class."""
+    found = np.full((len(model.names), len(places)), np.inf)
+    for start in range(0, len(model.labelled), 64):
+        rows = slice(start, start + 64)
+        squares = ((places - model.labelled[rows, None].astype(np.float64)) ** 2).sum(axis=2)
+        np.minimum.at(found, model.labelled_cluster[rows], squares)
+    distances: Array = np.sqrt(found)
+    return distances
 
 
 def load_faiss() -> ModuleType:
@@ -322,18 +359,6 @@ def _fit_pca(vectors: Array, dims: int) -> tuple[Array, Array]:
     axes = np.linalg.eigh(scatter).eigenvectors[:, ::-1].T[:n_axes]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
     return mean.astype(np.float32), (axes * np.sign(largest)).astype(np.float32)
-
-
-def _project(vectors: Array, mean: Array, axes: Array) -> Array:
-    """float32 (n, E) to (n, P). No BLAS, so a row's bytes depend on no other row and no thread."""
-    if not len(mean):
-        return vectors
-    places = np.empty((len(vectors), len(axes)), np.float32)
-    axes64 = axes.astype(np.float64)
-    for rows in _chunks(len(vectors)):
-        centred = vectors[rows].astype(np.float64) - mean
-        places[rows] = np.einsum("ne,pe->np", centred, axes64, optimize=False)
-    return places
 
 
 def _chunks(n_rows: int) -> list[slice]:

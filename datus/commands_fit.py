@@ -1,5 +1,6 @@
 """`datus fit`: train a model on images and imperfect labels."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,12 @@ from datus.terminal import Bars, errors
 
 Out = Annotated[str, typer.Option("--out", help="the model: OUT.safetensors and OUT.json")]
 Labels = Annotated[
-    str, typer.Option("--labels", help="folder of label PNGs, same names; 255 = unknown")
+    str,
+    typer.Option(
+        "--labels",
+        help="folder of label PNGs, same names; 255 = unknown. Without --classes: what an "
+        "annotation tool exports, docs/corrections.md",
+    ),
 ]
 
 DEFAULTS: dict[str, Any] = {
@@ -57,11 +63,14 @@ def fit(
     debug: Debug = False,
 ) -> None:
     """Train a model on points, scribbles or dense labels with errors; for datus predict."""
-    with errors(debug):
+    with errors(debug), tempfile.TemporaryDirectory() as folder:
+        from datus.corrections.folders import as_folder
         from datus.fit import fit_folders
 
-        if not (images and labels and classes and out):
+        if not (images and labels and out):
             raise UsageError("give all of --images DIR, --labels DIR, --classes TOML, --out MODEL")
+        if not classes:  # names come with the labels
+            labels, classes = map(str, as_folder(Path(images), Path(labels), Path(folder)))
         overrides = _overrides(locals())
         done = fit_folders(Config.load(None, overrides), Path(out), Bars())
         for name, why in sorted(done.failures.items()):

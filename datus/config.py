@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from datus.clusters_config import CLUSTERS_RANGES, ClustersConfig, check_clusters
 from datus.denoise_config import DENOISE_RANGES, DenoiseConfig, check_denoise
 from datus.errors import ConfigError, UsageError
-from datus.records import MAX_CLUSTERS
 from datus.shares import parse_share
 
 NAMELESS = ("images", "image", "imgs", "img")
@@ -114,29 +114,6 @@ class EmbeddingsConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ClustersConfig:
-    """k-means over the valid segments of the dataset (paper III-D)."""
-
-    k: tuple[int, ...] = (12,)
-    """Clusters. Several values make a sweep: nothing before this stage runs twice."""
-    pca: int = 32
-    """Dimensions after a PCA, at most; 0 = no PCA, -1 = full rotation, as the authors did."""
-    spherical: bool = True
-    """Centroids are kept on the unit sphere, where the vectors are."""
-    restarts: int = 10
-    """The run with the least inertia wins."""
-    iterations: int = 50
-    sample: int = 1_000_000
-    """Vectors to learn from, at most: memory stays bounded. Of more segments, an even sample."""
-    frozen: str = ""
-    """A finished run or a file of `datus freeze`: its clusters and mean key are taken and none are
-    made, so labels keep their meaning as a dataset grows (docs/growing.md)."""
-    edits: str = ""
-    """edits.json, saved in the browser page: merges, splits, names and drops, done again on the
-    clusters of this run (docs/review.md)."""
-
-
-@dataclass(frozen=True, slots=True)
 class MasksConfig:
     """Segments and clusters to pixel masks at the image's own size (paper III-E)."""
 
@@ -221,8 +198,7 @@ class Config:
             for one in value if isinstance(value, tuple) else (value,):
                 if not low <= one <= high:
                     raise ConfigError(f"{name}: expected {low} to {high}, got {one}")
-        if not self.clusters.k or len(set(self.clusters.k)) < len(self.clusters.k):
-            raise ConfigError(f"clusters.k: expected different numbers, got {self.clusters.k}")
+        check_clusters(self.clusters)
         if self.masks.noise == "pool" and self.embeddings.mode != "pool":
             raise ConfigError(
                 "masks.noise: pool needs embeddings.mode = pool, got "
@@ -283,11 +259,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("segments.restarts", 1, 1000),
     ("embeddings.min_patches", 1, 10**6),
     ("embeddings.crop_px", 8, 4096),
-    ("clusters.k", 1, MAX_CLUSTERS),
-    ("clusters.pca", -1, 65_536),
-    ("clusters.restarts", 1, 10_000),
-    ("clusters.iterations", 1, 100_000),
-    ("clusters.sample", 256, 10**9),
+    *CLUSTERS_RANGES,
     ("masks.min_confidence", 0.0, 1.0),
     *DENOISE_RANGES,
     ("report.examples", 0, 1000),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datus.config import Config, settings_of
+from datus.corrected import drawn_in
 from datus.executors import Advance
 from datus.gather import Dataset, DatasetWork
 from datus.index import Shard
@@ -235,6 +236,9 @@ def build_denoise(context: Context) -> ShardWork:
         else:
             logits = image_logits(segmenter, prepared(segmenter, read_image(config, record)))
         mask = _drawn(config, record, logits)
+        if "clusters" in inputs and (drawn := drawn_in(inputs["clusters"], record)):
+            edits = inputs["edits"].arrays[WHOLE] if "edits" in inputs else None
+            mask = drawn.paint(mask, edits)  # what a person drew stays
         png = encode_mask(mask)
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         arrays = {

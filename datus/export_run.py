@@ -193,8 +193,9 @@ def cluster_names(store: Store, masks: Masks, names: str = "") -> list[str | Non
         raise WorkError(f"{store.url}: no report of K = {masks.k}: run the same datus run again")
     rows = [row for row in (report or {}).get("sweep", ()) if edited or row["k"] == masks.k]
     row: dict[str, Any] = rows[0] if rows else {}
-    base = default_names(int(row.get("k", masks.k)))
-    found = [given or number for given, number in zip(row.get("names") or base, base, strict=True)]
+    called: list[str] = row.get("names") or [""] * int(row.get("k", masks.k))
+    base = default_names(len(called), called)
+    found = [given or number for given, number in zip(called, base, strict=True)]
     if names in RULES:
         found = matched_names(report or {}, row, found, RULES[names], masks.stage == "denoise")
     elif names:

@@ -89,8 +89,8 @@ class Finished:
         """(L,) name of each label: what a person called it, or its number. L is K, and more where
         clusters were split."""
         row = self.row(k)
-        numbers = default_names(int(row["k"]))
-        given = row.get("names") or numbers
+        given = row.get("names") or [""] * int(row["k"])
+        numbers = default_names(len(given), given)
         return [name or number for name, number in zip(given, numbers, strict=True)]
 
     def made(self, stage: str, k: int = 0) -> str:

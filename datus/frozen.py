@@ -28,10 +28,10 @@ from datus.config import Config
 from datus.drift import LEVELS, Drift, Reference, drift, reference
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.index import Shard
+from datus.modelarrays import cluster_model
 from datus.records import WHOLE, Array, ClusterModel, ImageRecord, ShardData
 from datus.shardwork import Arrays
 from datus.store import Store, canonical_json
-from datus.work import cluster_model
 
 FORMAT = 2
 """Of the file of `datus freeze`."""

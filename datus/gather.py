@@ -14,13 +14,15 @@ from typing import Protocol
 
 import numpy as np
 
-from datus import frozen, review
+from datus import corrected, frozen, review
 from datus.classes import load_classes
 from datus.config import Config, settings_of
+from datus.corrected_clusters import make_clusters
 from datus.drift import Drift
 from datus.errors import WorkError
 from datus.executors import Advance
 from datus.index import Index, Shard
+from datus.modelarrays import cluster_arrays, cluster_model
 from datus.records import WHOLE, Array, ClusterModel, Confusion, ImageRecord, ShardData
 from datus.report.records import (
     Denoised,
@@ -35,7 +37,7 @@ from datus.report.summary import HEADLINE
 from datus.shardwork import Arrays, Context, read_image, read_truth
 from datus.store import ShardReport
 from datus.vectors import sample_vectors
-from datus.work import cluster_arrays, cluster_model, key_sums_of
+from datus.work import key_sums_of
 
 
 class Dataset(Protocol):
@@ -67,6 +69,8 @@ def build_clusters(context: Context) -> DatasetWork:
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
         config, counts = context.config, dataset.reports("embeddings", context.k)
+        if corrections := corrected.load(config, dataset.index.records):
+            return make_clusters(context, corrections, dataset, advance)
         n_all = sum(int(row["n_valid"]) for report in counts for row in report.numbers.values())
         data, limit = dataset.data("embeddings", context.k), config.clusters.sample
         vectors, records = sample_vectors(data, n_all, limit, config.seed, advance)
@@ -215,6 +219,7 @@ def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
     settings = settings_of(getattr(config, section))
     if section != "clusters":
         return settings
+    settings = corrected.hashed(config, dataset.index.records)
     if not settings.pop("frozen"):
         return settings
     ids = (frozen.arrays_id(_cluster_arrays(dataset, k)) for k in config.clusters.k)

@@ -24,6 +24,9 @@ EditsFile = Annotated[
     str,
     typer.Option("--edits", help="edits.json of the browser page: merges, names ..."),
 ]
+Corrections = Annotated[
+    str, typer.Option("--corrections", help="masks that a person corrected: docs/corrections.md")
+]
 RunDir = Annotated[str, typer.Option("--run-dir", help="default: runs/<name of the image folder>")]
 Preset = Annotated[str, typer.Option("--preset", help="best (default) or paper")]
 Backbone = Annotated[str, typer.Option("--backbone", help="see datus backbones; or any timm ViT")]
@@ -61,6 +64,7 @@ OPTIONS = {
     "classes": "data.classes",
     "frozen_clusters": "clusters.frozen",
     "edits": "clusters.edits",
+    "corrections": "clusters.corrections",
     "run_dir": "run_dir",
     "preset": "preset",
     "backbone": "features.backbone",

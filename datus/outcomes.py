@@ -15,12 +15,12 @@ from datus.config import Config
 from datus.errors import UsageError, WorkError
 from datus.grid import Embedder, embedder_label
 from datus.index import read_index
+from datus.modelarrays import cluster_model
 from datus.plan import Node, Plan, find_node, make_plan
 from datus.records import WHOLE, Array, Confusion
 from datus.report.cells import CellResult, Comparison
 from datus.report.tables import chosen_rules
 from datus.store import Store
-from datus.work import cluster_model
 
 
 def finished(

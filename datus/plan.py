@@ -156,7 +156,7 @@ def _changed(store: Store, plan: Plan, node: Node) -> str:
     old, new = before["settings"], node.recipe["settings"]
     if old.get("frozen") != new.get("frozen"):
         return f"{node.stage}: other clusters are taken from an earlier run, or none are any more"
-    for name in sorted({*old, *new}):
+    for name in sorted({*old, *new}, key=lambda name: (name != "corrections", name)):
         if old.get(name) != new.get(name):
             return _difference(node.stage, name, old.get(name), new.get(name))
     for name in sorted({*before["upstream"], *node.recipe["upstream"]}):
@@ -184,6 +184,8 @@ def _difference(stage: str, name: str, old: Any, new: Any) -> str:
         return {"dataset": "the images changed", "truth": "the true masks changed"}.get(
             name, "other images failed"
         )
+    if name == "corrections":
+        return f"{stage}.corrections: {'others are given' if new else 'none are given any more'}"
     return f"{stage}.{name}: {_short(old)} -> {_short(new)}"
 
 

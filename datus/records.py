@@ -150,12 +150,20 @@ class ClusterModel:
     jury: Array
     """float32 (R, K, P): the centroids of every restart, those of the best first, each cluster in
     the place of the best one's cluster that shares most vectors with it."""
+    names: tuple[str, ...] = ()
+    """Of the classes that a person corrected: the first clusters. Empty without corrections."""
+    labelled: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """float32 (L, P): corrected segments, in the space of the centroids."""
+    labelled_cluster: Array = field(default_factory=lambda: np.zeros(0, np.int16))
+    """int16 (L,): the class of each, 0..len(names)-1."""
 
     def __post_init__(self) -> None:
         _check(self, "centroids", (None, None), "float32")
         _check(self, "jury", (None, *self.centroids.shape), "float32")
         _check(self, "pca_mean", (None,), "float32")
         _check(self, "pca_axes", (None, len(self.pca_mean)), "float32")
+        _check(self, "labelled_cluster", (None,), "int16")
+        _check(self, "labelled", (len(self.labelled_cluster), None), "float32")
 
     @property
     def n_clusters(self) -> int:

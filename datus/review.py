@@ -2,7 +2,8 @@
 
 load(config)                     Edits, or None where none are given
 settings(config), reads_vectors(config)      of the stage, see `stages`
-named(config, arrays)            what labels are called, which are gone, which edits failed
+named(config, arrays)            what labels are called (by corrections, too), which are gone, which
+                                 edits failed
 read_base(arrays)                what a page needs to save an edits.json
 """
 
@@ -32,8 +33,8 @@ from datus.edits import (
 )
 from datus.errors import ClusterError, UsageError
 from datus.frozen import arrays_id
+from datus.modelarrays import cluster_model, corrected_names
 from datus.records import Array
-from datus.work import cluster_model
 
 MAX_BYTES = 64_000_000
 """Of an edits.json: 255 centroids of 8192 dimensions take 20 MB."""
@@ -102,9 +103,12 @@ def replayed(config: Config, arrays: Mapping[str, Array]) -> Replay:
 
 
 def named(config: Config, arrays: Mapping[str, Array]) -> Named:
-    replay = replayed(config, arrays)
+    replay, corrected = replayed(config, arrays), corrected_names(arrays)
     n_all = labels_of(config, len(arrays["centroids"]))
-    return Named(names(replay, n_all), tuple(sorted(gone(replay))), replay.conflicts)
+    called = names(replay, n_all)
+    of_drawn = (*corrected, *[""] * (n_all - len(corrected)))
+    called = tuple(one or other for one, other in zip(called, of_drawn, strict=True))
+    return Named(called, tuple(sorted(gone(replay))), replay.conflicts)
 
 
 def read_base(arrays: Mapping[str, Array]) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from datus.config import Config
 from datus.errors import CorruptShard
 from datus.frozen import reference_arrays
 from datus.index import Index, Shard
+from datus.modelarrays import cluster_arrays
 from datus.plan import DATASET_KEY, Node, Plan, find_node
 from datus.records import WHOLE, Array, ImageRecord, ShardData
 from datus.shardwork import Context, Runtime, chunks, merged
 from datus.store import ShardReport, Store
-from datus.work import cluster_arrays
 
 BUDGET_SECONDS = 10.0
 """For the images after the first, in one stage."""
@@ -253,7 +253,8 @@ class Sample:
         load_faiss()
         few = max(1, min(node.k, len(vectors) // 2))
         model = fit_clusters(vectors, few, settings, seed, device)
-        model = replace(model, centroids=model.centroids[np.minimum(np.arange(node.k), few - 1)])
+        rows = np.minimum(np.arange(node.k), few - 1)
+        model = replace(model, centroids=model.centroids[rows], jury=model.jury[:, rows])
         first = time.perf_counter() - started
         rng = np.random.default_rng(seed)
         many = vectors[rng.integers(0, len(vectors), KMEANS_ROWS)]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datus import denoising, frozen, gather, review, work
+from datus import corrected, denoising, frozen, gather, review, work
 from datus.classes import load_classes
 from datus.config import Config, settings_of
 from datus.drift import warning
@@ -91,7 +91,8 @@ def _embeddings(config: Config, k: int, index: Index) -> dict[str, Any]:
 def _clusters(config: Config, k: int, index: Index) -> dict[str, Any]:
     if config.clusters.frozen:
         return {"k": k, "frozen": frozen.arrays_id(_frozen(config, k, index).clusters)}
-    settings = {**settings_of(config.clusters), "seed": config.seed, "dataset": index.content}
+    settings = corrected.hashed(config, index.records)
+    settings |= {"seed": config.seed, "dataset": index.content}
     for name in ("frozen", "edits"):
         del settings[name]
     return {**settings, "k": k}
@@ -210,6 +211,18 @@ def _warn_invalid(reports: list[ShardReport]) -> list[str]:
     return [f"{empty} of {len(values)} images have no valid segment: their masks are all 255"]
 
 
+def _warn_corrections(reports: list[ShardReport]) -> list[str]:
+    said = []
+    if n_unused := sum(_figures(reports, "n_unused")):
+        said.append(f"{n_unused:.0f} corrected images are not in this run: they were left out")
+    if 0 < sum(_figures(reports, "n_images")) == sum(_figures(reports, "n_corrected")):
+        said.append(
+            "every image of the run is corrected, so every mask is as it was given: "
+            "give only the images that a person looked at"
+        )
+    return said
+
+
 def _warn_dropped(reports: list[ShardReport]) -> list[str]:
     dropped, trained = _figures(reports, "n_dropped"), _figures(reports, "n_trained")
     if sum(dropped) <= sum(trained):
@@ -246,7 +259,9 @@ def _nothing(config: Config) -> tuple[str, ...]:
 
 def _denoise_needs(config: Config) -> tuple[str, ...]:
     tokens = ("features",) if denoising.reads_tokens(config) else ()
-    return (*tokens, "masks", "denoise-fit")
+    drawn: tuple[str, ...] = ("clusters",) if config.clusters.corrections else ()
+    drawn += ("edits",) if drawn and config.clusters.edits else ()
+    return (*tokens, *drawn, "masks", "denoise-fit")
 
 
 def _denoise_fit_needs(config: Config) -> tuple[str, ...]:
@@ -261,6 +276,12 @@ def _evaluate_needs(config: Config) -> tuple[str, ...]:
 
 def _embedding_needs(config: Config) -> tuple[str, ...]:
     return ("features", "segments") if config.embeddings.mode == "pool" else ("segments",)
+
+
+def _clusters_needs(config: Config) -> tuple[str, ...]:
+    if config.clusters.frozen:
+        return ()
+    return ("embeddings", *(("segments",) if config.clusters.corrections else ()))
 
 
 def _report_needs(config: Config) -> tuple[str, ...]:
@@ -326,10 +347,11 @@ STAGES: tuple[Stage, ...] = (
         name="clusters",
         version=3,
         scope="dataset",
-        needs=lambda config: () if config.clusters.frozen else ("embeddings",),
+        needs=_clusters_needs,
         settings=_clusters,
         build=gather.build_clusters,
         per_k=True,
+        warn=_warn_corrections,
     ),
     Stage(
         name="edits",

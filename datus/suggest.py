@@ -16,7 +16,7 @@ from zlib import crc32
 
 import numpy as np
 
-from datus.config import ClustersConfig
+from datus.clusters_config import ClustersConfig
 from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.index import Index, read_index
 from datus.records import Array, ShardData

@@ -14,13 +14,14 @@ import numpy as np
 from datus.centering import KeySums
 from datus.classes import load_classes
 from datus.config import Config
+from datus.corrected import drawn_in
 from datus.executors import Advance
 from datus.index import Shard
+from datus.modelarrays import cluster_model
 from datus.records import (
     WHOLE,
     AffinityGraph,
     Array,
-    ClusterModel,
     FeatureGrid,
     ImageRecord,
     SegmentEmbeddings,
@@ -319,8 +320,11 @@ def build_masks(context: Context) -> ShardWork:
         edits = inputs["edits"].arrays[WHOLE] if "edits" in inputs else None
         group = None if edits is None else edits["group"]
         found = assign(model, SegmentEmbeddings(embedded["vectors"], valid), group)
+        drawn = drawn_in(inputs["clusters"], record)
+        found = drawn.keep(found) if drawn else found
         agreed = votes(model, embedded["vectors"], found.cluster, group)
         sure = confidence(found.margin, agreed, segmented["together"])
+        sure = drawn.sure(sure) if drawn else sure
         if noise == "nearest":
             found = fill_from_neighbours(segments, found)
         cluster = np.where(sure >= least, found.cluster, np.int16(-1))
@@ -330,6 +334,7 @@ def build_masks(context: Context) -> ShardWork:
             n_labels = len(edits["centroids"])
         image = read_image(context.config, record)
         mask = pixel_mask(context.config, image, segments.labels, cluster)
+        mask = drawn.paint(mask, edits) if drawn else mask
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
         counts = np.r_[pixels[:n_labels], pixels[-1:]]
         png = encode_mask(mask)
@@ -364,32 +369,6 @@ def pixel_mask(config: Config, image: Array, segments: Array, cluster: Array) ->
     from datus.refine import refine
 
     return refine(image, by_patch)
-
-
-def cluster_model(arrays: Arrays) -> ClusterModel:
-    """A ClusterModel from what the clusters stage stored."""
-    inertia, n_trained, seed = arrays["figures"].tolist()
-    return ClusterModel(
-        centroids=arrays["centroids"],
-        pca_mean=arrays["pca_mean"],
-        pca_axes=arrays["pca_axes"],
-        inertia=float(inertia),
-        n_trained=int(n_trained),
-        seed=int(seed),
-        library=arrays["library"].tobytes().decode(),
-        jury=arrays["jury"],
-    )
-
-
-def cluster_arrays(model: ClusterModel) -> dict[str, Array]:
-    return {
-        "centroids": model.centroids,
-        "jury": model.jury,
-        "pca_mean": model.pca_mean,
-        "pca_axes": model.pca_axes,
-        "figures": np.array([model.inertia, model.n_trained, model.seed], np.float64),
-        "library": np.frombuffer(model.library.encode(), np.uint8),
-    }
 
 
 # --- evaluate: counts int64 (L + 1, C); denoised, the same of de-noised masks; by_confidence int32

@@ -1,5 +1,6 @@
 """Draw docs/embedded_backbone.svg, the losses and scores of docs/embedded_backbone.md, and
-docs/imperfect_labels.svg and .png, the scores against the error of the labels of docs/denoise.md.
+docs/imperfect_labels.svg and .png, the scores against the error of the labels of docs/denoise.md,
+and docs/corrections.svg and .png, the scores against the number of corrected images.
 
 python docs/make_curves.py
 """
@@ -7,7 +8,7 @@ python docs/make_curves.py
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import pstdev
+from statistics import fmean, pstdev
 from typing import Any
 
 from datus.report.drawing import COLOURS, Drawing, Marker, Spot, Stroke, Words, to_png, to_svg
@@ -15,6 +16,7 @@ from datus.report.drawing import COLOURS, Drawing, Marker, Spot, Stroke, Words, 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LOG = RESULTS / "2026-11-21-pretrain-no-position.jsonl"
+CORRECTIONS_LOG = RESULTS / "2026-11-21-two-cores-corrections.jsonl"
 LABELS_LOG = RESULTS / "2026-11-21-two-cores-denoise.jsonl"
 
 FIRST_PHASE, BATCH = 2000, 64
@@ -52,6 +54,7 @@ SPARSE: Ticks = (
 def main() -> None:
     embedded_backbone()
     imperfect_labels()
+    corrections()
 
 
 def imperfect_labels() -> None:
@@ -108,6 +111,54 @@ def noise_panel(
         marks.append(Stroke(tuple(spots), colour, 1.6))
         marks += [Spot(place, kind, colour) for place in spots]
     return marks
+
+
+CORRECTED: dict[tuple[str, str], tuple[str, str, Marker]] = {
+    ("CamVid val", "light head"): ("val, light head on the same images", COLOURS[2], "triangle"),
+    ("CamVid val", "corrections"): ("val, corrections", COLOURS[0], "circle"),
+    ("CamVid train", "corrections"): ("train, corrections", COLOURS[1], "square"),
+}
+"""(set, way) -> what is written, colour, mark."""
+
+COUNTS = (0, 1, 2, 5, 10, 20, 50)
+"""Corrected images, drawn at equal steps."""
+
+
+def corrections() -> None:
+    """Mean mIoU of the draws, a bar of one standard deviation up and down."""
+    lines = [json.loads(line) for line in CORRECTIONS_LOG.read_text(encoding="utf-8").splitlines()]
+    left, top, right, bottom, highest = 60.0, 78.0, 640.0, 340.0, 70
+
+    def at(count: int, y: float) -> tuple[float, float]:
+        step = (right - left) / (len(COUNTS) - 1)
+        return left + COUNTS.index(count) * step, bottom - y / highest * (bottom - top)
+
+    marks: list[Mark] = [Words((left, top - 14), "mIoU of the other images, %", 13)]
+    for y in range(0, highest + 1, 10):
+        marks.append(Stroke((at(0, y), at(COUNTS[-1], y)), "#e4e4e4"))
+        marks.append(Words((left - 12, at(0, y)[1] + 4), str(y), 11, "end"))
+    marks += [Words((at(x, 0)[0], bottom + 20), str(x), 11, "middle") for x in COUNTS]
+    marks.append(Words(((left + right) / 2, bottom + 42), "corrected images", 12, "middle"))
+    for number, ((name, way), (text, colour, kind)) in enumerate(CORRECTED.items()):
+        mine = [one for one in lines if (one["set"], one["way"]) == (name, way)]
+        place = (left + (0, 270, 430)[number], 26)
+        marks += [Spot((place[0], place[1] - 4), kind, colour)]
+        marks += [Words((place[0] + 12, place[1]), text, 13)]
+        spots = []
+        for count in COUNTS:
+            found = [one["scores"] for one in mine if one["count"] == count]
+            values = [one.get("named_miou", one["strict_miou"]) for one in found]
+            if not values:
+                continue
+            spots.append(at(count, fmean(values)))
+            spread = pstdev(values) / highest * (bottom - top)
+            x, y = spots[-1]
+            marks.append(Stroke(((x, y - spread), (x, y + spread)), colour, 1.2))
+        marks.append(Stroke(tuple(spots), colour, 1.6))
+        marks += [Spot(spot, kind, colour) for spot in spots]
+    drawing = Drawing("mIoU against corrected images", 690, 400, tuple(marks))
+    (ROOT / "docs" / "corrections.svg").write_bytes(to_svg(drawing))
+    (ROOT / "docs" / "corrections.png").write_bytes(to_png(drawing, 1.5))
 
 
 SEED = 0

@@ -195,9 +195,9 @@ def test_a_full_rotation_of_few_vectors_has_as_many_axes_as_vectors() -> None:
 def test_chunks_do_not_change_the_projection(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, _ = planted(3, 50, 9)
     mean, axes = clusters._fit_pca(vectors, 5)
-    whole = clusters._project(vectors, mean, axes)
+    whole = clusters.project(vectors, mean, axes)
     monkeypatch.setattr(clusters, "_CHUNK_ROWS", 7)
-    np.testing.assert_array_equal(clusters._project(vectors, mean, axes), whole)
+    np.testing.assert_array_equal(clusters.project(vectors, mean, axes), whole)
     np.testing.assert_allclose(clusters._fit_pca(vectors, 5)[1], axes, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"records"},
     {"threads"},
-    {"denoise_config", "shares"},
+    {"denoise_config", "clusters_config", "shares"},
     {"config"},
     {"classes", "grid"},
     # the method: these do not import one another, but for the helpers of the first rows
@@ -26,19 +26,22 @@ LAYERS = (
     {"views", "trust"},
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"}
-    | {"confidence", "edits", "verdicts"},
+    | {"confidence", "constraints", "edits", "verdicts"},
     {"heads", "logits", "modelfiles", "labels"},
     {"segmenter", "trainset"},
     {"predict", "denoise"},
     {"exports"},  # items in, folders out
+    {"corrections"},  # and back
     {"report"},  # pure: inputs in, bytes out
     {"remote"},
     {"store"},
     {"executors", "isolation"},
     {"index"},
     {"shardwork"},
+    {"modelarrays", "corrected"},
     {"work"},
     {"frozen", "vectors"},
+    {"corrected_clusters"},
     {"review"},
     {"gather"},
     {"denoising"},

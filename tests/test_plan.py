@@ -99,6 +99,8 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "clusters.iterations": (9, "clusters"),
     "clusters.sample": (999, "clusters"),
     "clusters.frozen": ("", None),  # an earlier run: engine/test_growing.py
+    "clusters.corrections": ("", None),  # a folder: test_corrections_run.py
+    "clusters.corrected_share": (0.9, None),  # of no meaning without corrections
     "masks.noise": ("ignore", "masks"),
     "masks.refine": ("none", "masks"),
     "denoise.enabled": (True, "evaluate"),  # and two stages of its own, below

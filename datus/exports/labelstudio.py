@@ -20,6 +20,9 @@ from datus.records import IGNORE, Array
 RUN_BITS = (4, 8, 12, 16)
 """Widths that the length of a run may take; the code chooses one of four."""
 
+CONFIG = "label_config.xml"
+"""The classes, in their order."""
+
 
 def write_labelstudio(
     folder: Path, items: Iterable[Item], classes: Classes, options: Options
@@ -33,7 +36,7 @@ def write_labelstudio(
             if item.image is not None:
                 put(folder, f"images/{item.file_name}", item.image)
         file.write("\n]\n")
-    put(folder, "label_config.xml", _config(classes).encode())
+    put(folder, CONFIG, _config(classes).encode())
 
 
 def _task(item: Item, classes: Classes, options: Options) -> dict[str, Any]:

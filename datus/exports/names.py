@@ -6,7 +6,7 @@ matched_names(report, row, names, "hungarian_strict")    those of the true class
 classes, lookup = make_classes(names)   clusters of one name become one class
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,14 @@ from datus.masks import PALETTE
 from datus.records import IGNORE, Array
 
 
-def default_names(k: int) -> list[str]:
-    return [f"cluster {number}" for number in range(k)]
+def default_names(k: int, taken: Collection[str] = ()) -> list[str]:
+    """(K,) names by number; with "(new)" behind those that are `taken`.
+
+    A corrected class may be called "cluster 7", after a cluster of an earlier run, and clusters of
+    one name become one class.
+    """
+    names = [f"cluster {number}" for number in range(k)]
+    return [f"{name} (new)" if name in taken else name for name in names]
 
 
 def read_names(path: Path, known: Sequence[str]) -> list[str]:

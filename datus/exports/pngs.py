@@ -27,6 +27,14 @@ Put = Callable[[str, bytes], None]
 MAX_OBJECTS = 254
 """0 is no object and 255 is void."""
 
+PNG_MASKS, CLASS_MASKS, LABELMAP = "annotations/training", "SegmentationClass", "labelmap.txt"
+"""Where masks and class names are; `datus.corrections` reads them back."""
+
+CVAT_ARCHIVE = "annotations.zip"
+
+NOT_CLASSES = ("background", "void")
+"""Names in a labelmap that are no classes."""
+
 
 def write_png(folder: Path, items: Iterable[Item], classes: Classes, options: Options) -> None:
     """annotations/training/ID.png, confidence/training/, images/training/, classes.json and .txt.
@@ -35,7 +43,7 @@ def write_png(folder: Path, items: Iterable[Item], classes: Classes, options: Op
     """
     for item in items:
         png = palette_png(item.labels, classes.colours)
-        put(folder, f"annotations/training/{item.image_id}.png", png)
+        put(folder, f"{PNG_MASKS}/{item.image_id}.png", png)
         if item.confidence is not None:
             grey = np.rint(255 * np.nan_to_num(item.confidence)).astype(np.uint8)
             png = png_bytes(Image.fromarray(np.where(item.labels == IGNORE, 0, grey)))
@@ -56,20 +64,20 @@ def write_voc(folder: Path, items: Iterable[Item], classes: Classes, options: Op
     """
     labelmap = [*_labelmap(classes), f"void:{','.join(map(str, VOID))}::"]
     _write_classes_and_objects(lambda n, data: put(folder, n, data), items, classes, IGNORE)
-    put(folder, "labelmap.txt", _lines(labelmap))
+    put(folder, LABELMAP, _lines(labelmap))
 
 
 def write_cvat(folder: Path, items: Iterable[Item], classes: Classes, options: Options) -> None:
     """annotations.zip, to upload as "Segmentation mask 1.1", and labels.json for a new task."""
     labelmap = _labelmap(classes)
-    with zipfile.ZipFile(folder / "annotations.zip", "w") as archive:
+    with zipfile.ZipFile(folder / CVAT_ARCHIVE, "w") as archive:
 
         def add(name: str, data: bytes) -> None:
             # a fixed date: the same masks give the same bytes. PNGs are compressed already
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
 
         _write_classes_and_objects(add, items, classes, 0)
-        add("labelmap.txt", _lines(labelmap))
+        add(LABELMAP, _lines(labelmap))
     rows = []
     for label, name in enumerate(classes.names):
         colour = "#" + "".join(f"{value:02x}" for value in classes.colour(label))
@@ -97,7 +105,7 @@ def _write_classes_and_objects(
         ):
             raise UsageError(f"image {item.image_id!r}: lists of this format cannot hold that name")
         labels = np.where(item.labels == IGNORE, void, item.labels + np.uint8(1))
-        add(f"SegmentationClass/{item.image_id}.png", palette_png(labels, palette))
+        add(f"{CLASS_MASKS}/{item.image_id}.png", palette_png(labels, palette))
         objects = palette_png(_objects(item.labels), VOC_COLOURS)
         add(f"SegmentationObject/{item.image_id}.png", objects)
         if item.image is not None:
@@ -133,7 +141,7 @@ def _labelmap(classes: Classes) -> list[str]:
         )
     lines = ["# label:color_rgb:parts:actions", "background:0,0,0::"]
     for label, name in enumerate(classes.names):
-        if ":" in name or name.startswith("#") or name in ("background", "void"):
+        if ":" in name or name.startswith("#") or name in NOT_CLASSES:
             raise UsageError(f"class {name!r}: this format keeps : # background void for itself")
         lines.append(f"{name}:{','.join(map(str, classes.colour(label)))}::")
     return lines

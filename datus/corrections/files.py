@@ -1,0 +1,111 @@
+"""A folder, a zip or one file: names and bytes, read alike.
+
+    with_files(path)   -> Files; Files.names, Files.read(name)
+
+Only names that were listed can be read, so a path inside an annotation file leads nowhere else.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from datus.errors import UsageError
+
+MAX_BYTES = 2_000_000_000
+"""Of one file: more is no mask and no table that fits in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    path: Path
+    names: tuple[str, ...]
+    """`/`-separated, sorted; hidden files are left out."""
+    fetch: Callable[[str], bytes]
+
+    def read(self, name: str) -> bytes:
+        """Raises UsageError if it cannot be read."""
+        try:
+            return self.fetch(name)
+        except (OSError, *_BAD_ZIP) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"corrections: {self.where(name)}: cannot be read: {reason}") from None
+
+    def json(self, name: str) -> Any:
+        """Raises UsageError: not JSON."""
+        try:
+            return json.loads(self.read(name))
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"corrections: {self.where(name)}: not valid JSON ({type(error).__name__}): "
+                "export it again from the tool"
+            ) from None
+
+    def where(self, name: str) -> str:
+        """For messages."""
+        return str(self.path) if self.names == (name,) else f"{self.path}/{name}"
+
+    def below(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+        """Name below `folder` without suffix -> whole name, of files that end so."""
+        start = f"{folder}/" if folder else ""
+        found = {}
+        for name in self.names:
+            if name.startswith(start) and PurePosixPath(name).suffix.lower() in suffixes:
+                found[stem(name.removeprefix(start))] = name
+        return found
+
+
+def with_files(path: Path) -> Files:
+    """Raises UsageError: not there, cannot be listed, a damaged zip."""
+    try:
+        if path.is_dir():
+            return _folder(path)
+        if not path.is_file():
+            raise UsageError(f"corrections: {path}: no such file or folder")
+        if zipfile.is_zipfile(path):
+            return _zip(path)
+        return Files(path, (path.name,), lambda name: _limited(path).read_bytes())
+    except (OSError, *_BAD_ZIP) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"corrections: {path}: cannot be read: {reason}") from None
+
+
+def stem(name: str) -> str:
+    """Without the suffix."""
+    return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name
+
+
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError)
+"""What zipfile raises for damage, encryption and unknown ways of packing."""
+
+
+def _folder(path: Path) -> Files:
+    names = [
+        one.relative_to(path).as_posix()
+        for one in path.rglob("*")
+        if one.is_file() and not one.name.startswith(".")
+    ]
+    return Files(path, tuple(sorted(names)), lambda name: _limited(path / name).read_bytes())
+
+
+def _limited(path: Path) -> Path:
+    if path.stat().st_size > MAX_BYTES:
+        raise UsageError(f"corrections: {path}: more than {MAX_BYTES} bytes: split it")
+    return path
+
+
+def _zip(path: Path) -> Files:
+    with zipfile.ZipFile(path) as archive:
+        names = [one.filename for one in archive.infolist() if not one.is_dir()]
+    names = [name for name in names if not PurePosixPath(name).name.startswith(".")]
+
+    def fetch(name: str) -> bytes:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(name).file_size > MAX_BYTES:
+                raise UsageError(f"corrections: {path}/{name}: more than {MAX_BYTES} bytes")
+            return archive.read(name)
+
+    return Files(path, tuple(sorted(names)), fetch)
