@@ -101,8 +101,10 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "clusters.frozen": ("", None),  # an earlier run: engine/test_growing.py
     "clusters.corrections": ("", None),  # a folder: test_corrections_run.py
     "clusters.corrected_share": (0.9, None),  # of no meaning without corrections
+    "clusters.edits": ("", None),  # a file: engine/test_edits_run.py
     "masks.noise": ("ignore", "masks"),
     "masks.refine": ("none", "masks"),
+    "masks.min_confidence": (0.5, "masks"),
     "denoise.enabled": (True, "evaluate"),  # and two stages of its own, below
     "denoise.kind": ("deeplabv3", None),  # of no meaning while de-noising is off
     "denoise.head": ("conv", None),
@@ -187,7 +189,7 @@ def test_denoising_adds_stages_and_changes_none_before_them(dataset: Dataset) ->
     tokens = {node.stage: node.needs for node in plan_of(dataset, on).nodes}
     assert tokens["denoise-fit"] == ("features", "masks")
     assert tokens["denoise"] == ("features", "masks", "denoise-fit")
-    assert tokens["evaluate"] == ("masks", "denoise")
+    assert tokens["evaluate"] == ("segments", "masks", "denoise")
     tuned = plan_of(dataset, {**on, "denoise.freeze": False})
     assert next(n.needs for n in tuned.nodes if n.stage == "denoise-fit") == ("masks",)
 
