@@ -20,6 +20,7 @@ from typing import Any, Literal
 from datus.clusters_config import CLUSTERS_RANGES, ClustersConfig, check_clusters
 from datus.denoise_config import DENOISE_RANGES, DenoiseConfig, check_denoise
 from datus.errors import ConfigError, UsageError
+from datus.report_config import REPORT_RANGES, ReportConfig
 from datus.shares import parse_share
 
 NAMELESS = ("images", "image", "imgs", "img")
@@ -126,16 +127,6 @@ class MasksConfig:
     min_confidence: float = 0.0
     """Segments that are less sure (docs/confidence.md) stay unlabelled (255). The report shows
     which share of the pixels is left at each value, and, with truth, what they score."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReportConfig:
-    """The page that people look at."""
-
-    examples: int = 12
-    """Images shown with mask and truth."""
-    gallery: int = 8
-    """Segments shown for each cluster, the most confident first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +253,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     *CLUSTERS_RANGES,
     ("masks.min_confidence", 0.0, 1.0),
     *DENOISE_RANGES,
-    ("report.examples", 0, 1000),
-    ("report.gallery", 0, 1000),
+    *REPORT_RANGES,
     ("speed.workers", 0, 4096),
     ("speed.threads", 0, 4096),
     ("speed.batch", 1, 65_536),

@@ -219,6 +219,7 @@ class Forecast:
 
         def count(n_images: int) -> int:
             shown = min(settings.gallery, n_images) * self.config.clusters.k[0]
+            shown += min(settings.browse, n_images)
             return 1 + min(settings.examples, n_images) + shown
 
         return count(self.n_images) / count(n_sample)

@@ -49,6 +49,10 @@ class Dataset(Protocol):
     def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]: ...
     def reports(self, stage: str, k: int) -> Iterator[ShardReport]: ...
     def file(self, stage: str, k: int, name: str) -> bytes: ...
+    def keep(self, name: str, content: bytes) -> None:
+        """A file of the stage under way, written at once: not all of them have to be in memory."""
+        ...
+
     def workplace(self, stage: str, k: int) -> AbstractContextManager[Path]:
         """A folder for a stage under way; it outlives a kill and goes when the stage is done."""
         ...
@@ -120,7 +124,7 @@ def build_edits(context: Context) -> DatasetWork:
             n_all = sum(int(row["n_valid"]) for one in counts for row in one.numbers.values())
             data, limit = dataset.data("embeddings", context.k), config.clusters.sample
             vectors, _ = sample_vectors(data, n_all, limit, config.seed, advance)
-        found = _cluster_arrays(dataset, context.k)
+        found = cluster_arrays_of(dataset, context.k)
         arrays, conflicts = review.split_all(config, found, vectors)
         figures = {"n_conflicts": float(len(conflicts))}
         return ShardData(
@@ -189,7 +193,7 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     if config.clusters.edits:
         k = config.clusters.k[0]
         left_out = dataset.file("edits", k, "conflicts.txt").decode().splitlines()
-        renames = review.named(config, _cluster_arrays(dataset, k)).conflicts
+        renames = review.named(config, cluster_arrays_of(dataset, k)).conflicts
         said += tuple(f"edits: {one}" for one in dict.fromkeys([*left_out, *renames]))
     return ReportInputs(
         title=config.name,
@@ -206,6 +210,7 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
         examples=tuple(_examples(config, dataset)),
         gallery=_gallery(config, dataset, advance),
         drift=drift,
+        browse=config.report.browse > 0,
     )
 
 
@@ -222,7 +227,7 @@ def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
     settings = corrected.hashed(config, dataset.index.records)
     if not settings.pop("frozen"):
         return settings
-    ids = (frozen.arrays_id(_cluster_arrays(dataset, k)) for k in config.clusters.k)
+    ids = (frozen.arrays_id(cluster_arrays_of(dataset, k)) for k in config.clusters.k)
     return {"k": settings["k"], "frozen": ", ".join(ids)}
 
 
@@ -231,17 +236,17 @@ def _drift(config: Config, dataset: Dataset) -> Drift | None:
     if not config.clusters.frozen:
         return None
     k = config.clusters.k[0]
-    return frozen.drift_of(_cluster_arrays(dataset, k), dataset.data("embeddings", k))
+    return frozen.drift_of(cluster_arrays_of(dataset, k), dataset.data("embeddings", k))
 
 
 def _result(config: Config, dataset: Dataset, k: int) -> KResult:
     from datus.metrics import score_all
 
-    model, centroids = model_of(dataset, k), _label_centroids(config, dataset, k)
+    model, centroids = model_of(dataset, k), label_centroids(config, dataset, k)
     pixels = _label_pixels(dataset, "masks", k, len(centroids))
-    confusion = _confusion(dataset, k) if config.data.truth else None
+    confusion = confusion_of(dataset, k) if config.data.truth else None
     again = _denoised(config, dataset, k)
-    said = review.named(config, _cluster_arrays(dataset, k))
+    said = review.named(config, cluster_arrays_of(dataset, k))
     return KResult(
         k=len(centroids),
         cluster_pixels=pixels,
@@ -257,7 +262,7 @@ def _result(config: Config, dataset: Dataset, k: int) -> KResult:
     )
 
 
-def _label_centroids(config: Config, dataset: Dataset, k: int) -> Array:
+def label_centroids(config: Config, dataset: Dataset, k: int) -> Array:
     """float32 (L, P): of the clusters, or where they were edited, of each label."""
     if not config.clusters.edits:
         return model_of(dataset, k).centroids
@@ -298,10 +303,10 @@ def _denoised(config: Config, dataset: Dataset, k: int) -> Denoised | None:
 
     if not config.denoise.enabled:
         return None
-    centroids = _label_centroids(config, dataset, k)
+    centroids = label_centroids(config, dataset, k)
     pixels = _label_pixels(dataset, "denoise", k, len(centroids))
     _, fitted = next(iter(dataset.data("denoise-fit", k)))
-    confusion = _confusion(dataset, k, "denoised") if config.data.truth else None
+    confusion = confusion_of(dataset, k, "denoised") if config.data.truth else None
     return Denoised(
         cluster_pixels=pixels,
         n_trained=int(fitted.numbers[WHOLE]["n_trained"]),
@@ -312,16 +317,16 @@ def _denoised(config: Config, dataset: Dataset, k: int) -> Denoised | None:
 
 
 def model_of(dataset: Dataset, k: int) -> ClusterModel:
-    return cluster_model(_cluster_arrays(dataset, k))
+    return cluster_model(cluster_arrays_of(dataset, k))
 
 
-def _cluster_arrays(dataset: Dataset, k: int) -> Arrays:
+def cluster_arrays_of(dataset: Dataset, k: int) -> Arrays:
     for _, data in dataset.data("clusters", k):
         return data.arrays[WHOLE]
     raise WorkError(f"no clusters for K = {k}")
 
 
-def _confusion(dataset: Dataset, k: int, name: str = "counts") -> Confusion:
+def confusion_of(dataset: Dataset, k: int, name: str = "counts") -> Confusion:
     from datus.metrics import add
 
     counts = [
@@ -427,7 +432,7 @@ def _gallery(
 ) -> tuple[tuple[GalleryItem, ...], ...]:
     """The most confident segments of each cluster, one from an image."""
     k, size = config.clusters.k[0], config.report.gallery
-    n_labels = len(_label_centroids(config, dataset, k))
+    n_labels = len(label_centroids(config, dataset, k))
     best: list[list[Candidate]] = [[] for _ in range(n_labels)]
     segments = dataset.data("segments", k)
     for (shard, masks), (_, segmented) in zip(dataset.data("masks", k), segments, strict=True):

@@ -241,3 +241,5 @@ class ShardData:
     """image_id -> reason."""
     files: dict[str, bytes] = field(default_factory=dict)
     """Relative path -> content, for outputs that are files of their own (mask PNGs)."""
+    written: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Relative path -> (bytes, sha256) of such files that are on disk already."""

@@ -167,6 +167,8 @@ def _link(store: Store, plan: Plan) -> dict[str, str]:
         if node.stage == "report":
             folder = store.link("report", node.stage, node.mark, "files")
             found["report"] = f"{folder}/report.html"
+            if node.recipe["settings"]["browse"]:
+                found["browser"] = f"{folder}/browse.html"
     return found
 
 
@@ -270,7 +272,9 @@ def _run_dataset(
     row.made = 1
     with console.bar(node.label, len(result.index.records)) as advance:
         work = node.row.build(Context(config, node.k, runtime_of(config)))
-        data: ShardData = work(_Dataset(config, store, result, console), advance)
+        dataset = _Dataset(config, store, result, console, node)
+        data: ShardData = work(dataset, advance)
+    data.written.update(dataset.written)
     seconds = time.monotonic() - started
     store.write_shard((node.stage, node.mark, DATASET_KEY), data, seconds, keep=True)
     store.remove(node.stage, node.mark, WORKPLACE)
@@ -284,9 +288,11 @@ WORKPLACE = "work"
 class _Dataset:
     """What dataset stages read (gather.Dataset). A corrupt shard is made again on the way."""
 
-    def __init__(self, config: Config, store: Store, result: RunResult, console: Console) -> None:
-        self._config, self._store, self._plan = config, store, result.plan
-        self._console = console
+    def __init__(
+        self, config: Config, store: Store, result: RunResult, console: Console, node: Node
+    ) -> None:
+        self._config, self._store, self._plan, self._node = config, store, result.plan, node
+        self._console, self.written = console, dict[str, tuple[int, str]]()
         self._files: dict[str, dict[str, tuple[tuple[str, str, str], str]]] = {}
         self.index = result.index
 
@@ -326,6 +332,10 @@ class _Dataset:
             self._store.forget_shard(place)
             raise WorkError(f"{stage}: {name} was damaged and is gone: run the same command again")
         return data
+
+    def keep(self, name: str, content: bytes) -> None:
+        self._store.write(content, self._node.stage, self._node.mark, "files", name)
+        self.written[name] = len(content), sha256_of(content)
 
     @contextmanager
     def workplace(self, stage: str, k: int) -> Iterator[Path]:

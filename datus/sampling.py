@@ -54,7 +54,7 @@ UNITS: dict[str, tuple[str, str]] = {
 }
 """Stage -> what its seconds and its bytes grow with; `Sample.amount` counts it."""
 
-REPORT_READS = ("segments", "clusters", "masks", "denoise-fit", "denoise", "evaluate")
+REPORT_READS = ("segments", "embeddings", "clusters", "masks", "denoise-fit", "denoise", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,11 @@ class Sample:
     def file(self, stage: str, k: int, name: str) -> bytes:
         mark = find_node(self.plan.nodes, stage, k).mark
         return self.store.read(stage, mark, "files", name)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Written for its bytes and seconds; nobody reads it."""
+        node = find_node(self.plan.nodes, "report", 0)
+        self.store.write(content, node.stage, node.mark, "files", name)
 
     @contextmanager
     def workplace(self, stage: str, k: int) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datus import corrected, denoising, frozen, gather, review, work
+from datus import browsing, corrected, denoising, frozen, gather, review, work
 from datus.classes import load_classes
 from datus.config import Config, settings_of
 from datus.drift import warning
@@ -406,7 +406,7 @@ STAGES: tuple[Stage, ...] = (
         scope="dataset",
         needs=_report_needs,
         settings=_report,
-        build=gather.build_report_stage,
+        build=browsing.build_report_stage,
         warn=_warn_drift,
     ),
 )

@@ -266,7 +266,8 @@ class Store:
             "images": images,
             "numbers": data.numbers,
             "failures": data.failures,
-            "files": {n: [len(file), _sha256(file)] for n, file in data.files.items()},
+            "files": data.written
+            | {n: (len(file), _sha256(file)) for n, file in data.files.items()},
             "stored": keep,
             "sha256": _sha256(packed),
             "n_bytes": len(packed),

@@ -109,7 +109,8 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
     for rule in RULES:
         assert all(re.fullmatch(r"\d+\.\d\d", cell) for cell in found[rule])
     assert f"masks of K = 3: {run_copy}/latest/masks-k3\n" in result.stdout
-    assert result.stdout.endswith(f"report: {run_copy}/latest/report/report.html\n")
+    folder = f"{run_copy}/latest/report"
+    assert result.stdout.endswith(f"report: {folder}/report.html\nbrowser: {folder}/browse.html\n")
     assert re.search(r"^K = 3, coverage \d+\.\d %$", result.stdout, re.MULTILINE)
     assert tree(run_copy) == tree(finished)
 

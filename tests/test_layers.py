@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"records"},
     {"threads"},
-    {"denoise_config", "clusters_config", "shares"},
+    {"denoise_config", "clusters_config", "report_config", "shares"},
     {"config"},
     {"classes", "grid"},
     # the method: these do not import one another, but for the helpers of the first rows
@@ -44,6 +44,7 @@ LAYERS = (
     {"corrected_clusters"},
     {"review"},
     {"gather"},
+    {"browsing"},
     {"denoising"},
     {"stages"},
     {"plan"},

@@ -192,6 +192,8 @@ class ReportInputs:
     """Of each cluster of the main K, most confident first; or nothing at all."""
     drift: Drift | None = None
     """New images against the run that the clusters were taken from; None where none were taken."""
+    browse: bool = False
+    """browse.html stands beside the page."""
 
     def __post_init__(self) -> None:
         _require(bool(self.sweep), "ReportInputs.sweep: expected at least one K, got none")

@@ -1,0 +1,250 @@
+"""The report stage: report.html and its kin, and browse.html with every image of the run.
+
+    build_report_stage(context)       the body of the stage
+
+In: the stored stages of the main K. Out: the files of `gather.report_files`; browse.html and
+browse/*, each handed over as soon as it is made (`Dataset.keep`): a few images are in memory.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datus import gather, review
+from datus.classes import load_classes
+from datus.config import Config
+from datus.edits import as_json
+from datus.executors import Advance
+from datus.gather import Dataset, DatasetWork
+from datus.index import Shard
+from datus.records import Array, ClassTable, ClusterModel, ImageRecord, ShardData
+from datus.report import browse, browse_tally
+from datus.report.browse import FOLDER, BrowseImage
+from datus.shardwork import Context, read_truth
+from datus.threads import map_threads
+
+MAX_DIMS = 32
+"""Of the places that the page searches: one number a byte, a dozen segments an image."""
+
+Looked = tuple[BrowseImage, Array, dict[str, Any]]
+"""An image, float64 (S,) the distances of its segments to a centroid, what its pack holds."""
+
+Project = Callable[[Array], Array]
+"""float32 (n, E) -> float32 (n, P), P at most MAX_DIMS."""
+
+
+def build_report_stage(context: Context) -> DatasetWork:
+    report = gather.build_report_stage(context)
+    limit = context.config.report.browse
+
+    def work(dataset: Dataset, advance: Advance) -> ShardData:
+        if not limit:
+            return report(dataset, advance)
+        data = report(dataset, lambda n: None)
+        write_browser(context, dataset, advance)
+        return data
+
+    return work
+
+
+def write_browser(context: Context, dataset: Dataset, advance: Advance) -> None:
+    """browse.html and all beside it, through `dataset.keep`."""
+    config, k = context.config, context.config.clusters.k[0]
+    records = dataset.index.records
+    done = [r for r in records if r.image_id in _usable(config, dataset, k)]
+    chosen = {done[i].image_id for i in browse_tally.spread(len(done), config.report.browse)}
+    source = _Source(config, dataset, k, chosen)
+    tally, rows = browse_tally.Tally(len(source.centroids), config.seed), list[browse.Row]()
+    packs = _Files(dataset, "pack", browse.PACK_IMAGES, browse.pack)
+    vectors = _Files(dataset, "vectors", browse.VECTOR_IMAGES, browse.vectors)
+    for shard, images in source.images(context.runtime.threads):
+        for image, distances, entry in images:
+            tally.add(len(rows), image, distances)
+            rows.append(browse.row_of(image))
+            packs.add(entry)
+            vectors.add(_light(image))
+        advance(len(shard.records))
+    packs.close()
+    vectors.close()
+    about = source.about() | {"n_packs": packs.n_files, "n_vectors": vectors.n_files}
+    facts = browse_tally.facts_of(tally, source.centroids, source.pixels, about)
+    dataset.keep(f"{FOLDER}/index.js", browse.index(facts, rows))
+    dataset.keep("browse.html", browse.page(config.name))
+
+
+def _light(image: BrowseImage) -> BrowseImage:
+    """Without its pictures: hundreds wait for their file of vectors."""
+    none = np.zeros((0, 0), np.uint8)
+    return replace(image, preview=b"", mask=none, truth=None, segments=none)
+
+
+@dataclass(slots=True)
+class _Files:
+    """Files of so many images each, numbered as they are written."""
+
+    dataset: Dataset
+    kind: str
+    size: int
+    make: Callable[[int, list[Any]], bytes]
+    n_files: int = 0
+    waiting: list[Any] = field(default_factory=list)
+
+    def add(self, image: Any) -> None:
+        self.waiting.append(image)
+        if len(self.waiting) == self.size:
+            self.close()
+
+    def close(self) -> None:
+        if self.waiting:
+            name = f"{FOLDER}/{self.kind}-{self.n_files:05d}.js"
+            self.dataset.keep(name, self.make(self.n_files, self.waiting))
+            self.n_files, self.waiting = self.n_files + 1, []
+
+
+def _usable(config: Config, dataset: Dataset, k: int) -> set[str]:
+    return {image for report in dataset.reports("masks", k) for image in report.images}
+
+
+class _Source:
+    """What the page needs of a run, read shard by shard."""
+
+    def __init__(self, config: Config, dataset: Dataset, k: int, chosen: set[str]) -> None:
+        self.config, self.dataset, self.k, self.chosen = config, dataset, k, chosen
+        self.arrays = gather.cluster_arrays_of(dataset, k)
+        self.model: ClusterModel = gather.model_of(dataset, k)
+        self.classes: ClassTable | None = None
+        self.match: Array | None = None
+        self.centroids = gather.label_centroids(config, dataset, k)
+        self.pixels = np.zeros(len(self.centroids) + 1, np.int64)
+        if config.data.truth:
+            from datus.metrics import RULES, fit_match
+
+            self.classes = load_classes(Path(config.data.classes))
+            self.rule = RULES[0]
+            self.match = fit_match(gather.confusion_of(dataset, k), self.rule)
+        self.project = _projection(self.model, dataset, k, chosen)
+
+    def about(self) -> dict[str, Any]:
+        """Of the run, ready for JSON."""
+        from datus import __version__
+
+        matched = self.classes is not None and self.match is not None
+        return {
+            "title": self.config.name,
+            "version": __version__,
+            "n_images": len(self.dataset.index.records),
+            "classes": list(self.classes.names) if self.classes else None,
+            "match": self.match.tolist() if self.match is not None else None,
+            "rule": self.rule if matched else None,
+            "base": review.read_base(self.arrays),
+            "before": as_json(review.replayed(self.config, self.arrays).edits),
+        }
+
+    def images(self, threads: int) -> Iterator[tuple[Shard, list[Looked]]]:
+        """Of each shard, in order."""
+        for shard, found in self._shards():
+            self.pixels += sum(
+                (arrays["pixels"] for arrays in found["masks"].values()), np.zeros_like(self.pixels)
+            )
+            records = [r for r in shard.records if r.image_id in self.chosen]
+
+            yield shard, map_threads(partial(self._image, found), records, threads)
+
+    def _shards(self) -> Iterator[tuple[Shard, dict[str, dict[str, dict[str, Array]]]]]:
+        names = ["masks", "segments", "embeddings"] + (["evaluate"] if self.classes else [])
+        streams = [self.dataset.data(name, self.k) for name in names]
+        for parts in zip(*streams, strict=True):
+            yield parts[0][0], {n: p[1].arrays for n, p in zip(names, parts, strict=True)}
+
+    def _image(self, shard: dict[str, dict[str, dict[str, Array]]], record: ImageRecord) -> Looked:
+        from datus.masks import decode_labels, labels_to_pixels
+
+        found = {stage: arrays.get(record.image_id, {}) for stage, arrays in shard.items()}
+        masks, segments, embedded = found["masks"], found["segments"], found["embeddings"]
+        preview = masks["preview"].tobytes()
+        width, height = Image.open(io.BytesIO(preview)).size
+        mask = decode_labels(masks["png"].tobytes(), self.config.data.max_pixels)
+        valid: Array = np.any(embedded["vectors"], axis=1) & (masks["cluster"] >= 0)
+        places = self.project(embedded["vectors"])
+        truth, score = self._truth(record, found)
+        image = BrowseImage(
+            image_id=record.image_id,
+            size=(record.height, record.width),
+            preview=preview,
+            mask=labels_to_pixels(mask, height, width),
+            segments=segments["labels"],
+            n_patches=segments["n_patches"],
+            cluster=masks["cluster"],
+            figures={name: (masks | segments)[name] for name in browse.FIGURES},
+            places=places,
+            valid=valid & embedded["valid"],
+            pixels=masks["pixels"],
+            truth=None if truth is None else labels_to_pixels(truth, height, width),
+            score=score,
+        )
+        return image, self._distances(embedded["vectors"]), browse.packed(image)
+
+    def _distances(self, vectors: Array) -> Array:
+        """float64 (S,): to the nearest label's centroid, in the space of the clusters."""
+        places = _places(self.model, vectors)
+        each = [np.linalg.norm(places - one, axis=1) for one in self.centroids]
+        nearest: Array = np.min(each, axis=0)
+        return nearest
+
+    def _truth(
+        self, record: ImageRecord, found: dict[str, dict[str, Array]]
+    ) -> tuple[Array | None, float | None]:
+        """(classes uint8 (H, W), share that is right); None twice without a usable true mask."""
+        from datus.masks import truth_classes
+
+        counts = found.get("evaluate", {}).get("counts")
+        if counts is None or self.classes is None or self.match is None:
+            return None, None
+        labels = read_truth(self.config, record)
+        if labels is None:
+            return None, None
+        matched = np.flatnonzero(self.match >= 0)
+        right = int(counts[matched, self.match[matched]].sum())
+        truth = truth_classes(labels, self.classes, (record.height, record.width))
+        return truth, right / known if (known := int(counts.sum())) else None
+
+
+def _places(model: ClusterModel, vectors: Array) -> Array:
+    """float64 (n, P): vectors in the space of the centroids."""
+    if not len(model.pca_mean):
+        return vectors.astype(np.float64)
+    centred = vectors.astype(np.float64) - model.pca_mean
+    axes = model.pca_axes.astype(np.float64)
+    places: Array = np.einsum("ne,pe->np", centred, axes, optimize=False)
+    return places
+
+
+def _projection(model: ClusterModel, dataset: Dataset, k: int, chosen: set[str]) -> Project:
+    """Into the space of the clusters; of a larger one into its MAX_DIMS widest directions."""
+    if len(model.pca_mean) or model.centroids.shape[1] <= MAX_DIMS:
+        # axes of a PCA stand in order of variance
+        return lambda vectors: _places(model, vectors)[:, :MAX_DIMS].astype(np.float32)
+    axes = _widest(dataset, k, chosen, model.centroids.shape[1])
+    return lambda vectors: np.einsum(
+        "ne,pe->np", vectors.astype(np.float64), axes, optimize=False
+    ).astype(np.float32)
+
+
+def _widest(dataset: Dataset, k: int, chosen: set[str], size: int) -> Array:
+    """float64 (MAX_DIMS, E): directions in which the vectors have most of their length."""
+    moments = np.zeros((size, size))
+    for _, data in dataset.data("embeddings", k):
+        rows = [a["vectors"][a["valid"]] for i, a in data.arrays.items() if i in chosen]
+        if rows:
+            block = np.concatenate(rows).astype(np.float64)
+            moments += map_threads(lambda one: one.T @ one, [block], 1)[0]
+    axes: Array = np.linalg.eigh(moments).eigenvectors[:, ::-1].T[:MAX_DIMS]
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
+    axes *= np.sign(largest)
+    return axes

@@ -1,0 +1,130 @@
+"""What the page of a run says of each cluster, gathered image by image.
+
+    tally = Tally(k, seed); tally.add(row, image, distances); facts_of(tally, ...)
+
+In: `browse.BrowseImage` in order. Out: plain values for `browse.index`. Memory does not grow with
+the images: a few segments of each cluster are kept, and K x K contacts.
+"""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from datus.records import Array
+from datus.report.browse import BrowseImage
+
+SHOWN = 24
+"""Segments of each kind on the page of a cluster."""
+NEIGHBOURS = 5
+
+Candidate = tuple[float, int, int]
+"""(minus what it is ranked by, minus the row, minus the segment): the heap's least goes first."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of K labels, over the images of the page: clusters, and parts of clusters that were split."""
+
+    k: int
+    seed: int
+    n_segments: Array = field(init=False)
+    """int64 (K,): segments of the cluster, those that took it from a neighbour too."""
+    confidence: Array = field(init=False)
+    """float64 (2, K): sum over segments weighted by patches, and the patches."""
+    contacts: Array = field(init=False)
+    """int64 (K, K): pairs of neighbouring patches of two clusters."""
+    best: dict[str, list[list[Candidate]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.n_segments = np.zeros(self.k, np.int64)
+        self.confidence = np.zeros((2, self.k))
+        self.contacts = np.zeros((self.k, self.k), np.int64)
+        kinds = ("central", "random", "uncertain")
+        self.best = {kind: [[] for _ in range(self.k)] for kind in kinds}
+
+    def add(self, row: int, image: BrowseImage, distances: Array) -> None:
+        """`row`: of the image in the index; distances: float (S,) to the own centroid."""
+        labelled = image.cluster >= 0
+        cluster = image.cluster[labelled].astype(np.int64)
+        weight = image.n_patches[labelled].astype(np.float64)
+        self.n_segments += np.bincount(cluster, minlength=self.k)
+        sums = weight * image.figures["confidence"][labelled]
+        self.confidence[0] += np.bincount(cluster, sums, self.k)
+        self.confidence[1] += np.bincount(cluster, weight, self.k)
+        self.contacts += touching(image.cluster[image.segments], self.k)
+        for segment in np.flatnonzero(labelled & image.valid).tolist():
+            mark = crc32(f"{self.seed}/{segment}/{image.image_id}".encode("utf-8", "replace"))
+            ranks = {
+                "central": float(distances[segment]),
+                "random": float(mark),
+                "uncertain": float(image.figures["confidence"][segment]),
+            }
+            for kind, rank in ranks.items():
+                heap = self.best[kind][int(image.cluster[segment])]
+                keep = heapq.heappush if len(heap) < SHOWN else heapq.heappushpop
+                keep(heap, (-rank, -row, -segment))
+
+    def shown(self, kind: str, cluster: int) -> list[list[int]]:
+        """[row, segment] of the segments to show, best first."""
+        return [[-row, -segment] for _, row, segment in sorted(self.best[kind][cluster])[::-1]]
+
+
+def touching(clusters: Array, k: int) -> Array:
+    """int64 (K, K), symmetric: pairs of patches side by side that two clusters share.
+
+    clusters: int (gh, gw), -1 = none.
+    """
+    pairs = np.zeros((k, k), np.int64)
+    for one, other in ((clusters[:, :-1], clusters[:, 1:]), (clusters[:-1], clusters[1:])):
+        both = (one >= 0) & (other >= 0) & (one != other)
+        np.add.at(pairs, (one[both].astype(np.int64), other[both].astype(np.int64)), 1)
+    return pairs + pairs.T
+
+
+def facts_of(
+    tally: Tally, centroids: Array, pixels: Array, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the index says besides its rows.
+
+    centroids: float32 (K, P); pixels: int64 (K + 1,) over the whole run; about: title, classes and
+    so on, ready for JSON.
+    """
+    total = max(int(pixels.sum()), 1)
+    clusters = [
+        {
+            "share": round(int(pixels[one]) / total, 5),
+            "segments": int(tally.n_segments[one]),
+            "confidence": round(tally.confidence[0, one] / max(tally.confidence[1, one], 1.0), 3),
+            "near": _near(centroids, one),
+            "touching": _most_touching(tally.contacts[one]),
+            **{kind: tally.shown(kind, one) for kind in tally.best},
+        }
+        for one in range(tally.k)
+    ]
+    return {**about, "clusters": clusters}
+
+
+def _near(centroids: Array, cluster: int) -> list[list[float]]:
+    """[cluster, distance] of the nearest other centroids."""
+    distances = np.linalg.norm(centroids.astype(np.float64) - centroids[cluster], axis=1)
+    order = np.argsort(distances, kind="stable").tolist()
+    others = [one for one in order if one != cluster]
+    return [[one, round(float(distances[one]), 3)] for one in others[:NEIGHBOURS]]
+
+
+def _most_touching(contacts: Array) -> list[list[float]]:
+    """[cluster, share of all contacts] of those that are touched most."""
+    total = max(int(contacts.sum()), 1)
+    order = np.argsort(-contacts, kind="stable")[:NEIGHBOURS].tolist()
+    return [[one, round(int(contacts[one]) / total, 3)] for one in order if contacts[one]]
+
+
+def spread(n: int, wanted: int) -> Sequence[int]:
+    """`wanted` of `n` numbers, evenly spread, in order; all if there are no more."""
+    if n <= wanted:
+        return range(n)
+    return [(2 * i + 1) * n // (2 * wanted) for i in range(wanted)]

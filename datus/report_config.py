@@ -1,0 +1,23 @@
+"""Settings of the report: what people look at."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReportConfig:
+    """report.html, and browse.html beside it (docs/report.md)."""
+
+    examples: int = 12
+    """Images shown with mask and truth."""
+    gallery: int = 8
+    """Segments shown for each cluster, the most confident first."""
+    browse: int = 10_000
+    """Images in browse.html, 15 to 24 KB each; of more, an even sample: the page has to stay quick
+    and the disk small. 0 = no browse.html."""
+
+
+REPORT_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("report.examples", 0, 1000),
+    ("report.gallery", 0, 1000),
+    ("report.browse", 0, 1_000_000),
+)
