@@ -8,6 +8,7 @@ splits images into top and bottom. Grids of different shapes meet on one GRID x 
 are relative, as position embeddings are when a ViT interpolates them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,12 +43,21 @@ def key_sums(keys: Array) -> KeySums:
     return KeySums(framed, float(np.square(framed).sum()), 1)
 
 
-def add(parts: list[KeySums]) -> KeySums:
-    """In the order given: the same parts give the same bytes."""
-    keys = np.zeros_like(parts[0].keys)
+def add(parts: Iterable[KeySums]) -> KeySums:
+    """In the order given: the same parts give the same bytes. One part is held at a time.
+
+    Raises ValueError if there is none.
+    """
+    keys: Array | None = None
+    squares, n_images = [], 0
     for part in parts:
+        keys = np.zeros_like(part.keys) if keys is None else keys
         keys += part.keys
-    return KeySums(keys, sum(p.squares for p in parts), sum(p.n_images for p in parts))
+        squares.append(part.squares)
+        n_images += part.n_images
+    if keys is None:
+        raise ValueError("nothing to add: expected at least one KeySums")
+    return KeySums(keys, sum(squares), n_images)
 
 
 def position_mean(sums: KeySums) -> Array:

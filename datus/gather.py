@@ -5,16 +5,19 @@ the report a few pictures.
 """
 
 import heapq
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from datus import corrected, frozen, review
+from datus.centering import KeySums
 from datus.classes import load_classes
 from datus.config import Config, settings_of
 from datus.corrected_clusters import make_clusters
@@ -146,14 +149,11 @@ def build_center(context: Context) -> DatasetWork:
         return _build_taken(context, "center")
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
-        parts = []
-        for shard, data in dataset.data("keysums", context.k):
-            if WHOLE in data.arrays:
-                parts.append(key_sums_of(data.arrays[WHOLE]))
-            advance(len(shard.records))
-        if not parts:
+        parts = _key_sums(dataset.data("keysums", context.k), advance)
+        first = next(parts, None)
+        if first is None:
             raise WorkError("no image gave keys: see the failures of features")
-        sums = centering.add(parts)
+        sums = centering.add(chain([first], parts))
         share = centering.position_share(sums)
         choice: str = context.config.graphs.center
         if choice == "auto":
@@ -169,6 +169,14 @@ def build_center(context: Context) -> DatasetWork:
         return ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: {"position_share": share}})
 
     return work
+
+
+def _key_sums(data: Iterable[tuple[Shard, ShardData]], advance: Advance) -> Iterator[KeySums]:
+    """Those of one shard after the other: a megabyte each, so they are never held together."""
+    for shard, stored in data:
+        if WHOLE in stored.arrays:
+            yield key_sums_of(stored.arrays[WHOLE])
+        advance(len(shard.records))
 
 
 # --- report: files report.json, report.md, report.html ------------------------------------------
@@ -329,14 +337,15 @@ def cluster_arrays_of(dataset: Dataset, k: int) -> Arrays:
 def confusion_of(dataset: Dataset, k: int, name: str = "counts") -> Confusion:
     from datus.metrics import add
 
-    counts = [
+    counts = (
         Confusion(arrays[name])
         for _, data in dataset.data("evaluate", k)
         for arrays in data.arrays.values()
-    ]
-    if not counts:
+    )
+    first = next(counts, None)
+    if first is None:
         raise WorkError("no image has a usable true mask, nothing can be scored: see the failures")
-    return add(counts)
+    return add(chain([first], counts))
 
 
 def _provenance(config: Config, library: str) -> dict[str, str]:
@@ -378,14 +387,12 @@ FIGURES = {
 def _numbers(config: Config, dataset: Dataset) -> dict[str, dict[str, Distribution]]:
     found: dict[str, dict[str, Distribution]] = {}
     for stage, names in FIGURES.items():
-        rows = [
-            row
-            for report in dataset.reports(stage, config.clusters.k[0])
-            for row in report.numbers.values()
-        ]
-        found[stage] = {
-            name: Distribution.of(row[name] for row in rows if name in row) for name in names
-        }
+        values = {name: array("d") for name in names}  # 8 bytes an image; a dict takes 400
+        for report in dataset.reports(stage, config.clusters.k[0]):
+            for row in report.numbers.values():
+                for name in values.keys() & row.keys():
+                    values[name].append(row[name])
+        found[stage] = {name: Distribution.of(values[name]) for name in names}
     return found
 
 

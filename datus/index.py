@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -49,7 +50,7 @@ class Shard:
     records: tuple[ImageRecord, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Index:
     records: tuple[ImageRecord, ...]
     failures: dict[str, str]
@@ -64,12 +65,12 @@ class Index:
             by_key.setdefault(record.shard, []).append(record)
         return tuple(Shard(key, tuple(records)) for key, records in by_key.items())
 
-    @property
+    @cached_property
     def content(self) -> str:
         """Hash of all ids and contents, without truth."""
         return _hash([[r.image_id, r.sha256] for r in self.records])
 
-    @property
+    @cached_property
     def truth_content(self) -> str:
         return _hash([[r.image_id, r.truth_sha256] for r in self.records])
 
@@ -188,17 +189,23 @@ def _hash_truth(
     folder: Path, truths: Mapping[str, str], known: Mapping[str, Any], seen: dict[str, Any]
 ) -> dict[str, tuple[str, str]]:
     """image id -> (relative path, sha256); a mask that cannot be read hashes to its reason."""
-    rows = {}
-    for image_id, relative in truths.items():
-        name = f"truth:{relative}"
+
+    def look(relative: str) -> list[Any] | str:
         try:
-            stamp, row = _stamp(folder / relative), known.get(name)
-            if not row or row[:2] != stamp:
-                row = [*stamp, sha256_of((folder / relative).read_bytes())]
-            seen[name] = row
-            rows[image_id] = (relative, row[2])
+            stamp, row = _stamp(folder / relative), known.get(f"truth:{relative}")
+            if row and row[:2] == stamp:
+                return list(row)
+            return [*stamp, sha256_of((folder / relative).read_bytes())]
         except OSError as error:
-            rows[image_id] = (relative, f"{UNREADABLE}{error.strerror}")
+            return f"{UNREADABLE}{error.strerror}"
+
+    # side by side: what a file on a network takes is mostly waiting
+    looked = map_threads(look, truths.values(), n_cores())
+    rows = {}
+    for (image_id, relative), found in zip(truths.items(), looked, strict=True):
+        if not isinstance(found, str):
+            seen[f"truth:{relative}"] = found
+        rows[image_id] = (relative, found if isinstance(found, str) else found[2])
     return rows
 
 

@@ -71,6 +71,13 @@ class Plan:
             for shard in self.shards:
                 yield node.stage, node.mark, shard.key
 
+    def key_of(self, node: Node, image_id: str) -> str:
+        """The key of the shard in which a node makes an image; no report has to be read for it."""
+        if node.scope == "dataset":
+            return DATASET_KEY
+        records = (record for shard in self.shards for record in shard.records)
+        return next(record.shard for record in records if record.image_id == image_id)
+
     def groups(self) -> list[tuple[Node, ...]]:
         """Nodes that run in one go: a stage that is not kept, up to the last one that needs it."""
         groups: list[tuple[Node, ...]] = []

@@ -8,7 +8,8 @@ shard passes through all of them in memory, and the bytes that come out are the 
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -180,10 +181,11 @@ def _run_group(
     else:
         _run_shards(config, store, result, group, console)
     for row, node in zip(result.stages[-len(group) :], group, strict=True):
-        reports = _reports(store, result.plan, node)
+        failures: dict[str, str] = {}
+        reports = _noting(failures, _reports(store, result.plan, node))
         for warning in node.row.warn(reports):
             console.say(f"warning: {warning}")
-        failures = {image: why for report in reports for image, why in report.failures.items()}
+        deque(reports, maxlen=0)  # those that no warning looked at
         row.failed = len(failures)
         _check_failures(config, node.stage, failures, len(result.index.records))
 
@@ -232,7 +234,7 @@ def _run_shards(
 
 def _seconds(store: Store, node: Node, shards: Sequence[Shard]) -> float:
     """What the finished ones of `shards` took, added up."""
-    found = (store.report(node.stage, node.mark, shard.key) for shard in shards)
+    found = (store.report(node.stage, node.mark, shard.key, files=False) for shard in shards)
     return sum(report.seconds for report in found if report is not None)
 
 
@@ -293,7 +295,6 @@ class _Dataset:
     ) -> None:
         self._config, self._store, self._plan, self._node = config, store, result.plan, node
         self._console, self.written = console, dict[str, tuple[int, str]]()
-        self._files: dict[str, dict[str, tuple[tuple[str, str, str], str]]] = {}
         self.index = result.index
 
     @property
@@ -306,7 +307,7 @@ class _Dataset:
         whole = (Shard(DATASET_KEY, ()),)
         for shard in whole if node.scope == "dataset" else self._plan.shards:
             job = Job(self._config, self._store.url, (), self._plan.nodes, shard)
-            maker = Maker(job, silent)
+            maker = Maker(job, silent, files=False)
             yield shard, maker.data(node)
             for text in maker.said:
                 self._console.say(text)
@@ -316,19 +317,12 @@ class _Dataset:
 
     def file(self, stage: str, k: int, name: str) -> bytes:
         """Raises WorkError if it is not as it was written; its shard is made again then."""
-        mark = find_node(self._plan.nodes, stage, k).mark
-        if mark not in self._files:
-            self._files[mark] = {
-                file: (place, digest)
-                for place in self._plan.places(find_node(self._plan.nodes, stage, k))
-                if (report := self._store.report(*place))
-                for file, (_, digest) in report.files.items()
-            }
-        data, (place, digest) = (
-            self._store.read(stage, mark, "files", name),
-            self._files[mark][name],
-        )
-        if sha256_of(data) != digest:
+        node = find_node(self._plan.nodes, stage, k)
+        place = (stage, node.mark, self._plan.key_of(node, name.removesuffix(".png")))
+        report = self._store.report(*place, files=False)
+        parts = (stage, node.mark, "files", name)
+        data = self._store.read(*parts) if self._store.exists(*parts) else b""
+        if report is None or sha256_of(data) != report.files[name][1]:
             self._store.forget_shard(place)
             raise WorkError(f"{stage}: {name} was damaged and is gone: run the same command again")
         return data
@@ -350,10 +344,17 @@ class _Dataset:
                 yield Path(temporary)
 
 
-def _reports(store: Store, plan: Plan, node: Node) -> list[ShardReport]:
-    """Of the shards that are finished."""
-    found = (store.report(*place) for place in plan.places(node))
-    return [report for report in found if report is not None]
+def _reports(store: Store, plan: Plan, node: Node) -> Iterator[ShardReport]:
+    """Of the shards that are finished, one at a time; `is_done` has looked at their files."""
+    found = (store.report(*place, files=False) for place in plan.places(node))
+    return (report for report in found if report is not None)
+
+
+def _noting(failures: dict[str, str], reports: Iterable[ShardReport]) -> Iterator[ShardReport]:
+    """The reports; what failed is put into `failures` as they go by."""
+    for report in reports:
+        failures.update(report.failures)
+        yield report
 
 
 def require_upstream(store: Store, plan: Plan, group: Sequence[Node]) -> None:

@@ -57,10 +57,14 @@ def carefully(job: Job) -> Job:
 
 
 class Maker:
-    """The outputs of one shard: from memory, from the store, or made now."""
+    """The outputs of one shard: from memory, from the store, or made now.
 
-    def __init__(self, job: Job, advance: Advance) -> None:
+    files: what is stored counts only if all its files are there, as they were written.
+    """
+
+    def __init__(self, job: Job, advance: Advance, files: bool = True) -> None:
         self.job, self.store, self.advance = job, Store(job.root), advance
+        self._files = files
         self.said: list[str] = []
         self._memory: dict[str, ShardData] = {}
 
@@ -75,7 +79,7 @@ class Maker:
 
     def _stored(self, node: Node) -> ShardData | None:
         try:
-            return self.store.read_shard(self._place(node))
+            return self.store.read_shard(self._place(node), self._files)
         except CorruptShard as error:
             self.said.append(f"{error}: made again")
             self.store.forget_shard(self._place(node))

@@ -9,7 +9,7 @@ change a stage's bytes; its hash names the stage's folder. Index is not in the t
 shards (module `index`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,8 +41,8 @@ class Stage:
     build: Callable[[Context], Any]
     per_k: bool = False
     """Runs once for each K of a sweep."""
-    warn: Callable[[list[ShardReport]], list[str]] = lambda reports: []
-    """What people should know of the finished stage."""
+    warn: Callable[[Iterable[ShardReport]], list[str]] = lambda reports: []
+    """What people should know of the finished stage. Reports go by once, one at a time."""
 
 
 def _features(config: Config, k: int, index: Index) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def _weights(config: Config, backbone: str, weights: str) -> str:
     return f"{known}:seed {config.seed}" if known.startswith("random") else known
 
 
-def _warn_degenerate(reports: list[ShardReport]) -> list[str]:
+def _warn_degenerate(reports: Iterable[ShardReport]) -> list[str]:
     from datus.affinity import DEGENERATE_DENSITY
 
     densities = _figures(reports, "density")
@@ -192,7 +192,7 @@ def _warn_degenerate(reports: list[ShardReport]) -> list[str]:
     ]
 
 
-def _warn_weak(reports: list[ShardReport]) -> list[str]:
+def _warn_weak(reports: Iterable[ShardReport]) -> list[str]:
     values = _figures(reports, "modularity")
     weak = [value for value in values if value < WEAK_MODULARITY]
     if 2 * len(weak) <= len(values):
@@ -203,7 +203,7 @@ def _warn_weak(reports: list[ShardReport]) -> list[str]:
     ]
 
 
-def _warn_invalid(reports: list[ShardReport]) -> list[str]:
+def _warn_invalid(reports: Iterable[ShardReport]) -> list[str]:
     values = _figures(reports, "n_valid")
     empty = sum(value == 0 for value in values)
     if not empty:
@@ -211,11 +211,11 @@ def _warn_invalid(reports: list[ShardReport]) -> list[str]:
     return [f"{empty} of {len(values)} images have no valid segment: their masks are all 255"]
 
 
-def _warn_corrections(reports: list[ShardReport]) -> list[str]:
-    said = []
-    if n_unused := sum(_figures(reports, "n_unused")):
+def _warn_corrections(reports: Iterable[ShardReport]) -> list[str]:
+    found, said = list(reports), []  # of a dataset stage: one
+    if n_unused := sum(_figures(found, "n_unused")):
         said.append(f"{n_unused:.0f} corrected images are not in this run: they were left out")
-    if 0 < sum(_figures(reports, "n_images")) == sum(_figures(reports, "n_corrected")):
+    if 0 < sum(_figures(found, "n_images")) == sum(_figures(found, "n_corrected")):
         said.append(
             "every image of the run is corrected, so every mask is as it was given: "
             "give only the images that a person looked at"
@@ -223,8 +223,9 @@ def _warn_corrections(reports: list[ShardReport]) -> list[str]:
     return said
 
 
-def _warn_dropped(reports: list[ShardReport]) -> list[str]:
-    dropped, trained = _figures(reports, "n_dropped"), _figures(reports, "n_trained")
+def _warn_dropped(reports: Iterable[ShardReport]) -> list[str]:
+    found = list(reports)  # of a dataset stage: one
+    dropped, trained = _figures(found, "n_dropped"), _figures(found, "n_trained")
     if sum(dropped) <= sum(trained):
         return []
     return [
@@ -234,14 +235,14 @@ def _warn_dropped(reports: list[ShardReport]) -> list[str]:
     ]
 
 
-def _warn_conflicts(reports: list[ShardReport]) -> list[str]:
+def _warn_conflicts(reports: Iterable[ShardReport]) -> list[str]:
     left_out = sum(_figures(reports, "n_conflicts"))
     if not left_out:
         return []
     return [f"{left_out:.0f} edits could not be done again on these clusters: the report says why"]
 
 
-def _warn_drift(reports: list[ShardReport]) -> list[str]:
+def _warn_drift(reports: Iterable[ShardReport]) -> list[str]:
     rows = (row for report in reports for row in report.numbers.values())
     return [text for text in map(warning, rows) if text]
 
@@ -249,7 +250,7 @@ def _warn_drift(reports: list[ShardReport]) -> list[str]:
 WEAK_MODULARITY = 0.03
 
 
-def _figures(reports: list[ShardReport], name: str) -> list[float]:
+def _figures(reports: Iterable[ShardReport], name: str) -> list[float]:
     return [row[name] for report in reports for row in report.numbers.values() if name in row]
 
 

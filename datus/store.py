@@ -150,19 +150,16 @@ class Store:
 
     def folders(self, *parts: str) -> list[str]:
         """Names of the folders in a folder, sorted."""
-        path = self.path(*parts)
-        if not self.fs.isdir(path):
-            return []
-        entries = self.fs.ls(path, detail=True)
-        return sorted(e["name"].rsplit("/", 1)[1] for e in entries if e["type"] == "directory")
+        return self._names("directory", *parts)
 
     def files(self, *parts: str) -> list[str]:
         """Names of the files in a folder, sorted."""
+        return self._names("file", *parts)
+
+    def _names(self, kind: str, *parts: str) -> list[str]:
         path = self.path(*parts)
-        if not self.fs.isdir(path):
-            return []
-        entries = self.fs.ls(path, detail=True)
-        return sorted(e["name"].rsplit("/", 1)[1] for e in entries if e["type"] == "file")
+        entries = self.fs.ls(path, detail=True) if self.fs.isdir(path) else []
+        return sorted(e["name"].rsplit("/", 1)[1] for e in entries if e["type"] == kind)
 
     def disk_bytes(self, *parts: str) -> int:
         """Bytes of all files below a folder."""
@@ -229,8 +226,8 @@ class Store:
                 found.append((float(made), mark, recipe))
         return [(mark, recipe) for _, mark, recipe in sorted(found, key=lambda f: f[:2])[::-1]]
 
-    def report(self, stage: str, mark: str, key: str) -> ShardReport | None:
-        """The report of a finished shard, or None: a data file of the wrong size is unfinished."""
+    def report(self, stage: str, mark: str, key: str, files: bool = True) -> ShardReport | None:
+        """The report of a finished shard, or None. files: only if all have the right size."""
         try:
             table = unsealed(self.read(stage, mark, f"shard-{key}.json"), REPORT) or {}
             report = ShardReport(
@@ -245,6 +242,8 @@ class Store:
             )
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
+        if not files:
+            return report
         if report.stored and self.size(stage, mark, f"shard-{key}.safetensors") != report.n_bytes:
             return None
         if any(self.size(stage, mark, "files", f) != size for f, (size, _) in report.files.items()):
@@ -276,10 +275,10 @@ class Store:
         text = json.dumps(sealed(table), indent=1, sort_keys=True, allow_nan=False)
         self.write(text.encode() + b"\n", stage, mark, f"shard-{key}.json")
 
-    def read_shard(self, place: tuple[str, str, str]) -> ShardData | None:
-        """A stored shard; None if it is not there. Raises CorruptShard if its bytes changed."""
+    def read_shard(self, place: tuple[str, str, str], files: bool = True) -> ShardData | None:
+        """A stored shard or None. Raises CorruptShard if its bytes changed. files: see `report`."""
         stage, mark, key = place
-        report = self.report(stage, mark, key)
+        report = self.report(stage, mark, key, files)
         if report is None or not report.stored:
             return None
         packed = self.read(stage, mark, f"shard-{key}.safetensors")

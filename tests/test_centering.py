@@ -1,5 +1,8 @@
 """Mean keys of places, against loops over images and patches."""
 
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -105,3 +108,32 @@ def test_auto_takes_position_where_it_explains_most_and_images_are_many(
 ) -> None:
     sums = add([key_sums(image) for image in frames(n_images, place, 1.0)])
     assert centering.best_center(sums) == expected
+
+
+def test_parts_are_added_one_at_a_time() -> None:
+    """A shard's sums are a megabyte; all of them would fill the memory of a long run."""
+    alive: list[weakref.ref[KeySums]] = []
+    most = 0
+
+    class Watched(KeySums):
+        __slots__ = ("__weakref__",)
+
+    def parts() -> Iterator[KeySums]:
+        nonlocal most
+        for number in range(6):
+            part = Watched(np.full((2, 2, 1), 0.1 * number), 0.1 * number, 1)
+            alive.append(weakref.ref(part))
+            most = max(most, sum(one() is not None for one in alive))
+            yield part
+            del part
+
+    found = add(parts())
+    assert most <= 2
+    whole = add([KeySums(np.full((2, 2, 1), 0.1 * n), 0.1 * n, 1) for n in range(6)])
+    assert found.keys.tobytes() == whole.keys.tobytes()
+    assert (found.squares, found.n_images) == (whole.squares, 6)
+
+
+def test_nothing_to_add_is_said() -> None:
+    with pytest.raises(ValueError, match=r"^nothing to add: expected at least one KeySums$"):
+        add(iter(()))

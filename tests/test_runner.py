@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tiny_runs import (
 )
 
 import datus.affinity
+from datus import runner
 from datus.config import Config
 from datus.errors import ClusterError, UsageError, WorkError
 from datus.metrics import RULES
@@ -495,3 +497,45 @@ def test_a_run_leaves_no_random_state_behind(few: Dataset, tmp_path: Path) -> No
     go(few.config(tmp_path / "run"))
     after = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
     assert before == after
+
+
+# --- what grows with the number of images --------------------------------------------------------
+
+
+def test_masks_that_were_made_now_are_not_looked_at_again(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an object store a look is a request: a run of millions would spend days on them."""
+    asked: Counter[str] = Counter()
+    size = Store.size
+
+    def counting(store: Store, *parts: str) -> int:
+        asked["/".join(parts[2:])] += 1
+        return size(store, *parts)
+
+    monkeypatch.setattr(Store, "size", counting)
+    go(tiny.config(tmp_path / "run"))
+    looks = {image_id: asked[f"files/{image_id}.png"] for image_id in IDS}
+    assert set(looks.values()) == {0}
+    asked.clear()
+    go(tiny.config(tmp_path / "run"))  # at the door, and before the stage
+    assert {asked[f"files/{image_id}.png"] for image_id in IDS} == {2}
+
+
+def test_the_report_of_a_missing_mask_asks_for_the_same_command(
+    run_copy: Path, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget(run_copy, "report")
+    reports = runner._reports
+
+    def gone(*args: Any) -> Any:
+        for path in run_copy.glob("masks/*/files/**/*.png"):
+            path.unlink()
+        return reports(*args)
+
+    monkeypatch.setattr(runner, "_reports", gone)
+    with pytest.raises(WorkError, match="run the same command again"):
+        go(tiny.config(run_copy))
+    monkeypatch.undo()
+    result, _ = go(tiny.config(run_copy))
+    assert "masks (K = 3)" in made(result)

@@ -408,6 +408,14 @@ def test_a_missing_file_of_the_output_is_not_finished(written: Store) -> None:
     assert written.report(*PLACE) is None
 
 
+def test_a_report_that_is_only_added_up_asks_for_nothing_else(written: Store) -> None:
+    local(written, *PLACE[:2], "files", "b", "two.png").unlink()
+    found = written.report(*PLACE, files=False)
+    assert found is not None
+    assert set(found.files) == {"b/two.png", "one.png"}
+    assert written.report(*PLACE) is None
+
+
 def test_a_torn_file_of_the_output_is_not_finished(written: Store) -> None:
     local(written, *PLACE[:2], "files", "b", "two.png").write_bytes(b"pict")
     assert written.report(*PLACE) is None
