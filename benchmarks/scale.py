@@ -255,7 +255,7 @@ python benchmarks/measure_scale.py run --images ... --every 2 --clusters 9 --set
 """
 
 REPORT_REQUESTS = 32
-"""Counted in gather.py: 17 reports, and 5 times all shards of a stage, 3 requests each."""
+"""Counted in reporting.py: 17 reports, and 5 times all shards of a stage, 3 requests each."""
 
 
 # --- numbers as people read them ----------------------------------------------------------------

@@ -2,7 +2,7 @@
 
     build_report_stage(context)       the body of the stage
 
-In: the stored stages of the main K. Out: the files of `gather.report_files`; browse.html and
+In: the stored stages of the main K. Out: the files of `reporting`; browse.html and
 browse/*, each handed over as soon as it is made (`Dataset.keep`): a few images are in memory.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datus import gather, review
+from datus import gather, reporting, review
 from datus.classes import load_classes
 from datus.config import Config
 from datus.edits import as_json
@@ -40,7 +40,7 @@ Project = Callable[[Array], Array]
 
 
 def build_report_stage(context: Context) -> DatasetWork:
-    report = gather.build_report_stage(context)
+    report = reporting.build_report_stage(context)
     limit = context.config.report.browse
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:

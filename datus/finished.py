@@ -25,12 +25,12 @@ from datus.config import Config
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.export_run import Masks, pixel_confidence, read_behind, read_labels
 from datus.exports.names import default_names
-from datus.gather import Candidate, candidates, pixels_of
 from datus.images import decode_image, sha256_of
 from datus.index import Index, read_index
 from datus.masks import labels_to_pixels
 from datus.plan import DATASET_KEY
 from datus.records import WHOLE, Array, ImageRecord
+from datus.reporting import Candidate, candidates, pixels_of
 from datus.store import ShardReport, Store
 
 PLACES = "inputs.json"

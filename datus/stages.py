@@ -16,10 +16,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datus import browsing, corrected, denoising, frozen, gather, review, work
+from datus import (
+    browsing,
+    corrected,
+    denoising,
+    frozen,
+    gather,
+    review,
+    scoring,
+    stage_warnings,
+    work,
+)
 from datus.classes import load_classes
 from datus.config import Config, settings_of
-from datus.drift import warning
 from datus.index import Index
 from datus.shardwork import Context
 from datus.store import ShardReport
@@ -178,82 +187,6 @@ def _weights(config: Config, backbone: str, weights: str) -> str:
     return f"{known}:seed {config.seed}" if known.startswith("random") else known
 
 
-def _warn_degenerate(reports: Iterable[ShardReport]) -> list[str]:
-    from datus.affinity import DEGENERATE_DENSITY
-
-    densities = _figures(reports, "density")
-    dense = [value for value in densities if value > DEGENERATE_DENSITY]
-    if not dense:
-        return []
-    return [
-        f"{len(dense)} of {len(densities)} graphs are degenerate (over "
-        f"{100 * DEGENERATE_DENSITY:.0f} % of patch pairs linked): their segments say little; "
-        "try --set graphs.center=image or another backbone"
-    ]
-
-
-def _warn_weak(reports: Iterable[ShardReport]) -> list[str]:
-    values = _figures(reports, "modularity")
-    weak = [value for value in values if value < WEAK_MODULARITY]
-    if 2 * len(weak) <= len(values):
-        return []
-    return [
-        f"{len(weak)} of {len(values)} images have modularity below {WEAK_MODULARITY}: "
-        "their communities may be noise"
-    ]
-
-
-def _warn_invalid(reports: Iterable[ShardReport]) -> list[str]:
-    values = _figures(reports, "n_valid")
-    empty = sum(value == 0 for value in values)
-    if not empty:
-        return []
-    return [f"{empty} of {len(values)} images have no valid segment: their masks are all 255"]
-
-
-def _warn_corrections(reports: Iterable[ShardReport]) -> list[str]:
-    found, said = list(reports), []  # of a dataset stage: one
-    if n_unused := sum(_figures(found, "n_unused")):
-        said.append(f"{n_unused:.0f} corrected images are not in this run: they were left out")
-    if 0 < sum(_figures(found, "n_images")) == sum(_figures(found, "n_corrected")):
-        said.append(
-            "every image of the run is corrected, so every mask is as it was given: "
-            "give only the images that a person looked at"
-        )
-    return said
-
-
-def _warn_dropped(reports: Iterable[ShardReport]) -> list[str]:
-    found = list(reports)  # of a dataset stage: one
-    dropped, trained = _figures(found, "n_dropped"), _figures(found, "n_trained")
-    if sum(dropped) <= sum(trained):
-        return []
-    return [
-        f"de-noising left out {sum(dropped):.0f} of {sum(dropped) + sum(trained):.0f} images, "
-        "whose masks are nearly all one cluster: the model knows the others only; try more "
-        "clusters, or --set denoise.drop_share=1"
-    ]
-
-
-def _warn_conflicts(reports: Iterable[ShardReport]) -> list[str]:
-    left_out = sum(_figures(reports, "n_conflicts"))
-    if not left_out:
-        return []
-    return [f"{left_out:.0f} edits could not be done again on these clusters: the report says why"]
-
-
-def _warn_drift(reports: Iterable[ShardReport]) -> list[str]:
-    rows = (row for report in reports for row in report.numbers.values())
-    return [text for text in map(warning, rows) if text]
-
-
-WEAK_MODULARITY = 0.03
-
-
-def _figures(reports: Iterable[ShardReport], name: str) -> list[float]:
-    return [row[name] for report in reports for row in report.numbers.values() if name in row]
-
-
 def _nothing(config: Config) -> tuple[str, ...]:
     return ()
 
@@ -324,7 +257,7 @@ STAGES: tuple[Stage, ...] = (
         needs=lambda config: ("features", "center") if _centred(config) else ("features",),
         settings=_graphs,
         build=work.build_graphs,
-        warn=_warn_degenerate,
+        warn=stage_warnings.degenerate,
     ),
     Stage(
         name="segments",
@@ -333,7 +266,7 @@ STAGES: tuple[Stage, ...] = (
         needs=lambda config: ("graphs",),
         settings=_segments,
         build=work.build_segments,
-        warn=_warn_weak,
+        warn=stage_warnings.weak,
     ),
     Stage(
         name="embeddings",
@@ -342,7 +275,7 @@ STAGES: tuple[Stage, ...] = (
         needs=_embedding_needs,
         settings=_embeddings,
         build=work.build_embeddings,
-        warn=_warn_invalid,
+        warn=stage_warnings.invalid,
     ),
     Stage(
         name="clusters",
@@ -352,7 +285,7 @@ STAGES: tuple[Stage, ...] = (
         settings=_clusters,
         build=gather.build_clusters,
         per_k=True,
-        warn=_warn_corrections,
+        warn=stage_warnings.corrections,
     ),
     Stage(
         name="edits",
@@ -362,7 +295,7 @@ STAGES: tuple[Stage, ...] = (
         settings=_edits,
         build=gather.build_edits,
         per_k=True,
-        warn=_warn_conflicts,
+        warn=stage_warnings.conflicts,
     ),
     Stage(
         name="masks",
@@ -381,7 +314,7 @@ STAGES: tuple[Stage, ...] = (
         settings=_denoise_fit,
         build=denoising.build_denoise_fit,
         per_k=True,
-        warn=_warn_dropped,
+        warn=stage_warnings.dropped,
     ),
     Stage(
         name="denoise",
@@ -398,7 +331,7 @@ STAGES: tuple[Stage, ...] = (
         scope="shard",
         needs=_evaluate_needs,
         settings=_evaluate,
-        build=work.build_evaluate,
+        build=scoring.build_evaluate,
         per_k=True,
     ),
     Stage(
@@ -408,7 +341,7 @@ STAGES: tuple[Stage, ...] = (
         needs=_report_needs,
         settings=_report,
         build=browsing.build_report_stage,
-        warn=_warn_drift,
+        warn=stage_warnings.drift,
     ),
 )
 

@@ -6,13 +6,11 @@ stores by image stands above it.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
 from datus.centering import KeySums
-from datus.classes import load_classes
 from datus.config import Config
 from datus.corrected import drawn_in
 from datus.executors import Advance
@@ -39,7 +37,6 @@ from datus.shardwork import (
     one_image,
     per_image,
     read_image,
-    read_truth,
     vit_image,
 )
 from datus.threads import map_threads
@@ -369,38 +366,3 @@ def pixel_mask(config: Config, image: Array, segments: Array, cluster: Array) ->
     from datus.refine import refine
 
     return refine(image, by_patch)
-
-
-# --- evaluate: counts int64 (L + 1, C); denoised, the same of de-noised masks; by_confidence int32
-#     (n, 4), see `confidence.binned` --------------------------------------------------------------
-
-
-def build_evaluate(context: Context) -> ShardWork:
-    from datus.confidence import binned
-    from datus.masks import decode_labels, labels_to_pixels, truth_classes
-    from datus.metrics import count_pixels
-
-    config = context.config
-    classes = load_classes(Path(config.data.classes))
-
-    def one(record: ImageRecord, inputs: Inputs) -> ShardData:
-        labels = read_truth(config, record)
-        if labels is None:
-            return ShardData(arrays={})
-        truth = truth_classes(labels, classes, (record.height, record.width))
-        n_labels = len(inputs["masks"].arrays[record.image_id]["pixels"]) - 1
-        found = {}
-        for stage, name in (("masks", "counts"), ("denoise", "denoised")):
-            if stage in inputs:
-                png = inputs[stage].arrays[record.image_id]["png"].tobytes()
-                mask = decode_labels(png, config.data.max_pixels)
-                found[name] = count_pixels(mask, truth, n_labels, classes.n_classes).counts
-            if stage == "masks":
-                sure = inputs[stage].arrays[record.image_id]["confidence"]
-                by_patch = sure[inputs["segments"].arrays[record.image_id]["labels"]]
-                by_pixel = labels_to_pixels(by_patch, *mask.shape)
-                shape = n_labels, classes.n_classes
-                found["by_confidence"] = binned(by_pixel, mask, truth, shape)
-        return one_image(record, found, {"n_known": float(found["counts"].sum())})
-
-    return per_image(context, one)
