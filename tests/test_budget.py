@@ -124,6 +124,7 @@ def test_shapes_from_names(name: str, shape: tuple[int, int] | None) -> None:
     assert model_shape(name) == shape
 
 
+@pytest.mark.slow
 def test_names_mean_in_timm_what_they_mean_here() -> None:
     """One of every family and size; built without memory for the weights."""
     import timm

@@ -432,6 +432,7 @@ def test_gated_weights_are_announced_before_the_work(
     assert result.stderr.startswith("vit_small_patch16_dinov3.lvd1689m: gated. Its authors give")
 
 
+@pytest.mark.slow
 def test_pretrain_makes_a_backbone_that_run_takes(tmp_path: Path) -> None:
     images = tmp_path / "photos"
     images.mkdir()

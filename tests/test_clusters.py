@@ -423,7 +423,9 @@ print(float(product[0, 0]))
 """
 
 
-@pytest.mark.parametrize("imports", ["import torch, faiss", "import faiss, torch"])
+@pytest.mark.parametrize(
+    "imports", ["import torch, faiss", pytest.param("import faiss, torch", marks=pytest.mark.slow)]
+)
 def test_torch_and_faiss_live_together_in_either_order(imports: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", USE_BOTH.format(imports=imports)],

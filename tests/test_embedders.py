@@ -80,7 +80,7 @@ def dino(name: str) -> tuple[Tensors, Any]:
     ("row", "name", "file"),
     [
         ("resnet18.mocov2", "resnet18", moco),
-        ("resnet50.mocov2", "resnet50", moco),
+        pytest.param("resnet50.mocov2", "resnet50", moco, marks=pytest.mark.slow),
         ("resnet50.dino", "resnet50", dino),
     ],
 )

@@ -57,6 +57,7 @@ def planted(n_nodes: int, n_groups: int, seed: int) -> Array:
     return affinity_graph(keys.astype(np.float32)[None]).bits
 
 
+@pytest.mark.slow
 def test_best_of_8_is_never_below_scikit_network_on_1000_graphs() -> None:
     differences = []
     for seed in range(1000):
@@ -143,6 +144,7 @@ def test_same_labels_in_every_thread_and_process() -> None:
     assert run_program({}) == f"{expected.tolist()}\n"
 
 
+@pytest.mark.slow
 def test_without_a_folder_for_machine_code_it_still_runs() -> None:
     """A package folder and a home that cannot be written, and no NUMBA_CACHE_DIR."""
     code = (

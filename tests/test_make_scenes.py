@@ -69,6 +69,7 @@ def test_sizes_and_aspect_ratios_vary_within_the_limits():
     assert any(w > h for h, w in shapes)
 
 
+@pytest.mark.slow
 def test_every_class_occurs_and_none_fills_the_set():
     counts = np.zeros(len(make_scenes.CLASSES))
     for index in range(60):

@@ -72,6 +72,7 @@ def test_onnxruntime_gives_what_torch_gives_at_any_size(name: str, tmp_path: Pat
         np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_size_can_be_fixed(tmp_path: Path) -> None:
     saved("bgr", tmp_path)
     found = export_model(tmp_path / "model", tmp_path / "model.onnx", (32, 48))
@@ -80,6 +81,7 @@ def test_a_size_can_be_fixed(tmp_path: Path) -> None:
         export_model(tmp_path / "model", tmp_path / "model.onnx", (33, 48))
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved("bgr", tmp_path)
     monkeypatch.setattr(onnx_export, "_compare", lambda *given: (10 * TOLERANCE, 0.5))

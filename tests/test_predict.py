@@ -191,6 +191,7 @@ def colour_class(pixels: Array) -> Array:
     return np.where(bright, 0, np.where(red, 1, 2)).astype(np.int64)
 
 
+@pytest.mark.slow
 def test_tiles_agree_with_one_view() -> None:
     """Tiles see less around them, and a ViT sees all of a view: they cannot be the same. The
     share of pixels that differ is stated in docs/predict.md for a trained model."""

@@ -47,7 +47,14 @@ def written(run_dir: Path) -> dict[str, int]:
 # --- bytes and seconds --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [{}, {"graphs.center": "position"}, {"embeddings.mode": "crop"}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"graphs.center": "position"}, marks=pytest.mark.slow),
+        {"embeddings.mode": "crop"},
+    ],
+)
 def test_the_bytes_of_every_stage_are_those_of_the_run(
     more: dict[str, Any], photos: Dataset, tmp_path: Path
 ) -> None:
@@ -134,6 +141,7 @@ def index_of(run_dir: Path) -> Any:
     return index
 
 
+@pytest.mark.slow
 def test_features_that_are_not_kept_are_counted_each_time_they_are_made(
     photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ pretrain.pretrain(settings(out), sorted((out.parent / "photos").iterdir()), lamb
 """
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle(tmp_path: Path, photos: list[Path]) -> None:
     whole = pretrain(settings(tmp_path / "whole"), photos, lambda _: None)
     root = Path(__file__).resolve().parents[1]

@@ -172,6 +172,7 @@ def test_an_edited_run(tiny: Dataset, tmp_path: Path) -> None:
     assert new.names == found.names
 
 
+@pytest.mark.slow
 def test_a_result_stays_what_it_was_when_the_folder_goes_on(tiny: Dataset, tmp_path: Path) -> None:
     go(tiny.config(tmp_path / "run"))
     before = datus.load(tmp_path / "run", images=tiny.images)

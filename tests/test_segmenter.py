@@ -143,7 +143,10 @@ SAVED = {
 }
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize(
+    "name",
+    [one if one != "deeplabv3" else pytest.param(one, marks=pytest.mark.slow) for one in SAVED],
+)
 def test_a_saved_model_comes_back(name: str, tmp_path: Path) -> None:
     segmenter = build_segmenter(SAVED[name], 3)
     n_bytes = save_segmenter(segmenter, tmp_path / "m.v1", CLASSES, {"epochs": 3})
@@ -319,6 +322,7 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
         SegmenterSpec(**wrong)
 
 
+@pytest.mark.slow
 def test_a_backbone_of_one_size_says_so() -> None:
     beit = {"backbone": "beit_base_patch16_224", "weights": "random"}
     with pytest.raises(

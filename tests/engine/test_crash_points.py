@@ -99,8 +99,8 @@ def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return tree(run_dir)
 
 
-QUICK = ("index", "features", "clusters")
-"""A stage of each kind; the others take as long again."""
+QUICK = ("index", "clusters")
+"""The others take as long again and more."""
 
 
 @pytest.mark.parametrize(

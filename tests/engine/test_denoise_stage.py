@@ -113,8 +113,10 @@ def test_nothing_to_learn_from_says_so(tiny: Dataset, run_copy: Path) -> None:
     "more",
     [
         {},
-        {"denoise.head": "conv", "denoise.flip": True},
-        {"denoise.head": "layers", "denoise.confidence": "margin"},
+        pytest.param({"denoise.head": "conv", "denoise.flip": True}, marks=pytest.mark.slow),
+        pytest.param(
+            {"denoise.head": "layers", "denoise.confidence": "margin"}, marks=pytest.mark.slow
+        ),
         {"denoise.freeze": False, "denoise.scale": 1.5, "denoise.epochs": 1},
     ],
     ids=["tokens", "mirrored", "layers", "tuned"],
@@ -160,7 +162,8 @@ go(Dataset(Path({root!r})).config({run!r}, {more!r}))
 """
 
 
-@pytest.mark.parametrize(("epoch", "rounds"), [pytest.param(1, 1, marks=pytest.mark.slow), (4, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("epoch", "rounds"), [(1, 1), (4, 2)])
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     epoch: int, rounds: int, tiny: Dataset, run_copy: Path
 ) -> None:
