@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,7 @@ def test_an_interrupted_run_says_so_and_the_same_command_goes_on(
 ) -> None:
     def interrupted(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)  # the main thread hears of it before this image fails
 
     for path in run_copy.glob("graphs/*/shard-*"):
         path.unlink()
