@@ -47,16 +47,21 @@ def together(labels: Array, tried: Array) -> Array:
     return share
 
 
-def binned(confidence: Array, mask: Array, truth: Array, shape: tuple[int, int]) -> Array:
+def bin_of(confidence: Array) -> Array:
+    """uint8, of the shape of `confidence`: which of N_BINS equal steps; 1 is in the last."""
+    steps: Array = np.minimum((confidence * N_BINS).astype(np.uint8), N_BINS - 1)
+    return steps
+
+
+def binned(bins: Array, mask: Array, truth: Array, shape: tuple[int, int]) -> Array:
     """int32 (n, 4): rows (bin, cluster, class, pixels) of one image; only those with pixels.
 
-    confidence: float32 (H, W), 0..1; mask: uint8 (H, W) cluster or IGNORE; truth: uint8 (H, W)
+    bins: uint8 (H, W) of `bin_of`; mask: uint8 (H, W) cluster or IGNORE; truth: uint8 (H, W)
     class or IGNORE; shape: (K, C). Pixels without a label or a true class are left out.
     """
     n_clusters, n_classes = shape
-    known = (mask != IGNORE) & (truth != IGNORE)
-    bins = np.minimum((confidence[known] * N_BINS).astype(np.int64), N_BINS - 1)
-    codes = (bins * n_clusters + mask[known]) * n_classes + truth[known]
+    codes = (bins.astype(np.int32) * n_clusters + mask) * n_classes + truth
+    codes = codes[(mask != IGNORE) & (truth != IGNORE)]
     pixels = np.bincount(codes, minlength=N_BINS * n_clusters * n_classes)
     found = np.flatnonzero(pixels)
     columns = (*np.unravel_index(found, (N_BINS, n_clusters, n_classes)), pixels[found])

@@ -11,7 +11,7 @@ from datus.shardwork import Context, Inputs, ShardWork, one_image, per_image, re
 
 
 def build_evaluate(context: Context) -> ShardWork:
-    from datus.confidence import binned
+    from datus.confidence import bin_of, binned
     from datus.masks import decode_labels, labels_to_pixels, truth_classes
     from datus.metrics import count_pixels
 
@@ -31,8 +31,8 @@ def build_evaluate(context: Context) -> ShardWork:
                 mask = decode_labels(png, config.data.max_pixels)
                 found[name] = count_pixels(mask, truth, n_labels, classes.n_classes).counts
             if stage == "masks":
-                sure = inputs[stage].arrays[record.image_id]["confidence"]
-                by_patch = sure[inputs["segments"].arrays[record.image_id]["labels"]]
+                bins = bin_of(inputs[stage].arrays[record.image_id]["confidence"])
+                by_patch = bins[inputs["segments"].arrays[record.image_id]["labels"]]
                 by_pixel = labels_to_pixels(by_patch, *mask.shape)
                 shape = n_labels, classes.n_classes
                 found["by_confidence"] = binned(by_pixel, mask, truth, shape)

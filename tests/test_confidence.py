@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datus.confidence import N_BINS, binned, confidence, kept_counts, together
+from datus.confidence import N_BINS, bin_of, binned, confidence, kept_counts, together
 
 
 def test_together_is_the_share_of_pairs_that_stay_in_one_community() -> None:
@@ -47,7 +47,7 @@ def test_pixels_are_counted_by_confidence_cluster_and_class() -> None:
     sure = np.array([[0.0, 0.0, 0.31, 1.0]], np.float32).repeat(3, axis=0)
     mask = np.array([[0, 0, 1, 1], [0, 1, 1, 1], [255, 0, 1, 1]], np.uint8)
     truth = np.array([[0, 2, 1, 1], [0, 0, 1, 255], [0, 2, 1, 1]], np.uint8)
-    rows = binned(sure, mask, truth, (2, 3))
+    rows = binned(bin_of(sure), mask, truth, (2, 3))
     last = N_BINS - 1  # 1.0 is in the last bin, not in one of its own
     assert rows.tolist() == [
         [0, 0, 0, 2], [0, 0, 2, 2], [0, 1, 0, 1], [15, 1, 1, 3], [last, 1, 1, 2],

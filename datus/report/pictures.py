@@ -77,7 +77,7 @@ def layer(labels: Array, colours: Colours, long_side: int) -> str:
     pixels = table[small]
     stripe = np.add.outer(np.arange(height), np.arange(width)) % _STRIPE_PX < 2
     pixels[stripe & striped[small], :3] = 255
-    return _data_uri(Image.fromarray(pixels), "png", optimize=True)
+    return _data_uri(Image.fromarray(pixels), "png", compress_level=4)
 
 
 def small_size(height: int, width: int, long_side: int) -> tuple[int, int]:
