@@ -16,6 +16,7 @@
     datus freeze runs/photos --out words.safetensors  its clusters in one file, for other machines
     datus export RUN --to coco --out DIR              the masks for another tool
     datus suggest-k RUN                               how many clusters, and whether to believe them
+    datus suggest-names RUN --words words.txt         a model's guesses at what clusters are
     datus prune pipelines/suim.toml                   what no current setting needs
     datus verify pipelines/suim.toml --mend           every stored byte against its checksum
 
@@ -33,6 +34,7 @@ from datus import (
     commands_export,
     commands_fit,
     commands_k,
+    commands_names,
     commands_predict,
 )
 from datus.config import Config
@@ -240,6 +242,7 @@ for command in (
     *(commands_fit.fit, commands_predict.predict, commands_predict.export_onnx),
     commands_export.export,
     commands_k.suggest_k,
+    commands_names.suggest_names,
 ):
     app.command(command.__name__.replace("_", "-"))(command)
 

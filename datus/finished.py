@@ -202,17 +202,17 @@ def open_run(store: Store) -> Finished:
     raise WorkError(f"{store.url}: its last run is not finished: run the same again, then load it")
 
 
-def picture(record: ImageRecord, folder: str) -> Array:
-    """uint8 (H, W, 3) of an image as the run saw it. Raises UsageError with the cure."""
+def picture(
+    record: ImageRecord, folder: str, cure: str = "datus.load(RUN, images=FOLDER)"
+) -> Array:
+    """uint8 (H, W, 3) of an image as the run saw it. Raises UsageError; cure: if it was moved."""
     path = Path(folder) / record.path
     if not folder:
         raise UsageError("this run does not know its images: datus.load(RUN, images=FOLDER)")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(
-            f"{path}: {error.strerror}; if the images were moved: datus.load(RUN, images=FOLDER)"
-        ) from None
+        raise UsageError(f"{path}: {error.strerror}; if the images were moved: {cure}") from None
     if sha256_of(data) != record.sha256:
         raise UsageError(f"{path}: not the image that the run saw; mine again")
     return decode_image(data, record.height * record.width)

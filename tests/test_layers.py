@@ -22,11 +22,11 @@ LAYERS = (
     {"compiled"},
     {"zoo", "converters"},
     {"pixels", "checkpoints", "louvain_kernel", "sources", "inference", "partitions"},
-    {"embedders", "selfsupervised"},
+    {"embedders", "selfsupervised", "textimage"},
     {"views", "trust"},
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"}
-    | {"confidence", "constraints", "edits", "verdicts"},
+    | {"confidence", "constraints", "edits", "verdicts", "naming"},
     {"heads", "logits", "modelfiles", "labels"},
     {"segmenter", "trainset"},
     {"predict", "denoise"},
@@ -61,9 +61,10 @@ LAYERS = (
     {"compare"},
     {"options", "terminal"},
     {"intake", "display", "finished"},
-    {"masked"},
+    {"masked", "name_run"},
     {"results"},
-    {"commands", "commands_predict", "commands_fit", "commands_export", "commands_k"},
+    {"commands", "commands_predict", "commands_fit", "commands_export", "commands_k"}
+    | {"commands_names"},
     {"cli", "api"},
     {"__main__"},
 )
