@@ -57,7 +57,8 @@ def write_browser(context: Context, dataset: Dataset, advance: Advance) -> None:
     """browse.html and all beside it, through `dataset.keep`."""
     config, k = context.config, context.config.clusters.k[0]
     records = dataset.index.records
-    done = [r for r in records if r.image_id in _usable(config, dataset, k)]
+    usable = _usable(config, dataset, k)
+    done = [r for r in records if r.image_id in usable]
     chosen = {done[i].image_id for i in browse_tally.spread(len(done), config.report.browse)}
     source = _Source(config, dataset, k, chosen)
     tally, rows = browse_tally.Tally(len(source.centroids), config.seed), list[browse.Row]()

@@ -39,8 +39,8 @@ _INSTALL = "pip install 'datus[cpu]' (or 'datus[gpu]' on a CUDA machine; never b
 _CPU_WHEELS = ("faiss-cpu",)
 _GPU_WHEELS = ("faiss-gpu-cu13", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss-gpu")
 
-_CHUNK_ROWS = 65_536
-"""Rows in float64 at a time: 200 MB at E = 384. Fixed, since it decides the order of sums."""
+_CHUNK_ROWS = 8192
+"""Rows in float64 at a time: 25 MB at E = 384. Fixed, since it decides the order of sums."""
 
 
 def fit_clusters(

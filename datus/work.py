@@ -6,13 +6,14 @@ stores by image stands above it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
 
 from datus.centering import KeySums
 from datus.config import Config
-from datus.corrected import drawn_in
+from datus.corrected import Drawn, drawn_in
 from datus.executors import Advance
 from datus.index import Shard
 from datus.modelarrays import cluster_model
@@ -298,59 +299,68 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
 
 
 def build_masks(context: Context) -> ShardWork:
-    from datus.clusters import assign, places_of, votes
-    from datus.confidence import confidence
-    from datus.edits import relabelled
     from datus.images import preview
-    from datus.masks import encode_mask, fill_from_neighbours
+    from datus.masks import encode_mask
 
-    noise, least = context.config.masks.noise, context.config.masks.min_confidence
+    config = context.config
 
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
-        model = cluster_model(inputs["clusters"].arrays[WHOLE])
-        segmented = inputs["segments"].arrays[record.image_id]
-        segments = segment_map(segmented)
-        embedded = inputs["embeddings"].arrays[record.image_id]
-        valid: Array = embedded["valid"]
-        if noise == "pool":
-            valid = np.any(embedded["vectors"], axis=1)
-        edits = inputs["edits"].arrays[WHOLE] if "edits" in inputs else None
-        group = None if edits is None else edits["group"]
-        found = assign(model, SegmentEmbeddings(embedded["vectors"], valid), group)
         drawn = drawn_in(inputs["clusters"], record)
-        found = drawn.keep(found) if drawn else found
-        agreed = votes(model, embedded["vectors"], found.cluster, group)
-        sure = confidence(found.margin, agreed, segmented["together"])
-        sure = drawn.sure(sure) if drawn else sure
-        if noise == "nearest":
-            found = fill_from_neighbours(segments, found)
-        cluster = np.where(sure >= least, found.cluster, np.int16(-1))
-        n_labels = model.n_clusters
-        if edits is not None:  # after the neighbours, or what is dropped would come back by them
-            cluster = relabelled(edits, cluster, places_of(model, embedded["vectors"]))
-            n_labels = len(edits["centroids"])
-        image = read_image(context.config, record)
-        mask = pixel_mask(context.config, image, segments.labels, cluster)
-        mask = drawn.paint(mask, edits) if drawn else mask
+        cluster, signs, n_labels = _labelled(config, record, inputs, drawn)
+        segments = inputs["segments"].arrays[record.image_id]["labels"]
+        image = read_image(config, record)
+        mask = pixel_mask(config, image, segments, cluster)
+        if drawn:
+            mask = drawn.paint(mask, _edits(inputs))
         pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
-        counts = np.r_[pixels[:n_labels], pixels[-1:]]
-        png = encode_mask(mask)
-        signs = {"margin": found.margin, "votes": agreed, "confidence": sure}
+        counts, png = np.r_[pixels[:n_labels], pixels[-1:]], encode_mask(mask)
         arrays = {"cluster": cluster, **signs, "pixels": counts}
         arrays["png"] = np.frombuffer(png, np.uint8)
         arrays["preview"] = np.frombuffer(preview(image), np.uint8)
-        return ShardData(
-            arrays={record.image_id: arrays},
-            numbers={
-                record.image_id: {
-                    "labelled": 1.0 - float(counts[-1]) / mask.size,
-                    "confidence": float(sure[segments.labels].mean()),
-                }
-            },
-            files={f"{record.image_id}.png": png},
-        )
+        figures = {
+            "labelled": 1.0 - float(counts[-1]) / mask.size,
+            "confidence": float(signs["confidence"][segments].mean()),
+        }
+        found = one_image(record, arrays, figures)
+        return replace(found, files={f"{record.image_id}.png": png})
 
     return per_image(context, one)
+
+
+def _edits(inputs: Inputs) -> Arrays | None:
+    return inputs["edits"].arrays[WHOLE] if "edits" in inputs else None
+
+
+def _labelled(
+    config: Config, record: ImageRecord, inputs: Inputs, drawn: Drawn | None
+) -> tuple[Array, dict[str, Array], int]:
+    """(label int16 (S,), the signs of confidence float32 (S,), L) of one image's segments."""
+    from datus.clusters import assign, places_of, votes
+    from datus.confidence import confidence
+    from datus.edits import relabelled
+    from datus.masks import fill_from_neighbours
+
+    model, edits = cluster_model(inputs["clusters"].arrays[WHOLE]), _edits(inputs)
+    segmented = inputs["segments"].arrays[record.image_id]
+    embedded = inputs["embeddings"].arrays[record.image_id]
+    vectors, valid = embedded["vectors"], embedded["valid"]
+    if config.masks.noise == "pool":
+        valid = np.any(vectors, axis=1)
+    group = None if edits is None else edits["group"]
+    found = assign(model, SegmentEmbeddings(vectors, valid), group)
+    found = drawn.keep(found) if drawn else found
+    agreed = votes(model, vectors, found.cluster, group)
+    sure = confidence(found.margin, agreed, segmented["together"])
+    sure = drawn.sure(sure) if drawn else sure
+    signs = {"margin": found.margin, "votes": agreed, "confidence": sure}
+    if config.masks.noise == "nearest":
+        found = fill_from_neighbours(segment_map(segmented), found)
+    cluster = np.where(sure >= config.masks.min_confidence, found.cluster, np.int16(-1))
+    if edits is None:
+        return cluster, signs, model.n_clusters
+    # after the neighbours, or what is dropped would come back by them
+    cluster = relabelled(edits, cluster, places_of(model, vectors))
+    return cluster, signs, len(edits["centroids"])
 
 
 def pixel_mask(config: Config, image: Array, segments: Array, cluster: Array) -> Array:
