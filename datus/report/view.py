@@ -270,17 +270,23 @@ def charts(inputs: ReportInputs) -> list[figures.Chart]:
 
 def confidence_charts(result: KResult) -> list[figures.Chart]:
     """Scores against coverage as the least sure pixels go; none without truth."""
-    if not result.kept:
+    if not any(one.coverage >= LEAST_SHARE for one in result.kept):
         return []
     return [
         figures.against_coverage(
             f"{name} of the pixels that keep a label, percent, against their share",
-            [(one.coverage, getattr(one, key)) for one in result.kept],
+            [
+                (one.coverage, getattr(one, key))
+                for one in result.kept
+                if one.coverage >= LEAST_SHARE
+            ],
         )
         for name, key in (("accuracy", "accuracy"), ("mIoU", "miou"))
     ]
 
 
+LEAST_SHARE = 1.0
+"""Percent: a score of fewer pixels is chance, and bends the curve."""
 CONFIDENCE_STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
