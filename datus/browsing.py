@@ -218,11 +218,9 @@ class _Source:
 
 def _places(model: ClusterModel, vectors: Array) -> Array:
     """float64 (n, P): vectors in the space of the centroids."""
-    if not len(model.pca_mean):
-        return vectors.astype(np.float64)
-    centred = vectors.astype(np.float64) - model.pca_mean
-    axes = model.pca_axes.astype(np.float64)
-    places: Array = np.einsum("ne,pe->np", centred, axes, optimize=False)
+    from datus.clusters import places_of
+
+    places: Array = places_of(model, vectors).astype(np.float64)
     return places
 
 

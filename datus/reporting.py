@@ -87,15 +87,18 @@ def _sections(config: Config) -> tuple[str, ...]:
 
 
 def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
-    """Settings for the report. Of clusters that are taken, their hash says more than a path."""
+    """Settings for the report. Of clusters that are taken, their hash says more than a path; of
+    edits, what they are: where the file lies may not change the report's bytes."""
     settings = settings_of(getattr(config, section))
     if section != "clusters":
         return settings
     settings = corrected.hashed(config, dataset.index.records)
+    found = review.load(config)
+    settings["edits"] = [str(one) for one in found.edits] if found else []
     if not settings.pop("frozen"):
         return settings
     ids = (frozen.arrays_id(cluster_arrays_of(dataset, k)) for k in config.clusters.k)
-    return {"k": settings["k"], "frozen": ", ".join(ids)}
+    return {"k": settings["k"], "frozen": ", ".join(ids), "edits": settings["edits"]}
 
 
 def _drift(config: Config, dataset: Dataset) -> Drift | None:

@@ -149,6 +149,19 @@ def test_edits_are_followed_to_other_clusters_and_the_replay_is_the_same_bytes(
     )
 
 
+def test_where_the_file_lies_changes_no_byte_of_the_report(
+    tiny: Dataset, plain: Path, tmp_path: Path
+) -> None:
+    pages = []
+    for name in ("edits.json", "other/renamed.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        path = save_edits(plain, tmp_path / name, {"op": "drop", "cluster": 0})
+        go(tiny.config(tmp_path / f"run{len(pages)}", {**MORE, "clusters.edits": str(path)}))
+        pages.append(tmp_path / f"run{len(pages)}" / "latest" / "report" / "report.json")
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    assert json.loads(pages[0].read_text())["settings"]["clusters"]["edits"] == ["drop 0"]
+
+
 def test_denoising_learns_the_edited_labels(tiny: Dataset, plain: Path, tmp_path: Path) -> None:
     path = save_edits(plain, tmp_path / "edits.json", {"op": "split", "cluster": 1, "parts": 2})
     fast = {"denoise.enabled": True, "denoise.epochs": 1, "clusters.edits": str(path)}
