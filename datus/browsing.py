@@ -35,8 +35,9 @@ MAX_DIMS = 32
 Looked = tuple[BrowseImage, Array, dict[str, Any]]
 """An image, float64 (S,) the distances of its segments to a centroid, what its pack holds."""
 
-Project = Callable[[Array], Array]
-"""float32 (n, E) -> float32 (n, P), P at most MAX_DIMS."""
+Project = Callable[[Array, Array], Array]
+"""float32 (n, E), and their places in the space of the clusters -> float32 (n, P), P at most
+MAX_DIMS."""
 
 
 def build_report_stage(context: Context) -> DatasetWork:
@@ -172,7 +173,8 @@ class _Source:
         width, height = Image.open(io.BytesIO(preview)).size
         mask = decode_labels(masks["png"].tobytes(), self.config.data.max_pixels)
         valid: Array = np.any(embedded["vectors"], axis=1) & (masks["cluster"] >= 0)
-        places = self.project(embedded["vectors"])
+        vectors = embedded["vectors"]
+        here = _places(self.model, vectors)
         truth, score = self._truth(record, found)
         image = BrowseImage(
             image_id=record.image_id,
@@ -183,19 +185,18 @@ class _Source:
             n_patches=segments["n_patches"],
             cluster=masks["cluster"],
             figures={name: (masks | segments)[name] for name in browse.FIGURES},
-            places=places,
+            places=self.project(vectors, here),
             valid=valid & embedded["valid"],
             pixels=masks["pixels"],
             truth=None if truth is None else labels_to_pixels(truth, height, width),
             score=score,
         )
-        return image, self._distances(embedded["vectors"]), browse.packed(image)
+        return image, self._distances(here), browse.packed(image)
 
-    def _distances(self, vectors: Array) -> Array:
+    def _distances(self, places: Array) -> Array:
         """float64 (S,): to the nearest label's centroid, in the space of the clusters."""
-        places = _places(self.model, vectors)
-        each = [np.linalg.norm(places - one, axis=1) for one in self.centroids]
-        nearest: Array = np.min(each, axis=0)
+        offsets = places[:, None] - self.centroids
+        nearest: Array = np.sqrt((offsets**2).sum(axis=2)).min(axis=1)
         return nearest
 
     def _truth(
@@ -228,9 +229,9 @@ def _projection(model: ClusterModel, dataset: Dataset, k: int, chosen: set[str])
     """Into the space of the clusters; of a larger one into its MAX_DIMS widest directions."""
     if len(model.pca_mean) or model.centroids.shape[1] <= MAX_DIMS:
         # axes of a PCA stand in order of variance
-        return lambda vectors: _places(model, vectors)[:, :MAX_DIMS].astype(np.float32)
+        return lambda _, places: places[:, :MAX_DIMS].astype(np.float32)
     axes = _widest(dataset, k, chosen, model.centroids.shape[1])
-    return lambda vectors: np.einsum(
+    return lambda vectors, _: np.einsum(
         "ne,pe->np", vectors.astype(np.float64), axes, optimize=False
     ).astype(np.float32)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datus.compiled import compiled
+from datus.halves import as_float32
 from datus.records import Array
 
 GRID = 28
@@ -39,7 +41,7 @@ class KeySums:
 
 def key_sums(keys: Array) -> KeySums:
     """Of one image: keys float (gh, gw, D) resampled to the common frame."""
-    framed = resample(keys.astype(np.float64), (GRID, GRID))
+    framed = resample(as_float32(keys), (GRID, GRID))
     return KeySums(framed, float(np.square(framed).sum()), 1)
 
 
@@ -97,17 +99,47 @@ def best_center(sums: KeySums) -> str:
 
 
 def without(keys: Array, mean: Array) -> Array:
-    """float32 (gh, gw, D): keys minus the mean of each place, brought to their grid."""
-    here = resample(mean.astype(np.float64), (keys.shape[0], keys.shape[1]))
-    return (keys.astype(np.float64) - here).astype(np.float32)
+    """float32 (gh, gw, D): keys minus the mean of each place, brought to their grid.
+
+    mean: float32 (GRID, GRID, D) or (1, 1, D), or what `resample` made of it for this grid.
+    """
+    here = resample(mean, (keys.shape[0], keys.shape[1]))
+    return _difference(as_float32(keys), here)
 
 
 def resample(grid: Array, shape: tuple[int, int]) -> Array:
     """float64 (h, w, D): linear interpolation, averaging where the grid shrinks."""
-    rows = _weights(shape[0], grid.shape[0])
-    columns = _weights(shape[1], grid.shape[1])
-    tall = np.tensordot(rows, grid, axes=(1, 0))
-    return np.ascontiguousarray(np.tensordot(columns, tall, axes=(1, 1)).transpose(1, 0, 2))
+    if grid.shape[:2] == shape:
+        return grid.astype(np.float64, copy=False)
+    rows, columns = _weights(shape[0], grid.shape[0]), _weights(shape[1], grid.shape[1])
+    wide = np.ascontiguousarray(grid).reshape(1, grid.shape[0], -1)
+    tall = _blended(wide, rows).reshape(shape[0], *grid.shape[1:])
+    return _blended(tall, columns)
+
+
+@compiled
+def _blended(grids: Array, weights: Array) -> Array:
+    """float64 (n, h, m) from float (n, g, m) and weights (h, g), most of which are 0."""
+    blended = np.zeros((len(grids), len(weights), grids.shape[2]))
+    for one in range(len(grids)):
+        for place in range(len(weights)):
+            for source in range(weights.shape[1]):
+                weight = weights[place, source]
+                if weight != 0:
+                    for i in range(grids.shape[2]):
+                        blended[one, place, i] += weight * grids[one, source, i]
+    return blended
+
+
+@compiled
+def _difference(keys: Array, here: Array) -> Array:
+    """float32 (h, w, D) of float32 - float64, rounded once."""
+    found = np.empty(keys.shape, np.float32)
+    for row in range(keys.shape[0]):
+        for column in range(keys.shape[1]):
+            for i in range(keys.shape[2]):
+                found[row, column, i] = np.float32(keys[row, column, i] - here[row, column, i])
+    return found
 
 
 def _weights(n_out: int, n_in: int) -> Array:

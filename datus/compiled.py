@@ -47,6 +47,50 @@ popcount: Callable[[Any], Any] = intrinsic(_popcount_code)
 
 
 @compiled
+def value_counts(values: Array) -> Array:
+    """int64 (256,): how often each value is in uint8 (H, W)."""
+    counts = np.zeros(256, np.int64)
+    for value in values.flat:
+        counts[value] += 1
+    return counts
+
+
+@compiled
+def pair_counts(first: Array, second: Array) -> Array:
+    """int64 (256, 256): how often two values stand at one place; uint8 (H, W) each."""
+    counts = np.zeros((256, 256), np.int64)
+    for row in range(first.shape[0]):
+        for column in range(first.shape[1]):
+            counts[first[row, column], second[row, column]] += 1
+    return counts
+
+
+@compiled
+def triple_counts(first: Array, second: Array, third: Array, sizes: tuple[int, int, int]) -> Array:
+    """int64 of `sizes`: how often three values stand at one place; uint8 (H, W) each.
+
+    Places where a value is not below its size are left out.
+    """
+    counts = np.zeros(sizes, np.int64)
+    for row in range(first.shape[0]):
+        for column in range(first.shape[1]):
+            a, b, c = first[row, column], second[row, column], third[row, column]
+            if a < sizes[0] and b < sizes[1] and c < sizes[2]:
+                counts[a, b, c] += 1
+    return counts
+
+
+@compiled
+def looked_up(values: Array, table: Array) -> Array:
+    """uint8 (H, W): `table`, uint8 (256,), at each of uint8 (H, W)."""
+    found = np.empty(values.shape, np.uint8)
+    for row in range(values.shape[0]):
+        for column in range(values.shape[1]):
+            found[row, column] = table[values[row, column]]
+    return found
+
+
+@compiled
 def mirror(bits: Array) -> None:
     """Copy the upper triangle of uint64 (N, words) onto the lower one, in place."""
     n_nodes = len(bits)

@@ -12,7 +12,7 @@ stay as the least certain ones go. What each sign is worth alone: docs/confidenc
 
 import numpy as np
 
-from datus.records import IGNORE, Array
+from datus.records import Array
 
 N_BINS = 50
 """Equal steps of confidence that pixels are counted in."""
@@ -59,13 +59,11 @@ def binned(bins: Array, mask: Array, truth: Array, shape: tuple[int, int]) -> Ar
     bins: uint8 (H, W) of `bin_of`; mask: uint8 (H, W) cluster or IGNORE; truth: uint8 (H, W)
     class or IGNORE; shape: (K, C). Pixels without a label or a true class are left out.
     """
-    n_clusters, n_classes = shape
-    codes = (bins.astype(np.int32) * n_clusters + mask) * n_classes + truth
-    codes = codes[(mask != IGNORE) & (truth != IGNORE)]
-    pixels = np.bincount(codes, minlength=N_BINS * n_clusters * n_classes)
-    found = np.flatnonzero(pixels)
-    columns = (*np.unravel_index(found, (N_BINS, n_clusters, n_classes)), pixels[found])
-    rows: Array = np.stack(columns, axis=1).astype(np.int32)
+    from datus.compiled import triple_counts
+
+    pixels = triple_counts(bins, mask, truth, (N_BINS, *shape))
+    found = np.nonzero(pixels)
+    rows: Array = np.stack((*found, pixels[found]), axis=1).astype(np.int32)
     return rows
 
 

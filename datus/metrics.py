@@ -98,8 +98,9 @@ def count_pixels(mask: Array, truth: Array, n_clusters: int, n_classes: int) -> 
             f"expected at most {MAX_CLUSTERS} clusters and 1 to {IGNORE} classes, "
             f"got {n_clusters} and {n_classes}"
         )
-    codes = (mask.astype(np.uint16) << 8) | truth
-    pairs = np.bincount(codes.ravel(), minlength=256 * 256).reshape(256, 256)
+    from datus.compiled import pair_counts
+
+    pairs = pair_counts(mask, truth)
     _check_ids("mask", "cluster ids", pairs.sum(axis=1), n_clusters)
     _check_ids("true mask", "class numbers", pairs.sum(axis=0), n_classes)
     rows = [*range(n_clusters), IGNORE]

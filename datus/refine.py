@@ -35,6 +35,9 @@ class Bilateral:
     """Of RGB in 0..1: at this distance in colour the weight is 0.60."""
     blur_patches: float = 0.08
     """Sigma of the blur of the image before colours are compared: against single odd pixels."""
+    step: int = 2
+    """Votes are counted at every second pixel of each side; one between four that agree takes their
+    label, the others are counted too. 1 = all are counted (docs/refine.md)."""
 
 
 STANDARD = Bilateral()
@@ -51,22 +54,20 @@ def refine(image: Array, labels: Array, settings: Bilateral = STANDARD) -> Array
     """
     _check(image, labels)
     height, width = image.shape[:2]
-    names, numbers = np.unique(labels, return_inverse=True)
-    if len(names) == 1:
-        return np.full((height, width), names[0], np.uint8)
-    won = _vote(
+    if np.all(labels == labels[0, 0]):
+        return np.full((height, width), labels[0, 0], np.uint8)
+    return _vote(
         _blurred(image, labels.shape, settings.blur_patches),
         _mean_colours(image, labels.shape),
-        np.where(labels == IGNORE, -1, numbers.reshape(labels.shape)).astype(np.int64),
+        np.where(labels == IGNORE, -1, labels.astype(np.int64)),
         (_edges(height, labels.shape[0]), _edges(width, labels.shape[1])),
         (
             _place_weights(height, labels.shape[0], settings),
             _place_weights(width, labels.shape[1], settings),
             np.float32(1 / (16 * (255 * settings.sigma_colour) ** 2)),
+            settings.step,
         ),
     )
-    refined: Array = names[won]
-    return refined
 
 
 def _check(image: Array, labels: Array) -> None:
@@ -104,12 +105,12 @@ def _edges(n_pixels: int, n_patches: int) -> Array:
 
 
 def _place_weights(n_pixels: int, n_patches: int, settings: Bilateral) -> Array:
-    """float32 (n_pixels, 2 reach + 1): weight of the patches around, along one side."""
+    """float32 (2 reach + 1, n_pixels): weight of the patches around, along one side."""
     centres = (np.arange(n_pixels) + 0.5) * n_patches / n_pixels - 0.5
     offsets = np.arange(-settings.reach, settings.reach + 1)
     distances = (_under(n_pixels, n_patches)[:, None] + offsets) - centres[:, None]
-    weights: Array = np.exp(-(distances**2) / (2 * settings.sigma_patches**2)).astype(np.float32)
-    return weights
+    weights = np.exp(-(distances**2) / (2 * settings.sigma_patches**2)).astype(np.float32)
+    return np.ascontiguousarray(weights.T)
 
 
 @compiled
@@ -118,46 +119,49 @@ def _vote(
     patches: Array,
     voters: Array,
     edges: tuple[Array, Array],
-    weights: tuple[Array, Array, np.float32],
+    weights: tuple[Array, Array, np.float32, int],
 ) -> Array:
-    """uint8 (H, W): number of the label that wins; the lowest on a tie.
+    """uint8 (H, W): the label that wins; the lowest on a tie.
 
     image: uint8 (H, W, 3). patches: float32 (gh, gw, 3) mean colours. voters: int64 (gh, gw)
-    numbers of labels; -1 has no vote, its pixels get the number after the last. edges: first row
-    of pixels of each row of patches, and the same for columns, with the end. weights: float32 by
-    row, by column, and what a squared distance of colours is multiplied by.
+    labels; -1 has no vote, its pixels get IGNORE. edges: first row of pixels of each row of
+    patches, and the same for columns, with the end. weights: float32 by row, by column, what a
+    squared distance of colours is multiplied by; and `Bilateral.step`.
 
-    All pixels of a patch see the same patches, so they are counted together.
+    All pixels of a patch see the same patches, so they are counted together: first those on the
+    lattice, then those between lattice pixels that do not agree.
     """
     tops, lefts = edges
-    reach, n_labels = weights[0].shape[1] // 2, voters.max() + 1
+    reach = len(weights[0]) // 2
     n_most = np.diff(tops).max() * np.diff(lefts).max()
-    colours = np.empty((3, n_most), np.float32)
-    by_place = np.empty((2, 2 * reach + 1, n_most), np.float32)
-    votes = np.empty((min(n_labels, (2 * reach + 1) ** 2), n_most), np.float32)
-    slots, names = np.full(n_labels, -1), np.empty(n_labels, np.int64)
+    points = np.empty((2, n_most), np.int64)
+    memory = (
+        np.empty((3, n_most), np.float32),
+        np.empty((2, 2 * reach + 1, n_most), np.float32),
+        np.empty((min(IGNORE, (2 * reach + 1) ** 2), n_most), np.float32),
+    )
+    slots, names = np.full(IGNORE, -1), np.empty(IGNORE, np.int64)
     won = np.empty(image.shape[:2], np.uint8)
     for row in range(len(voters)):
         for column in range(voters.shape[1]):
-            block = won[tops[row] : tops[row + 1], lefts[column] : lefts[column + 1]]
+            box = tops[row], tops[row + 1], lefts[column], lefts[column + 1]
             if voters[row, column] < 0:
-                block[:] = n_labels
+                won[box[0] : box[1], box[2] : box[3]] = IGNORE
                 continue
             top, left = max(row - reach, 0), max(column - reach, 0)
             around = voters[top : row + reach + 1, left : column + reach + 1]
             n_names = _name(around, slots, names)
             if n_names == 1:
-                block[:] = names[0]
+                won[box[0] : box[1], box[2] : box[3]] = names[0]
             else:
-                corner = tops[row], lefts[column]
-                _gather(image, corner, block.shape, colours)
-                _places(weights, corner, block.shape, (top - row, left - column), by_place)
-                votes[:n_names, : block.size] = 0
                 seen = patches[top : row + reach + 1, left : column + reach + 1]
-                _count(
-                    colours, by_place, (around, seen), (slots, weights[2]), votes[:, : block.size]
-                )
-                _elect(votes, names[:n_names], block)
+                window = around, seen, top - row + reach, left - column + reach
+                known = slots, names[:n_names]
+                n_points = _lattice(box, weights[3], points)
+                _decide(image, points, window, weights, (*known, n_points), memory, won)
+                n_points = _between(box, weights[3], won, points)
+                if n_points > 0:
+                    _decide(image, points, window, weights, (*known, n_points), memory, won)
             slots[names[:n_names]] = -1
     return won
 
@@ -175,37 +179,76 @@ def _name(around: Array, slots: Array, names: Array) -> int:
 
 
 @inlined
-def _gather(image: Array, corner: tuple[int, int], shape: tuple[int, int], colours: Array) -> None:
-    """The pixels of a block as three rows of colours: the sums run over them at a stretch."""
-    pixel = 0
-    for y in range(corner[0], corner[0] + shape[0]):
-        for x in range(corner[1], corner[1] + shape[1]):
-            for channel in range(3):
-                colours[channel, pixel] = image[y, x, channel]
-            pixel += 1
+def _lattice(box: tuple[int, int, int, int], step: int, points: Array) -> int:
+    """List (y, x) of every `step`-th row and column of a block, its last ones among them."""
+    n_points = 0
+    for y in range(box[0], box[1]):
+        if (y - box[0]) % step == 0 or y == box[1] - 1:
+            for x in range(box[2], box[3]):
+                if (x - box[2]) % step == 0 or x == box[3] - 1:
+                    points[0, n_points], points[1, n_points] = y, x
+                    n_points += 1
+    return n_points
 
 
 @inlined
-def _places(
-    weights: tuple[Array, Array, np.float32],
-    corner: tuple[int, int],
-    shape: tuple[int, int],
-    first: tuple[int, int],
-    by_place: Array,
+def _between(box: tuple[int, int, int, int], step: int, won: Array, points: Array) -> int:
+    """Pixels between lattice pixels of one label take it; the others are listed."""
+    n_points, above, last_row, last_column = 0, box[0], box[1] - 1, box[3] - 1
+    while above <= last_row:
+        below, left = min(above + step, last_row), box[2]
+        while left <= last_column:
+            right = min(left + step, last_column)
+            label = won[above, left]
+            beside, under = won[above, right] == label, won[below, left] == label
+            inside = beside and under and won[below, right] == label
+            for y in range(above, max(below, above + 1)):
+                for x in range(left, max(right, left + 1)):
+                    if y == above and x == left:
+                        continue
+                    if (beside and y == above) or (under and x == left) or inside:
+                        won[y, x] = label
+                    else:
+                        points[0, n_points], points[1, n_points] = y, x
+                        n_points += 1
+            left = max(right, left + 1)
+        above = max(below, above + 1)
+    return n_points
+
+
+@compiled
+def _decide(
+    image: Array,
+    points: Array,
+    window: tuple[Array, Array, int, int],
+    weights: tuple[Array, Array, np.float32, int],
+    known: tuple[Array, Array, int],
+    memory: tuple[Array, Array, Array],
+    won: Array,
 ) -> None:
-    """For the pixels of a block, the weights of the rows and of the columns of its window."""
-    reach = weights[0].shape[1] // 2
-    pixel = 0
-    for y in range(corner[0], corner[0] + shape[0]):
-        for x in range(corner[1], corner[1] + shape[1]):
-            for offset in range(2 * reach + 1):
-                by_place[0, offset, pixel] = weights[0][
-                    y, min(offset + first[0] + reach, 2 * reach)
-                ]
-                by_place[1, offset, pixel] = weights[1][
-                    x, min(offset + first[1] + reach, 2 * reach)
-                ]
-            pixel += 1
+    """Count the votes for some pixels of a block, and write who wins.
+
+    points: int64 (2, most) rows and columns; window: labels and colours of the patches that vote,
+    and where in the weights its first row and column stand; known: `slots` and `names` of `_name`,
+    and how many points; memory: room for colours, weights of places and votes. The rows of room
+    are taken whole: a compiler makes vectors of what it knows to lie side by side.
+    """
+    around, patches, first_row, first_column = window
+    slots, names, n_points = known
+    colours, by_place, votes = memory
+    for i in range(n_points):
+        y, x = points[0, i], points[1, i]
+        for channel in range(3):
+            colours[channel, i] = image[y, x, channel]
+    for row in range(around.shape[0]):
+        for i in range(n_points):
+            by_place[0, row, i] = weights[0][first_row + row, points[0, i]]
+    for column in range(around.shape[1]):
+        for i in range(n_points):
+            by_place[1, column, i] = weights[1][first_column + column, points[1, i]]
+    votes[: len(names), :n_points] = 0
+    _count(colours, by_place, (around, patches), (slots, weights[2], n_points), votes)
+    _elect(votes, names, (points, n_points), won)
 
 
 @inlined
@@ -213,13 +256,13 @@ def _count(
     colours: Array,
     by_place: Array,
     window: tuple[Array, Array],
-    names: tuple[Array, np.float32],
+    names: tuple[Array, np.float32, int],
     votes: Array,
 ) -> None:
     """Add the votes of a window's patches. (1 - x / 8)^8 for e^-x: no table, no call, 6 times as
     fast, and a bound beyond which a colour does not count."""
     around, patches = window
-    slots, scale = names
+    slots, scale, n_points = names
     one, none = np.float32(1), np.float32(0)
     red, green, blue = colours[0], colours[1], colours[2]
     for row in range(around.shape[0]):
@@ -229,7 +272,7 @@ def _count(
             sums = votes[slots[around[row, column]]]
             above, beside = by_place[0, row], by_place[1, column]
             r, g, b = patches[row, column, 0], patches[row, column, 1], patches[row, column, 2]
-            for pixel in range(votes.shape[1]):
+            for pixel in range(n_points):
                 dr, dg, db = red[pixel] - r, green[pixel] - g, blue[pixel] - b
                 near = max(one - (dr * dr + dg * dg + db * db) * scale, none)
                 near *= near
@@ -239,15 +282,13 @@ def _count(
 
 
 @inlined
-def _elect(votes: Array, names: Array, block: Array) -> None:
+def _elect(votes: Array, names: Array, where: tuple[Array, int], won: Array) -> None:
     """Write the label with most votes; the lowest of equals."""
-    pixel = 0
-    for y in range(block.shape[0]):
-        for x in range(block.shape[1]):
-            best = 0
-            for slot in range(1, len(names)):
-                more, least = votes[slot, pixel], votes[best, pixel]
-                if more > least or (more == least and names[slot] < names[best]):
-                    best = slot
-            block[y, x] = names[best]
-            pixel += 1
+    points, n_points = where
+    for i in range(n_points):
+        best = 0
+        for slot in range(1, len(names)):
+            more, least = votes[slot, i], votes[best, i]
+            if more > least or (more == least and names[slot] < names[best]):
+                best = slot
+        won[points[0, i], points[1, i]] = names[best]

@@ -277,7 +277,8 @@ def _gallery(
             if record.image_id in masks.arrays:
                 arrays = masks.arrays[record.image_id], segmented.arrays[record.image_id]
                 for cluster, candidate in candidates(record, *arrays):
-                    best[cluster] = heapq.nlargest(size, [*best[cluster], candidate])
+                    if len(best[cluster]) < size or best[cluster][-1] < candidate:
+                        best[cluster] = heapq.nlargest(size, [*best[cluster], candidate])
         advance(len(shard.records))
     wanted = {one.image_id for row in best for one in row}
     records = {r.image_id: r for r in dataset.index.records if r.image_id in wanted}

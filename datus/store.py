@@ -27,13 +27,11 @@ from typing import Any
 import fsspec
 import numpy as np
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from datus.errors import CorruptShard, StoreError
-from datus.records import Array, ShardData
+from datus.records import ShardData
 from datus.remote import Patient
+from datus.shardfile import pack, read_writable, sync_folder, unpack
 
 TEMPORARY = ".tmp-"
 
@@ -132,14 +130,34 @@ class Store:
         with _explained(self.path(*parts), "read"):
             return bytes(self.fs.cat_file(self.path(*parts)))
 
+    def read_writable(self, *parts: str) -> bytearray:
+        """The same, for arrays that lie in it: torch wants memory that could be written to."""
+        path = self.path(*parts)
+        if not self.is_local:
+            return bytearray(self.read(*parts))
+        with _explained(path, "read"):
+            return read_writable(path)
+
     def write(self, data: bytes, *parts: str) -> None:
         """The whole file or nothing, on disk when this returns."""
+        self._write(data, *parts)
+        self._sync_folders([self.path(*parts)])
+
+    def _write(self, data: bytes, *parts: str) -> str:
+        """The same, but the name is on disk only after `_sync_folders`. Returns the path."""
         path = self.path(*parts)
         with _explained(path, "write"):
-            if not self.is_local:
+            if self.is_local:
+                _write_local(Path(path), data)
+            else:
                 self.fs.pipe_file(path, data)
-                return
-            _write_local(Path(path), data)
+        return path
+
+    def _sync_folders(self, paths: Iterable[str]) -> None:
+        """Bring the names of files to the disk: once a folder, not once a file."""
+        for folder in sorted({os.path.dirname(path) for path in paths} if self.is_local else ()):
+            with _explained(folder, "write"):
+                sync_folder(folder)
 
     def remove(self, *parts: str) -> None:
         """A file or a folder and all below it; nothing if it is not there."""
@@ -255,12 +273,18 @@ class Store:
     ) -> None:
         """Files, then arrays, then the report that says done. `place` = (stage, mark, key)."""
         stage, mark, key = place
-        for name, content in data.files.items():
-            self.write(content, stage, mark, "files", name)
+        self._sync_folders(
+            [
+                self._write(content, stage, mark, "files", name)
+                for name, content in data.files.items()
+            ]
+        )
         images = sorted(data.arrays)
-        packed = _pack(images, data.arrays) if keep else b""
+        packed = pack(images, data.arrays) if keep else b""
         if keep:
-            self.write(packed, stage, mark, f"shard-{key}.safetensors")
+            self._write(
+                packed, stage, mark, f"shard-{key}.safetensors"
+            )  # its name: with the report's
         table = {
             "images": images,
             "numbers": data.numbers,
@@ -281,12 +305,12 @@ class Store:
         report = self.report(stage, mark, key, files)
         if report is None or not report.stored:
             return None
-        packed = self.read(stage, mark, f"shard-{key}.safetensors")
+        packed = self.read_writable(stage, mark, f"shard-{key}.safetensors")
         if _sha256(packed) != report.sha256:
             raise CorruptShard(f"{stage}: shard {key} does not match its checksum")
         try:
-            arrays = _unpack(report.images, packed)
-        except (SafetensorError, ValueError, LookupError, TypeError) as error:
+            arrays = unpack(report.images, packed)
+        except (ValueError, LookupError, TypeError) as error:
             raise CorruptShard(f"{stage}: shard {key} cannot be read: {error}") from None
         return ShardData(arrays=arrays, numbers=report.numbers, failures=report.failures)
 
@@ -346,11 +370,6 @@ def _write_local(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
 
 
 @contextmanager
@@ -377,22 +396,5 @@ def _cure(number: int | None) -> str:
     return "run the same command again, finished shards are kept"
 
 
-def _sha256(data: bytes) -> str:
+def _sha256(data: bytes | bytearray) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _pack(images: list[str], arrays: Mapping[str, Mapping[str, Array]]) -> bytes:
-    tensors = {
-        f"{row:06d}/{name}": np.ascontiguousarray(array)
-        for row, image_id in enumerate(images)
-        for name, array in arrays[image_id].items()
-    }
-    return bytes(save_tensors(tensors))
-
-
-def _unpack(images: tuple[str, ...], packed: bytes) -> dict[str, dict[str, Array]]:
-    arrays: dict[str, dict[str, Array]] = {image_id: {} for image_id in images}
-    for name, array in load_tensors(packed).items():
-        row, _, short = name.partition("/")
-        arrays[images[int(row)]][short] = array
-    return arrays

@@ -5,8 +5,9 @@ advance)`, which makes the ShardData of one shard from that of the stages before
 stores by image stands above it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from zlib import crc32
 
 import numpy as np
@@ -47,10 +48,12 @@ from datus.threads import map_threads
 
 def build_features(context: Context) -> ShardWork:
     from datus.backbones import load_backbone
+    from datus.halves import as_float16, as_float32
     from datus.images import fit_size, normalise
 
     config, runtime = context.config, context.runtime
     settings = config.features
+    rounded = as_float16 if settings.store == "float16" else as_float32
     backbone = load_backbone(
         settings.backbone, settings.weights, settings, runtime.device, config.seed
     )
@@ -64,9 +67,9 @@ def build_features(context: Context) -> ShardWork:
     def stored(record: ImageRecord, grid: FeatureGrid) -> ShardData:
         rows, columns = grid.keys.shape[:2]
         arrays = {
-            "keys": grid.keys.astype(settings.store, copy=False),
-            "tokens": grid.tokens.astype(settings.store, copy=False),
-            "cls": grid.cls.astype(settings.store, copy=False),
+            "keys": rounded(grid.keys),
+            "tokens": rounded(grid.tokens),
+            "cls": rounded(grid.cls),
             "size": np.array([rows * backbone.patch_px, columns * backbone.patch_px], np.int32),
         }
         return one_image(record, arrays, {"n_patches": float(rows * columns)})
@@ -124,11 +127,20 @@ def key_sums_of(arrays: Arrays) -> KeySums:
 
 def build_graphs(context: Context) -> ShardWork:
     from datus.affinity import affinity_graph, density
-    from datus.centering import without
+    from datus.centering import resample, without
 
     settings = context.config.graphs
 
-    def one(record: ImageRecord, inputs: Inputs) -> ShardData:
+    def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
+        def mean_on(grid: tuple[int, int]) -> Array:
+            return resample(inputs["center"].arrays[WHOLE]["mean"], grid)
+
+        each = partial(one, cache(mean_on))  # most images of a dataset have one grid
+        return per_image(context, each)(shard, inputs, advance)
+
+    def one(
+        mean_on: Callable[[tuple[int, int]], Array], record: ImageRecord, inputs: Inputs
+    ) -> ShardData:
         features = inputs["features"].arrays[record.image_id]
         keys = features["keys"]
         center: str = settings.center
@@ -136,7 +148,7 @@ def build_graphs(context: Context) -> ShardWork:
             found = inputs["center"].arrays[WHOLE]
             center = found["choice"].tobytes().decode()
             if center != "image":
-                keys = without(keys, found["mean"])
+                keys = without(keys, mean_on(keys.shape[:2]))
         graph = affinity_graph(
             keys, "image" if center == "image" else "none", settings.threshold or None
         )
@@ -147,7 +159,7 @@ def build_graphs(context: Context) -> ShardWork:
         }
         return one_image(record, arrays, {"density": density(graph)})
 
-    return per_image(context, one)
+    return work
 
 
 # --- segments: labels int32 (gh, gw); community, n_patches, together (S,), boxes (S, 4), size (2,)
@@ -206,6 +218,7 @@ def segment_map(arrays: Arrays) -> SegmentMap:
 
 def build_embeddings(context: Context) -> ShardWork:
     from datus.embeddings import pool, valid_segments
+    from datus.halves import as_float32
 
     if context.config.embeddings.mode == "crop":
         return _build_crop_embeddings(context)
@@ -213,7 +226,7 @@ def build_embeddings(context: Context) -> ShardWork:
 
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
         segments = segment_map(inputs["segments"].arrays[record.image_id])
-        tokens = inputs["features"].arrays[record.image_id]["tokens"].astype(np.float32)
+        tokens = as_float32(inputs["features"].arrays[record.image_id]["tokens"])
         # noise segments get a vector too, for masks.noise = "pool"; only valid ones are clustered
         every = pool(tokens, segments, np.ones(segments.n_segments, bool))
         valid = valid_segments(segments, min_patches)
@@ -299,6 +312,7 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
 
 
 def build_masks(context: Context) -> ShardWork:
+    from datus.compiled import value_counts
     from datus.images import preview
     from datus.masks import encode_mask
 
@@ -312,7 +326,7 @@ def build_masks(context: Context) -> ShardWork:
         mask = pixel_mask(config, image, segments, cluster)
         if drawn:
             mask = drawn.paint(mask, _edits(inputs))
-        pixels = np.bincount(mask.ravel(), minlength=256).astype(np.int64)
+        pixels = value_counts(mask)
         counts, png = np.r_[pixels[:n_labels], pixels[-1:]], encode_mask(mask)
         arrays = {"cluster": cluster, **signs, "pixels": counts}
         arrays["png"] = np.frombuffer(png, np.uint8)

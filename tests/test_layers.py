@@ -19,7 +19,7 @@ LAYERS = (
     {"config"},
     {"classes", "grid"},
     # the method: these do not import one another, but for the helpers of the first rows
-    {"compiled"},
+    {"compiled", "halves"},
     {"zoo", "converters"},
     {"pixels", "checkpoints", "louvain_kernel", "sources", "inference", "partitions"},
     {"embedders", "selfsupervised", "textimage"},
@@ -33,7 +33,7 @@ LAYERS = (
     {"exports"},  # items in, folders out
     {"corrections"},  # and back
     {"report"},  # pure: inputs in, bytes out
-    {"remote"},
+    {"remote", "shardfile"},
     {"store"},
     {"executors", "isolation"},
     {"index"},

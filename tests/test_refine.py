@@ -1,6 +1,7 @@
 """Patch blocks to borders that follow the image, against a reference that adds vote by vote."""
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -110,12 +111,47 @@ def test_the_winner_has_as_many_votes_as_the_best_of_exact_sums(size, seed, reac
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     labels = rng.choice(np.array([0, 1, 200, U], np.uint8), (n_rows, n_columns))
-    settings = Bilateral(reach_sigma[0], float(reach_sigma[1]), 0.2, 0.0)
+    settings = Bilateral(reach_sigma[0], float(reach_sigma[1]), 0.2, 0.0, step=1)
     refined, votes = refine(image, labels, settings), slow(image, labels, settings)
     hidden = labels_to_pixels(labels, height, width) == U
     assert np.array_equal(refined == U, hidden)
     won = np.take_along_axis(votes, refined[..., None].astype(int), axis=2)[..., 0]
     assert (won[~hidden] >= 0.99999 * votes.max(axis=2)[~hidden]).all(), "float32 has 7 digits"
+
+
+def in_between(every: Array, shape: tuple[int, int], step: int) -> Array:
+    """What `step` makes of the winners at every pixel: each block is looked at by itself."""
+    height, width = every.shape
+    rows = labels_to_pixels(np.arange(shape[0])[:, None], height, 1)[:, 0]
+    columns = labels_to_pixels(np.arange(shape[1])[None], 1, width)[0]
+    expected = every.copy()
+    for y, x in np.ndindex(height, width):
+        corners = [
+            (min(low, last), min(low + step * (here != low), last))
+            for here, first, last in (
+                (y, np.flatnonzero(rows == rows[y])[0], np.flatnonzero(rows == rows[y])[-1]),
+                (x, *np.flatnonzero(columns == columns[x])[[0, -1]]),
+            )
+            for low in [here if here == last else here - (here - first) % step]
+        ]
+        around = {int(every[v, u]) for v in corners[0] for u in corners[1]}
+        if len(around) == 1:
+            expected[y, x] = around.pop()
+    return expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.integers(0, 2**31), st.integers(2, 4))
+def test_a_pixel_between_lattice_pixels_of_one_label_takes_it_the_others_are_counted(
+    size, seed, step
+):
+    height, width, n_rows, n_columns = 4 * size[0], 4 * size[1], size[2], size[3]
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    labels = rng.choice(np.array([0, 1, 200, U], np.uint8), (n_rows, n_columns))
+    every = refine(image, labels, replace(SHARP, step=1))
+    found = refine(image, labels, replace(SHARP, step=step))
+    assert np.array_equal(found, in_between(every, labels.shape, step))
 
 
 @settings(max_examples=30, deadline=None)

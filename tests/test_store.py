@@ -444,10 +444,13 @@ def test_a_shard_that_is_forgotten_is_gone_and_others_stay(written: Store) -> No
 
 def test_the_report_is_written_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
-    write = store.write
-    monkeypatch.setattr(
-        Store, "write", lambda _, data, *parts: (names.append(parts[-1]), write(data, *parts))
-    )
+    write = store._write
+
+    def noted(_: Store, data: bytes, *parts: str) -> str:
+        names.append(parts[-1])
+        return write(data, *parts)
+
+    monkeypatch.setattr(Store, "_write", noted)
     store.write_shard(PLACE, example(), 0.0, keep=True)
     assert names == ["b/two.png", "one.png", ARRAYS[-1], REPORT[-1]]
 
