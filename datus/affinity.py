@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from datus.errors import ConfigError
+from datus.halves import as_float32
 from datus.inference import exact_float32
 from datus.records import AffinityGraph, Array
 
@@ -43,12 +44,13 @@ def affinity_graph(
     Raises ConfigError if the threshold is out of range.
     """
     _check_threshold(threshold)
-    keys_ND: Array = keys.reshape(-1, keys.shape[2]).astype(np.float32, copy=False)
+    keys_ND: Array = as_float32(keys.reshape(-1, keys.shape[2]))
     if center == "image":
         keys_ND = keys_ND - keys_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     if threshold is not None:
-        lengths = np.linalg.norm(keys_ND.astype(np.float64), axis=1)
-        keys_ND = keys_ND / np.where(lengths > 0, lengths, 1.0)[:, None].astype(np.float32)
+        from datus.compiled import unit_rows
+
+        keys_ND = unit_rows(keys_ND)
     return AffinityGraph(bits=_bits_above(keys_ND, threshold or 0.0))
 
 

@@ -6,7 +6,6 @@ In: the stored stages of the main K. Out: the files of `reporting`; browse.html 
 browse/*, each handed over as soon as it is made (`Dataset.keep`): a few images are in memory.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from datus import gather, reporting, review
 from datus.classes import load_classes
@@ -26,7 +24,7 @@ from datus.index import Shard
 from datus.records import Array, ClassTable, ClusterModel, ImageRecord, ShardData
 from datus.report import browse, browse_tally
 from datus.report.browse import FOLDER, BrowseImage
-from datus.shardwork import Context, read_truth
+from datus.shardwork import Context
 from datus.threads import map_threads
 
 MAX_DIMS = 32
@@ -82,8 +80,7 @@ def write_browser(context: Context, dataset: Dataset, advance: Advance) -> None:
 
 def _light(image: BrowseImage) -> BrowseImage:
     """Without its pictures: hundreds wait for their file of vectors."""
-    none = np.zeros((0, 0), np.uint8)
-    return replace(image, preview=b"", mask=none, truth=None, segments=none)
+    return replace(image, preview=b"", mask=b"", truth=None, segments=np.zeros((0, 0), np.uint8))
 
 
 @dataclass(slots=True)
@@ -165,22 +162,20 @@ class _Source:
             yield parts[0][0], {n: p[1].arrays for n, p in zip(names, parts, strict=True)}
 
     def _image(self, shard: dict[str, dict[str, dict[str, Array]]], record: ImageRecord) -> Looked:
-        from datus.masks import decode_labels, labels_to_pixels
+        from datus.images import preview_size
 
         found = {stage: arrays.get(record.image_id, {}) for stage, arrays in shard.items()}
         masks, segments, embedded = found["masks"], found["segments"], found["embeddings"]
-        preview = masks["preview"].tobytes()
-        width, height = Image.open(io.BytesIO(preview)).size
-        mask = decode_labels(masks["png"].tobytes(), self.config.data.max_pixels)
         valid: Array = np.any(embedded["vectors"], axis=1) & (masks["cluster"] >= 0)
         vectors = embedded["vectors"]
         here = _places(self.model, vectors)
-        truth, score = self._truth(record, found)
+        counted = found.get("evaluate", {})
         image = BrowseImage(
             image_id=record.image_id,
             size=(record.height, record.width),
-            preview=preview,
-            mask=labels_to_pixels(mask, height, width),
+            preview=masks["preview"].tobytes(),
+            shape=preview_size(record.height, record.width),
+            mask=masks["small"].tobytes(),
             segments=segments["labels"],
             n_patches=segments["n_patches"],
             cluster=masks["cluster"],
@@ -188,8 +183,8 @@ class _Source:
             places=self.project(vectors, here),
             valid=valid & embedded["valid"],
             pixels=masks["pixels"],
-            truth=None if truth is None else labels_to_pixels(truth, height, width),
-            score=score,
+            truth=counted["small"].tobytes() if counted else None,
+            score=self._score(counted["counts"]) if counted else None,
         )
         return image, self._distances(here), browse.packed(image)
 
@@ -199,22 +194,12 @@ class _Source:
         nearest: Array = np.sqrt((offsets**2).sum(axis=2)).min(axis=1)
         return nearest
 
-    def _truth(
-        self, record: ImageRecord, found: dict[str, dict[str, Array]]
-    ) -> tuple[Array | None, float | None]:
-        """(classes uint8 (H, W), share that is right); None twice without a usable true mask."""
-        from datus.masks import truth_classes
-
-        counts = found.get("evaluate", {}).get("counts")
-        if counts is None or self.classes is None or self.match is None:
-            return None, None
-        labels = read_truth(self.config, record)
-        if labels is None:
-            return None, None
+    def _score(self, counts: Array) -> float | None:
+        """The share of the pixels that is right; None where none has a true class."""
+        if self.match is None or not (known := int(counts.sum())):
+            return None
         matched = np.flatnonzero(self.match >= 0)
-        right = int(counts[matched, self.match[matched]].sum())
-        truth = truth_classes(labels, self.classes, (record.height, record.width))
-        return truth, right / known if (known := int(counts.sum())) else None
+        return int(counts[matched, self.match[matched]].sum()) / known
 
 
 def _places(model: ClusterModel, vectors: Array) -> Array:

@@ -91,6 +91,20 @@ def looked_up(values: Array, table: Array) -> Array:
 
 
 @compiled
+def unit_rows(rows: Array) -> Array:
+    """float32 (N, D): each row of length 1; lengths are float64, rows of zeros stay."""
+    found = np.empty(rows.shape, np.float32)
+    for row in range(len(rows)):
+        squares = 0.0
+        for i in range(rows.shape[1]):
+            squares += np.float64(rows[row, i]) * np.float64(rows[row, i])
+        length = np.float32(np.sqrt(squares)) if squares > 0 else np.float32(1)
+        for i in range(rows.shape[1]):
+            found[row, i] = rows[row, i] / length
+    return found
+
+
+@compiled
 def mirror(bits: Array) -> None:
     """Copy the upper triangle of uint64 (N, words) onto the lower one, in place."""
     n_nodes = len(bits)

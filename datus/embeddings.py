@@ -16,8 +16,10 @@ A vector of length zero has no direction and stays zero, so no row is ever NaN.
 import cv2
 import numpy as np
 
+from datus.compiled import compiled
 from datus.config import EmbeddingsConfig
 from datus.errors import ConfigError, ImageError
+from datus.halves import as_float32
 from datus.records import Array, SegmentEmbeddings, SegmentMap
 
 
@@ -38,13 +40,19 @@ def pool(tokens: Array, segments: SegmentMap, valid: Array) -> SegmentEmbeddings
             f"tokens: expected a grid of {segments.labels.shape}, got {tokens.shape[:2]}"
         )
     _check_valid(valid, segments)
-    labels_N = segments.labels.ravel()
-    order_N = np.argsort(labels_N, kind="stable")
-    # reduceat and not a matrix product: the order of the sum must not depend on a BLAS
-    starts_S = np.searchsorted(labels_N[order_N], np.arange(segments.n_segments))
-    tokens_NE = tokens.reshape(-1, tokens.shape[2])[order_N]
-    sums_SE = np.add.reduceat(tokens_NE, starts_S, axis=0, dtype=np.float64)
+    tokens_NE = as_float32(tokens).reshape(-1, tokens.shape[2])
+    sums_SE = _segment_sums(tokens_NE, segments.labels.ravel(), segments.n_segments)
     return _placed(sums_SE[valid] / segments.n_patches[valid, None], valid)
+
+
+@compiled
+def _segment_sums(tokens_NE: Array, labels_N: Array, n_segments: int) -> Array:
+    """float64 (S, E), patch after patch: the order of a sum must not depend on a BLAS."""
+    sums_SE = np.zeros((n_segments, tokens_NE.shape[1]))
+    for patch in range(len(labels_N)):
+        for i in range(tokens_NE.shape[1]):
+            sums_SE[labels_N[patch], i] += tokens_NE[patch, i]
+    return sums_SE
 
 
 def embed_crops(class_tokens: Array, valid: Array) -> SegmentEmbeddings:

@@ -160,12 +160,17 @@ def normalise(image: Array, channels: Literal["rgb", "bgr"]) -> Array:
 
 def preview(image: Array, long_side: int = PREVIEW_PX) -> bytes:
     """uint8 (H, W, 3) -> a JPEG of at most `long_side` on its longer side, never enlarged."""
-    scale = min(1.0, long_side / max(image.shape[:2]))
-    size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+    size = preview_size(image.shape[0], image.shape[1], long_side)
     buffer = io.BytesIO()
     small = _cv2_resize(image, size, cv2.INTER_AREA)
     Image.fromarray(np.ascontiguousarray(small)).save(buffer, "JPEG", quality=PREVIEW_QUALITY)
     return buffer.getvalue()
+
+
+def preview_size(height: int, width: int, long_side: int = PREVIEW_PX) -> tuple[int, int]:
+    """(height, width) of the preview of an image."""
+    scale = min(1.0, long_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 _MEAN = np.array(IMAGENET_MEAN, np.float32)[:, None, None]

@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from datus.classes import load_classes
 from datus.records import ImageRecord, ShardData
 from datus.shardwork import Context, Inputs, ShardWork, one_image, per_image, read_truth
 
 # --- evaluate: counts int64 (L + 1, C); denoised, the same of de-noised masks; by_confidence int32
-#     (n, 4), see `confidence.binned` --------------------------------------------------------------
+#     (n, 4), see `confidence.binned`; small uint8 (n,): PNG of the true classes ------------------
 
 
 def build_evaluate(context: Context) -> ShardWork:
     from datus.confidence import bin_of, binned
-    from datus.masks import decode_labels, labels_to_pixels, truth_classes
+    from datus.images import preview_size
+    from datus.masks import decode_labels, encode_small, labels_to_pixels, truth_classes
     from datus.metrics import count_pixels
 
     config = context.config
@@ -36,6 +39,8 @@ def build_evaluate(context: Context) -> ShardWork:
                 by_pixel = labels_to_pixels(by_patch, *mask.shape)
                 shape = n_labels, classes.n_classes
                 found["by_confidence"] = binned(by_pixel, mask, truth, shape)
+        small = encode_small(truth, *preview_size(*truth.shape))
+        found["small"] = np.frombuffer(small, np.uint8)
         return one_image(record, found, {"n_known": float(found["counts"].sum())})
 
     return per_image(context, one)

@@ -236,7 +236,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="keysums",
-        version=1,
+        version=2,
         scope="shard",
         needs=lambda config: ("features",),
         settings=_no_settings,
@@ -252,7 +252,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="graphs",
-        version=2,
+        version=3,
         scope="shard",
         needs=lambda config: ("features", "center") if _centred(config) else ("features",),
         settings=_graphs,
@@ -299,7 +299,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="masks",
-        version=3,
+        version=4,
         scope="shard",
         needs=_masks_needs,
         settings=_masks,
@@ -327,7 +327,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluate",
-        version=2,
+        version=3,
         scope="shard",
         needs=_evaluate_needs,
         settings=_evaluate,
@@ -336,7 +336,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="report",
-        version=2,
+        version=3,
         scope="dataset",
         needs=_report_needs,
         settings=_report,

@@ -35,7 +35,8 @@ def map_threads(function: Callable[[In], Out], items: Iterable[In], n_threads: i
     todo = list(items)
     with _one_thread_each():
         if n_threads <= 1 or len(todo) <= 1:
-            return [_in_turn(function, item, max(1, n_threads)) for item in todo]
+            with _TURNS.one(max(1, n_threads)):
+                return [_unless_stopped(function, item) for item in todo]
         return _shared_out(function, todo, min(n_threads, len(todo)))
 
 
@@ -79,15 +80,16 @@ def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -
 
     def work() -> None:
         _LIMITS.limit_thread()
-        while not errors:
-            with guard:
-                place = next(places, -1)
-            if place < 0:
-                return
-            try:
-                found[place] = _in_turn(function, todo[place], n_threads)
-            except BaseException as error:
-                errors[place] = error
+        with _TURNS.one(n_threads):
+            while not errors:
+                with guard:
+                    place = next(places, -1)
+                if place < 0:
+                    return
+                try:
+                    found[place] = _unless_stopped(function, todo[place])
+                except BaseException as error:
+                    errors[place] = error
 
     with ThreadPoolExecutor(n_threads) as pool:
         threads = [pool.submit(work) for _ in range(n_threads)]
@@ -100,7 +102,10 @@ def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -
 
 class _Turns:
     """Several maps may run side by side (two shards of one process). All of them together work on
-    no more items than the cores that each was given: more would only take each other's cache."""
+    no more items than the cores that each was given: more would only take each other's cache.
+
+    A thread keeps its turn until its map has no more items: handing it over at every item would
+    cost a change of threads for each image."""
 
     def __init__(self) -> None:
         self._free, self._running = Condition(), 0
@@ -131,11 +136,10 @@ STOP_SECONDS = 0.2
 _TURNS = _Turns()
 
 
-def _in_turn(function: Callable[[In], Out], item: In, n_threads: int) -> Out:
-    with _TURNS.one(n_threads):
-        if _STOP.is_set():
-            raise Stopped("stopped before the end")
-        return function(item)
+def _unless_stopped(function: Callable[[In], Out], item: In) -> Out:
+    if _STOP.is_set():
+        raise Stopped("stopped before the end")
+    return function(item)
 
 
 # --- limits of libraries ------------------------------------------------------------------------

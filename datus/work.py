@@ -218,7 +218,6 @@ def segment_map(arrays: Arrays) -> SegmentMap:
 
 def build_embeddings(context: Context) -> ShardWork:
     from datus.embeddings import pool, valid_segments
-    from datus.halves import as_float32
 
     if context.config.embeddings.mode == "crop":
         return _build_crop_embeddings(context)
@@ -226,7 +225,7 @@ def build_embeddings(context: Context) -> ShardWork:
 
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
         segments = segment_map(inputs["segments"].arrays[record.image_id])
-        tokens = as_float32(inputs["features"].arrays[record.image_id]["tokens"])
+        tokens = inputs["features"].arrays[record.image_id]["tokens"]
         # noise segments get a vector too, for masks.noise = "pool"; only valid ones are clustered
         every = pool(tokens, segments, np.ones(segments.n_segments, bool))
         valid = valid_segments(segments, min_patches)
@@ -308,13 +307,13 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
 
 
 # --- masks: cluster int16 (S,); margin, votes, confidence float32 (S,); pixels int64 (L + 1,);
-#     png, preview uint8 (n,); files: the PNGs ----------------------------------------------------
+#     png, preview, small uint8 (n,); files: the PNGs ----------------------------------------------
 
 
 def build_masks(context: Context) -> ShardWork:
     from datus.compiled import value_counts
-    from datus.images import preview
-    from datus.masks import encode_mask
+    from datus.images import preview, preview_size
+    from datus.masks import encode_mask, encode_small
 
     config = context.config
 
@@ -331,6 +330,7 @@ def build_masks(context: Context) -> ShardWork:
         arrays = {"cluster": cluster, **signs, "pixels": counts}
         arrays["png"] = np.frombuffer(png, np.uint8)
         arrays["preview"] = np.frombuffer(preview(image), np.uint8)
+        arrays["small"] = np.frombuffer(encode_small(mask, *preview_size(*mask.shape)), np.uint8)
         figures = {
             "labelled": 1.0 - float(counts[-1]) / mask.size,
             "confidence": float(signs["confidence"][segments].mean()),

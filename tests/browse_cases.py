@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datus.masks import encode_small
 from datus.records import Array
 from datus.report import browse, browse_tally
 from datus.report.browse import BrowseImage
@@ -40,11 +41,13 @@ def image_of(image_id: str, seed: int, truth: bool = True, k: int = K) -> Browse
         for name in browse.FIGURES
     }
     colours = rng.integers(40, 220, (4, 3))
+    known = np.where(mask < N_CLASSES, mask, 255).astype(np.uint8)
     return BrowseImage(
         image_id=image_id,
         size=(320, 480),
         preview=jpeg(colours[np.kron(segments, np.ones((8, 8), int))].astype(np.uint8)),
-        mask=mask,
+        shape=mask.shape,
+        mask=encode_small(mask, *mask.shape),
         segments=segments,
         n_patches=np.full(4, 6, np.int32),
         cluster=cluster,
@@ -52,7 +55,7 @@ def image_of(image_id: str, seed: int, truth: bool = True, k: int = K) -> Browse
         places=places,
         valid=np.array([True, True, True, False]),
         pixels=np.r_[pixels[:k], pixels[255:]].astype(np.int64),
-        truth=np.where(mask < N_CLASSES, mask, 255).astype(np.uint8) if truth else None,
+        truth=encode_small(known, *mask.shape) if truth else None,
         score=float(rng.uniform(0, 1)) if truth else None,
     )
 

@@ -43,8 +43,8 @@ def test_a_pack_holds_what_was_put_in() -> None:
         *([32, 48], [4, 6]),
     )
     assert decoded(one["photo"]) == images[0].preview
-    assert np.array_equal(levels(one["mask"]), images[0].mask)
-    assert np.array_equal(levels(one["truth"]), images[0].truth)
+    assert (decoded(one["mask"]), decoded(one["truth"])) == (images[0].mask, images[0].truth)
+    assert np.array_equal(levels(one["mask"]), np.kron([[1, 2], [3, 255]], np.ones((16, 24))))
     assert other["truth"] is None
     segments = np.frombuffer(decoded(one["segments"]), np.uint8).reshape(4, 6)
     assert np.array_equal(segments, images[0].segments)
