@@ -31,7 +31,7 @@ _DTYPES = {
 def pack(images: Sequence[str], arrays: Mapping[str, Mapping[str, Array]]) -> bytes:
     """`arrays` of each image by name; those of `images`, in that order."""
     tensors = {
-        f"{row:06d}/{name}": np.ascontiguousarray(array)
+        f"{row:06d}/{name}": np.asarray(array, order="C")
         for row, image_id in enumerate(images)
         for name, array in arrays[image_id].items()
     }
@@ -39,7 +39,7 @@ def pack(images: Sequence[str], arrays: Mapping[str, Mapping[str, Array]]) -> by
 
 
 def unpack(images: Sequence[str], packed: bytearray) -> dict[str, dict[str, Array]]:
-    """Raises ValueError, LookupError or TypeError if `packed` is no such file.
+    """Raises ValueError, LookupError, TypeError or AttributeError if `packed` is no such file.
 
     The safetensors library copies what it reads twice; a shard of features is 20 MB and is read in
     the time of a few images.

@@ -310,7 +310,7 @@ class Store:
             raise CorruptShard(f"{stage}: shard {key} does not match its checksum")
         try:
             arrays = unpack(report.images, packed)
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CorruptShard(f"{stage}: shard {key} cannot be read: {error}") from None
         return ShardData(arrays=arrays, numbers=report.numbers, failures=report.failures)
 

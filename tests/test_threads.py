@@ -1,5 +1,6 @@
 """Items in parallel, in order, one thread inside each."""
 
+import gc
 import os
 import threading
 import time
@@ -8,6 +9,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
+from datus.resources import fewer_collections
 from datus.threads import map_threads, n_cores, thread_pool
 
 
@@ -127,3 +129,10 @@ def test_two_maps_side_by_side_keep_the_limits_until_both_are_done() -> None:
     other.join()
     assert seen == [{1}, {1}], threadpool_info()
     assert (torch.get_num_threads(), library_threads()) == (before, mine)
+
+
+def test_python_looks_for_loops_of_objects_less_often_during_a_run_and_as_before_after_it():
+    before = gc.get_threshold()
+    with fewer_collections():
+        assert gc.get_threshold()[0] > before[0]
+    assert gc.get_threshold() == before
