@@ -33,6 +33,8 @@ def map_threads(function: Callable[[In], Out], items: Iterable[In], n_threads: i
     to one thread per item meanwhile.
     """
     todo = list(items)
+    if n_threads <= 1 and _TURNS.has_one:  # inside an item of another map: all limits are set
+        return [_unless_stopped(function, item) for item in todo]
     with _one_thread_each():
         if n_threads <= 1 or len(todo) <= 1:
             with _TURNS.one(max(1, n_threads)):
@@ -111,9 +113,14 @@ class _Turns:
         self._free, self._running = Condition(), 0
         self._mine = local()
 
+    @property
+    def has_one(self) -> bool:
+        """The calling thread."""
+        return getattr(self._mine, "has_turn", False)
+
     @contextmanager
     def one(self, n_threads: int) -> Iterator[None]:
-        if getattr(self._mine, "has_turn", False):  # a map inside an item
+        if self.has_one:  # a map inside an item
             yield
             return
         with self._free:
