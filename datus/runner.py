@@ -26,7 +26,7 @@ from datus.index import Index, Shard, check_inputs, make_index
 from datus.isolation import under_way
 from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan
 from datus.records import ShardData
-from datus.resources import at_a_time, fewer_collections, in_workers, runtime_of
+from datus.resources import at_a_time, frugal, in_workers, runtime_of
 from datus.shardjobs import LOADED, Job, Maker, carefully, is_done, run_job, silent
 from datus.shardwork import Context
 from datus.shares import parse_share
@@ -97,7 +97,7 @@ def run(
     check_inputs(config)
     share = parse_share(config.speed.shards)
     held = hold(store, share)
-    with fewer_collections(), held as suspects, executors.connected(config.speed):
+    with frugal(), held as suspects, executors.connected(config.speed):
         LOADED.clear()
         result = _indexed(config, store, console, suspects)
         groups = wanted_groups(result.plan, until, only)
