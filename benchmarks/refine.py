@@ -170,6 +170,8 @@ PART = functools.partial
 ROWS: tuple[tuple[str, Draw], ...] = (
     ("blocks (`none`)", blocks),
     ("**bilateral (`bilateral`)**", PART(bilateral, settings=Bilateral())),
+    ("... votes at every pixel", PART(bilateral, settings=Bilateral(step=1))),
+    ("... votes at every third", PART(bilateral, settings=Bilateral(step=3))),
     ("... 5 x 5 patches, sigma 1", PART(bilateral, settings=Bilateral(2, 1.0))),
     ("... 13 x 13 patches, sigma 3", PART(bilateral, settings=Bilateral(6))),
     ("... sigma of colour 0.1", PART(bilateral, settings=Bilateral(sigma_colour=0.1))),
