@@ -155,8 +155,9 @@ class Store:
 
     def _sync_folders(self, paths: Iterable[str]) -> None:
         """Bring the names of files to the disk: once a folder, not once a file."""
-        for folder in sorted({os.path.dirname(path) for path in paths} if self.is_local else ()):
-            with _explained(folder, "write"):
+        folders = {os.path.dirname(path): path for path in paths} if self.is_local else {}
+        for folder, path in folders.items():
+            with _explained(path, "write"):
                 sync_folder(folder)
 
     def remove(self, *parts: str) -> None:
