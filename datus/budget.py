@@ -21,6 +21,7 @@ from datus.errors import BackboneError, WorkError, size_text
 from datus.images import fit_size
 from datus.index import Shard
 from datus.plan import DATASET_KEY, Node, Plan, find_node
+from datus.ready import Place, reports
 from datus.records import ImageRecord
 from datus.sources import cure, hub_answers, hub_file, is_offline
 from datus.store import Store
@@ -57,9 +58,12 @@ class _Rehearsal:
         self.plan = plan
         self.made: dict[str, list[Shard]] = {node.mark: [] for node in plan.nodes}
         places = [place for node in plan.nodes for place in plan.places(node)]
-        reports = [(place, store.report(*place)) for place in places]
-        self._done = {place for place, report in reports if report is not None}
-        self._held = {place for place, report in reports if report is not None and report.stored}
+        self._done: set[Place] = set()
+        self._held: set[Place] = set()
+        for place, report in zip(places, reports(store, places), strict=True):
+            if report is not None:
+                self._done.add(place)
+                self._held |= {place} if report.stored else set()
 
     def whole(self, node: Node) -> None:
         place = (node.stage, node.mark, DATASET_KEY)

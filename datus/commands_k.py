@@ -62,9 +62,8 @@ def suggest_k(
         files = {"json": text.encode(), "svg": to_svg(drawing), "png": to_png(drawing)}
         for suffix, data in files.items():
             store.write(data, f"suggest_k.{suffix}")
-        print(
-            shown(f"figures: {store.path('suggest_k.json')}, plot: {store.path('suggest_k.png')}")
-        )
+        figures, plot = (store.address(f"suggest_k.{suffix}") for suffix in ("json", "png"))
+        print(shown(f"figures: {figures}, plot: {plot}"))
 
 
 def wanted_k(text: str) -> list[int]:

@@ -177,7 +177,7 @@ def _measured(cell: Cell, store: Store, result: RunResult, seen: set[Place]) -> 
     report = ""
     if "report" in result.links:
         node = find_node(result.plan.nodes, "report", 0)
-        report = store.path("report", node.mark, "files", "report.html")
+        report = store.address("report", node.mark, "files", "report.html")
     figures |= {"n_shards": len(places), "n_shared": shared, "report": report}
     return CellResult(**_identity(cell), **figures)
 
@@ -245,7 +245,7 @@ def time_text(seconds: float) -> str:
 
 def write(found: Comparison, out: str = "") -> dict[str, str]:
     """All documents into `out`, or RUN/compare/NAME. What they are -> where they are."""
-    store = Store(out or Store(found.run_path).path("compare", found.name))
+    store = Store(out or Store(found.run_path).address("compare", found.name))
     files = documents(found)
     for name in store.files():
         if OURS.fullmatch(name) and name not in files:  # of another layout of the same cells
@@ -253,4 +253,4 @@ def write(found: Comparison, out: str = "") -> dict[str, str]:
     for name, content in files.items():
         store.write(content, name)
     shown = {"table": "table.md", "figure 7": "figure7.svg", "figure 9": "figure9.svg"}
-    return {label: store.path(name) for label, name in shown.items() if name in files}
+    return {label: store.address(name) for label, name in shown.items() if name in files}

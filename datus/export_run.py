@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datus import __version__
+from datus import __version__, latest
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.exports.folder import check_free, new_folder
 from datus.exports.formats import Format
@@ -26,6 +26,7 @@ from datus.exports.records import Item, Options
 from datus.images import decode_image, sha256_of
 from datus.index import Index, read_index
 from datus.masks import decode_labels, labels_to_pixels
+from datus.ready import reports, undone
 from datus.records import IGNORE, Array, ImageRecord, ShardData
 from datus.store import ShardReport, Store
 
@@ -134,7 +135,7 @@ def find_masks(store: Store, k: int = 0, denoised: bool = False) -> Masks:
         raise UsageError(f"--k {k}: {store.url} has masks of K = {_list(known)}")
     k = k or next(iter(known))
     mark = known[k]
-    missing = sum(store.report(stage, mark, shard.key) is None for shard in index.shards)
+    missing = len(undone(store, ((stage, mark, shard.key) for shard in index.shards)))
     if missing or not index.shards:
         raise WorkError(
             f"{stage} of K = {k} lacks {missing} of {len(index.shards)} shards: "
@@ -150,16 +151,14 @@ def _list(known: dict[int, str]) -> str:
 
 
 def _marks(store: Store, stage: str) -> dict[int, str]:
-    """K -> fingerprint: of RUN/latest, or where that has no links, of the newest recipes."""
+    """K -> fingerprint: of RUN/latest, or where that is empty, of the newest recipes."""
     prefix = {"masks": "masks-k", "denoise": "denoised-k"}[stage]
     found: dict[int, str] = {}
-    latest = Path(store.root) / "latest"
-    if store.is_local and latest.is_dir():
-        for link in latest.glob(f"{prefix}*"):
-            number = link.name.removeprefix(prefix)
-            mark = link.resolve().parent.name
-            if number.isdecimal() and store.exists(stage, mark, "stage.json"):
-                found[int(number)] = mark
+    for name in latest.names(store):
+        number = name.removeprefix(prefix)
+        mark = latest.pointed(store, name) if name.startswith(prefix) else ""
+        if mark and number.isdecimal() and store.exists(stage, mark, "stage.json"):
+            found[int(number)] = mark
     if not found:
         for mark, _ in reversed(store.recipes(stage)):
             base = mark if stage == "masks" else _upstream(store, stage, mark, "masks")
@@ -173,7 +172,7 @@ def _recipe(store: Store, stage: str, mark: str) -> dict[str, Any]:
         return dict(json.loads(store.read(stage, mark, "stage.json"))["recipe"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise WorkError(
-            f"{store.path(stage, mark)}: its stage.json is gone or damaged: run datus run again"
+            f"{store.address(stage, mark)}: its stage.json is gone or damaged: run datus run again"
         ) from None
 
 
@@ -226,8 +225,8 @@ def _masks(
     store: Store, masks: Masks, lookup: Array, least: float
 ) -> Iterator[tuple[ImageRecord, Array, Array | None]]:
     """(record, uint8 (H, W) classes, float32 (H, W) confidences or None). One shard in memory."""
-    for shard in masks.index.shards:
-        report = store.report(masks.stage, masks.mark, shard.key)
+    places = [(masks.stage, masks.mark, shard.key) for shard in masks.index.shards]
+    for shard, report in zip(masks.index.shards, reports(store, places), strict=True):
         if report is None:
             raise WorkError(f"{masks.stage}: shard {shard.key} is gone: run datus run again")
         scored, segments = read_behind(store, masks, shard.key)
@@ -276,9 +275,10 @@ def read_labels(store: Store, masks: Masks, record: ImageRecord, report: ShardRe
     except FileNotFoundError:
         data = b""
     if sha256_of(data) != report.files[name][1]:
+        where = store.address(masks.stage, masks.mark, "files", name)
         raise WorkError(
-            f"{store.path(masks.stage, masks.mark, 'files', name)}: gone or changed since it was "
-            "written; remove its shard's JSON and run datus run again"
+            f"{where}: gone or changed since it was written; remove its shard's JSON and run datus "
+            "run again"
         )
     return decode_labels(data, record.height * record.width)
 

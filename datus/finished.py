@@ -12,6 +12,7 @@ the same when other settings are run in the folder later. One shard is kept in m
 import heapq
 import io
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datus import latest
 from datus.config import Config
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.export_run import Masks, pixel_confidence, read_behind, read_labels
@@ -29,6 +31,7 @@ from datus.images import decode_image, sha256_of
 from datus.index import Index, read_index
 from datus.masks import labels_to_pixels
 from datus.plan import DATASET_KEY
+from datus.ready import reports
 from datus.records import WHOLE, Array, ImageRecord
 from datus.reporting import Candidate, candidates, pixels_of
 from datus.store import ShardReport, Store
@@ -111,8 +114,8 @@ class Finished:
     def have(self, k: int) -> list[ImageRecord]:
         """Images that got a mask, in order of id."""
         stage, mark = "masks", self.masks(k).mark
-        reports = (self.store.report(stage, mark, shard.key) for shard in self.index.shards)
-        made = {image_id for report in filter(None, reports) for image_id in report.images}
+        found = reports(self.store, ((stage, mark, shard.key) for shard in self.index.shards))
+        made = {image_id for report in filter(None, found) for image_id in report.images}
         return [record for record in self.index.records if record.image_id in made]
 
     def labels(self, record: ImageRecord, k: int, stage: str = "masks") -> Array:
@@ -192,14 +195,26 @@ def open_run(store: Store) -> Finished:
     if index is None:
         raise UsageError(f"{store.url}: not a run folder; datus run or datus.mine makes one")
     recipes = dict(store.recipes("report"))  # newest first
-    link = Path(store.root) / "latest" / "report"
-    latest = link.resolve().parent.name if store.is_local and link.exists() else ""
-    for mark in (latest, *recipes):
+    for mark in (latest.pointed(store, "report"), *recipes):
         if mark in recipes and store.report("report", mark, DATASET_KEY) is not None:
             if recipes[mark]["settings"]["dataset"] == index.content:
                 return Finished(store, index, mark)
             break
     raise WorkError(f"{store.url}: its last run is not finished: run the same again, then load it")
+
+
+def copied(store: Store, target: Path) -> Store:
+    """A copy of the run folder on a local disk."""
+    if store.is_local:
+        leave = shutil.ignore_patterns(".lock", "owner.json", ".tmp-*")
+        shutil.copytree(store.root, target, symlinks=True, ignore=leave)
+        return Store(target)
+    store.fs.get(store.root, str(target), recursive=True)
+    copy = Store(target)
+    for name in latest.names(copy):  # links on a disk, files with the target in them elsewhere
+        (target / latest.FOLDER / name).unlink()
+        latest.point(copy, name, *latest.target(store, name))
+    return copy
 
 
 def picture(

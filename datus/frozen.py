@@ -28,6 +28,7 @@ from datus.config import Config
 from datus.drift import LEVELS, Drift, Reference, drift, reference
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.index import Shard
+from datus.latest import pointed
 from datus.modelarrays import cluster_model
 from datus.records import WHOLE, Array, ClusterModel, ImageRecord, ShardData
 from datus.shardwork import Arrays
@@ -231,19 +232,13 @@ def _finished(store: Store, origin: str) -> Recipe:
 def _report(store: Store, origin: str) -> tuple[str, Recipe]:
     """Fingerprint and recipe of the last report that is done. Raises WorkError."""
     recipes = dict(store.recipes("report"))  # newest first
-    for mark in (_latest(store), *recipes):
+    for mark in (pointed(store, "report"), *recipes):
         if mark in recipes and store.report("report", mark, WHOLE_KEY) is not None:
             return mark, recipes[mark]
     raise WorkError(
         f"clusters.frozen: {origin}: no run is finished there, and only a finished run's clusters "
         "can be taken: datus run ends it"
     )
-
-
-def _latest(store: Store) -> str:
-    """Fingerprint of the report that RUN/latest points to; empty where there is no such link."""
-    link = Path(store.root) / "latest" / "report"
-    return link.resolve().parent.name if store.is_local and link.exists() else ""
 
 
 def _ks(report: Recipe) -> list[int]:

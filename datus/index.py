@@ -131,7 +131,7 @@ def read_index(store: Store) -> Index | None:
         return Index(records, dict(rest["failures"]), int(rest["n_other"]))
     except (ValueError, TypeError, RecursionError):
         raise StoreError(
-            f"{store.path('index')} is damaged or half written: datus run makes it again"
+            f"{store.address('index')} is damaged or half written: datus run makes it again"
         ) from None
 
 

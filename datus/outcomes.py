@@ -17,6 +17,7 @@ from datus.grid import Embedder, embedder_label
 from datus.index import read_index
 from datus.modelarrays import cluster_model
 from datus.plan import Node, Plan, find_node, make_plan
+from datus.ready import reports, undone
 from datus.records import WHOLE, Array, Confusion
 from datus.report.cells import CellResult, Comparison
 from datus.report.tables import chosen_rules
@@ -60,7 +61,7 @@ def _finished_one(name: str, path: Path, config: Config, k: int) -> CellResult:
             raise WorkError(f"nothing has run in {config.run_path}: datus run {path}")
         plan = make_plan(config, index)
         for node in _chain(plan, k):
-            lacks = sum(store.report(*place) is None for place in plan.places(node))
+            lacks = len(undone(store, plan.places(node)))
             if lacks:
                 raise WorkError(f"{node.label} lacks {lacks} shards: datus run {path}")
         figures = read_figures(config, store, plan, k)
@@ -80,8 +81,8 @@ def read_figures(config: Config, store: Store, plan: Plan, k: int) -> dict[str, 
 
     def numbers(stage: str, name: str) -> dict[str, float]:
         node = find_node(plan.nodes, stage, k)
-        reports = filter(None, (store.report(*place) for place in plan.places(node)))
-        rows = (row for report in reports for row in report.numbers.items())
+        found = filter(None, reports(store, plan.places(node)))
+        rows = (row for report in found for row in report.numbers.items())
         return {image_id: figures[name] for image_id, figures in rows if name in figures}
 
     def arrays(stage: str) -> Iterable[tuple[str, dict[str, Array]]]:
@@ -113,6 +114,6 @@ def _seconds(store: Store, plan: Plan, k: int) -> dict[str, float]:
     """Of the shards' own reports: the same whoever made them, and when."""
     found = {}
     for node in _chain(plan, k):
-        reports = filter(None, (store.report(*place) for place in plan.places(node)))
-        found[node.stage] = round(sum(report.seconds for report in reports), 3)
+        made = filter(None, reports(store, plan.places(node)))
+        found[node.stage] = round(sum(report.seconds for report in made), 3)
     return found

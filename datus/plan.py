@@ -15,7 +15,7 @@ from typing import Any
 from datus.config import Config
 from datus.frozen import kept_recipe
 from datus.index import Index, Shard
-from datus.stages import STAGES, Stage, active_stages
+from datus.stages import STAGE_NAMES, STAGES, Stage, active_stages
 from datus.store import Store, fingerprint
 
 
@@ -100,6 +100,26 @@ class Plan:
             if node.stage in self.nodes[position].needs:
                 last = position
         return last
+
+
+def wanted_groups(plan: Plan, until: str, only: bool) -> list[tuple[Node, ...]]:
+    """The groups to run, for every K of a sweep.
+
+    Stages that do one shard after the other run together: a shard goes through all of them while
+    it is in memory, and what several of them need is read once.
+    """
+    names = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
+    wanted = {until} if only else set(names)
+    groups = [group for group in plan.groups() if wanted & {node.stage for node in group}]
+    if only:
+        return groups
+    joined: list[tuple[Node, ...]] = []
+    for group in groups:
+        if joined and group[0].scope == joined[-1][0].scope == "shard":
+            joined[-1] += group
+        else:
+            joined.append(group)
+    return joined
 
 
 def make_plan(config: Config, index: Index) -> Plan:

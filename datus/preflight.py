@@ -22,10 +22,10 @@ from datus.config import Config
 from datus.errors import ImageError, StoreError
 from datus.forecast import Findings, Forecast, Row, spread
 from datus.index import Index, check_inputs, make_index
-from datus.plan import Plan, make_plan
+from datus.plan import Plan, make_plan, wanted_groups
 from datus.records import ImageRecord
 from datus.resources import parallel
-from datus.runner import Console, require_upstream, wanted_groups
+from datus.runner import Console, require_upstream
 from datus.shardwork import read_image, read_truth
 from datus.sources import hub_file, notice
 from datus.store import Store

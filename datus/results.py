@@ -30,7 +30,7 @@ from datus.errors import DatusError, UsageError
 from datus.export_run import Exported, Request, cluster_names, export_run
 from datus.exports.formats import find_format
 from datus.exports.records import Options
-from datus.finished import Finished, crop, picture, with_settings, write_places
+from datus.finished import Finished, copied, crop, picture, with_settings, write_places
 from datus.frozen import read_made, save
 from datus.intake import (
     Images,
@@ -245,12 +245,12 @@ class Result(Sequence[MaskedImage]):
     @property
     def folder(self) -> str:
         """The run folder; `datus status`, `export` and the others work on it."""
-        return str(self.finished.store.root)
+        return str(self.finished.store.url)
 
     @property
     def report(self) -> str:
         """Path of report.html."""
-        return self.finished.store.path("report", self.finished.mark, "files", "report.html")
+        return self.finished.store.address("report", self.finished.mark, "files", "report.html")
 
     def export(
         self,
@@ -316,9 +316,7 @@ class Result(Sequence[MaskedImage]):
         target = Path(folder).expanduser()
         if target.exists():
             raise UsageError(f"{target} is there already: choose another folder")
-        leave = shutil.ignore_patterns(".lock", "owner.json", ".tmp-*")
-        shutil.copytree(self.folder, target, symlinks=True, ignore=leave)
-        store = Store(target)
+        store = copied(self.finished.store, target)
         finished = Finished(store, self.finished.index, self.finished.mark)
         moved = {"run_dir": str(target)}
         for name in ("images", "truth", "classes"):

@@ -24,13 +24,14 @@ from datus.executors import Advance, ExecutorSettings, Outcome
 from datus.images import sha256_of
 from datus.index import Index, Shard, check_inputs, make_index
 from datus.isolation import under_way
-from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan
+from datus.latest import point
+from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan, wanted_groups
+from datus.ready import read_ahead, reports, undone
 from datus.records import ShardData
 from datus.resources import at_a_time, frugal, in_workers, runtime_of
-from datus.shardjobs import LOADED, Job, Maker, carefully, is_done, run_job, silent
+from datus.shardjobs import LOADED, READ, Job, Maker, carefully, is_done, run_job, silent
 from datus.shardwork import Context
 from datus.shares import parse_share
-from datus.stages import STAGE_NAMES
 from datus.store import ShardReport, Store
 from datus.turns import Turns, agreed_index, check_arrived, hold, left_notes, part_of
 
@@ -99,6 +100,7 @@ def run(
     held = hold(store, share)
     with frugal(), held as suspects, executors.connected(config.speed):
         LOADED.clear()
+        READ.clear()
         result = _indexed(config, store, console, suspects)
         groups = wanted_groups(result.plan, until, only)
         check_door(config, store, result.plan, groups, console.say)
@@ -131,26 +133,6 @@ def _indexed(config: Config, store: Store, console: Console, suspects: frozenset
     return RunResult(plan, index, [row], suspects=suspects | left_notes(store, plan, share))
 
 
-def wanted_groups(plan: Plan, until: str, only: bool) -> list[tuple[Node, ...]]:
-    """The groups to run, for every K of a sweep.
-
-    Stages that do one shard after the other run together: a shard goes through all of them while
-    it is in memory, and what several of them need is read once.
-    """
-    names = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
-    wanted = {until} if only else set(names)
-    groups = [group for group in plan.groups() if wanted & {node.stage for node in group}]
-    if only:
-        return groups
-    joined: list[tuple[Node, ...]] = []
-    for group in groups:
-        if joined and group[0].scope == joined[-1][0].scope == "shard":
-            joined[-1] += group
-        else:
-            joined.append(group)
-    return joined
-
-
 LINKS = {
     "masks": ("masks-k{}", "masks of K = {}"),
     "denoise-fit": ("model-k{}", "model of K = {}"),
@@ -165,9 +147,9 @@ def _link(store: Store, plan: Plan) -> dict[str, str]:
     for node in plan.nodes:
         if node.stage in LINKS:
             name, label = (text.format(node.k) for text in LINKS[node.stage])
-            found[label] = store.link(name, node.stage, node.mark, "files")
+            found[label] = point(store, name, node.stage, node.mark, "files")
         if node.stage == "report":
-            folder = store.link("report", node.stage, node.mark, "files")
+            folder = point(store, "report", node.stage, node.mark, "files")
             found["report"] = f"{folder}/report.html"
             if node.recipe["settings"]["browse"]:
                 found["browser"] = f"{folder}/browse.html"
@@ -196,10 +178,10 @@ def _run_shards(
 ) -> None:
     """Every shard that lacks a stage of the group, through the executor."""
     started, plan = time.monotonic(), result.plan
-    undone = [{s.key for s in plan.shards if not is_done(store, node, s.key)} for node in group]
-    missing = [shard for shard in plan.shards if any(shard.key in keys for keys in undone)]
+    lacking = [undone(store, plan.places(node)) for node in group]
+    missing = [shard for shard in plan.shards if any(shard.key in keys for keys in lacking)]
     rows = [StageResult(node.label, len(plan.shards)) for node in group]
-    for row, node, keys in zip(rows, group, undone, strict=True):
+    for row, node, keys in zip(rows, group, lacking, strict=True):
         row.images = sum(len(shard.records) for shard in plan.shards)
         row.made = len(keys) if node.keep else len(missing)
     result.stages += rows
@@ -220,7 +202,7 @@ def _run_shards(
                 check_arrived(store, [(node.stage, node.mark, key) for node in group])
     worked = [
         _seconds(store, node, [s for s in missing if s.key in keys or not node.keep])
-        for node, keys in zip(group, undone, strict=True)
+        for node, keys in zip(group, lacking, strict=True)
     ]
     _share_seconds(rows, worked, time.monotonic() - started)
     if broken:
@@ -235,7 +217,8 @@ def _run_shards(
 
 def _seconds(store: Store, node: Node, shards: Sequence[Shard]) -> float:
     """What the finished ones of `shards` took, added up."""
-    found = (store.report(node.stage, node.mark, shard.key, files=False) for shard in shards)
+    places = [(node.stage, node.mark, shard.key) for shard in shards]
+    found = reports(store, places, files=False)
     return sum(report.seconds for report in found if report is not None)
 
 
@@ -280,7 +263,8 @@ def _run_dataset(
     data.written.update(dataset.written)
     seconds = time.monotonic() - started
     store.write_shard((node.stage, node.mark, DATASET_KEY), data, seconds, keep=True)
-    store.remove(node.stage, node.mark, WORKPLACE)
+    if store.is_local:
+        store.remove(node.stage, node.mark, WORKPLACE)
     row.seconds = seconds
 
 
@@ -305,8 +289,14 @@ class _Dataset:
 
     def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]:
         node = find_node(self._plan.nodes, stage, k)
-        whole = (Shard(DATASET_KEY, ()),)
-        for shard in whole if node.scope == "dataset" else self._plan.shards:
+        shards: Sequence[Shard] = self._plan.shards
+        read: Iterable[ShardData | None] = read_ahead(self._store, self._plan.places(node))
+        if node.scope == "dataset":
+            shards, read = (Shard(DATASET_KEY, ()),), (None,)
+        for shard, data in zip(shards, read, strict=True):
+            if data is not None:
+                yield shard, data
+                continue
             job = Job(self._config, self._store.url, (), self._plan.nodes, shard)
             maker = Maker(job, silent, files=False)
             yield shard, maker.data(node)
@@ -321,8 +311,10 @@ class _Dataset:
         node = find_node(self._plan.nodes, stage, k)
         place = (stage, node.mark, self._plan.key_of(node, name.removesuffix(".png")))
         report = self._store.report(*place, files=False)
-        parts = (stage, node.mark, "files", name)
-        data = self._store.read(*parts) if self._store.exists(*parts) else b""
+        try:
+            data = self._store.read(stage, node.mark, "files", name)
+        except FileNotFoundError:
+            data = b""
         if report is None or sha256_of(data) != report.files[name][1]:
             self._store.forget_shard(place)
             raise WorkError(f"{stage}: {name} was damaged and is gone: run the same command again")
@@ -347,7 +339,7 @@ class _Dataset:
 
 def _reports(store: Store, plan: Plan, node: Node) -> Iterator[ShardReport]:
     """Of the shards that are finished, one at a time; `is_done` has looked at their files."""
-    found = (store.report(*place, files=False) for place in plan.places(node))
+    found = reports(store, plan.places(node), files=False)
     return (report for report in found if report is not None)
 
 
@@ -363,7 +355,7 @@ def require_upstream(store: Store, plan: Plan, group: Sequence[Node]) -> None:
     for node in group:
         for upstream in plan.nodes:
             reads = upstream.stage in node.needs and (not node.k or upstream.k in (0, node.k))
-            absent = [p for p in plan.places(upstream) if store.report(*p) is None] if reads else []
+            absent = undone(store, plan.places(upstream)) if reads else set()
             if upstream.stage not in names and absent:
                 n_places = len(list(plan.places(upstream)))
                 raise WorkError(

@@ -45,7 +45,7 @@ def run_job(job: Job, advance: Advance) -> list[str]:
             if is_done(maker.store, node, job.shard.key):
                 advance(len(job.shard.records))
             else:
-                maker.data(node)
+                maker.make(node)
     said = maker.said
     del maker  # with all that it holds
     give_back_memory()
@@ -69,9 +69,29 @@ class Maker:
         self._memory: dict[str, ShardData] = {}
 
     def data(self, node: Node) -> ShardData:
+        if node.scope == "dataset":
+            return self._whole(node)
         if node.mark not in self._memory:
             self._memory[node.mark] = self._stored(node) or self._made(node)
         return self._memory[node.mark]
+
+    def _whole(self, node: Node) -> ShardData:
+        """What each shard reads alike is read once by a process."""
+        place = (self.store.url, node.mark)
+        found = READ.get(place)
+        if found is None:
+            found = self._stored(node) or self._made(node)
+            for array in (a for arrays in found.arrays.values() for a in arrays.values()):
+                array.flags.writeable = False
+            while len(READ) >= MOST_READ:
+                READ.pop(next(iter(READ)), None)
+            READ[place] = found
+        return found
+
+    def make(self, node: Node) -> None:
+        """What is known not to be stored; in memory it may be, on the way to another stage."""
+        if node.mark not in self._memory:
+            self._memory[node.mark] = self._made(node)
 
     def _place(self, node: Node) -> tuple[str, str, str]:
         key = DATASET_KEY if node.scope == "dataset" else self.job.shard.key
@@ -100,6 +120,12 @@ class Maker:
 LOADED: dict[tuple[Config, str], ShardWork] = {}
 """(config, fingerprint) -> work: a process loads each model once."""
 
+
+READ: dict[tuple[str, str], ShardData] = {}
+"""(run folder, fingerprint) -> the output of a stage over the whole dataset."""
+
+MOST_READ = 4
+"""The mean key, and clusters and edits of one K."""
 
 _LOADING = Lock()
 

@@ -7,6 +7,7 @@ from datus.errors import WorkError
 from datus.frozen import kept_marks
 from datus.index import read_index
 from datus.plan import DATASET_KEY, Plan, make_plan, why
+from datus.ready import reports
 from datus.stages import STAGE_NAMES
 from datus.store import Store
 
@@ -25,9 +26,8 @@ def status_rows(config: Config, explain: bool) -> list[Row]:
     rows: list[Row] = [("stage", "fingerprint", "state", "shards", *(["why"] if explain else []))]
     for node in plan.nodes:
         places = list(plan.places(node))
-        reports = [store.report(*place) for place in places]
-        done = sum(report is not None for report in reports)
-        held = sum(report is not None and report.stored for report in reports)
+        found = [report.stored for report in reports(store, places) if report is not None]
+        done, held = len(found), sum(found)
         state = "missing" if not done else "done" if done == len(places) else "partly"
         if done and not held:
             state += ", not kept"
@@ -45,7 +45,7 @@ def failure_lines(config: Config) -> list[str]:
     unusable = index.failures if index else {}
     rows = {("index", image_id, reason) for image_id, reason in unusable.items()}
     for node in plan.nodes:
-        for report in filter(None, (store.report(*place) for place in plan.places(node))):
+        for report in filter(None, reports(store, plan.places(node))):
             rows |= {(node.stage, image_id, why) for image_id, why in report.failures.items()}
     lines = [f"left out at {stage}: {image_id}: {reason}" for stage, image_id, reason in rows]
     more = [f"and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []

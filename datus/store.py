@@ -24,13 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from filelock import FileLock, Timeout
 
+from datus.disk import explained
 from datus.errors import CorruptShard, StoreError
 from datus.records import ShardData
-from datus.remote import Patient
+from datus.remote import Patient, opened
 from datus.shardfile import pack, read_writable, sync_folder, unpack
 
 TEMPORARY = ".tmp-"
@@ -98,9 +98,8 @@ class Store:
     """One run folder. All methods raise StoreError with the cure."""
 
     def __init__(self, root: str | Path) -> None:
-        fs, self.root = fsspec.core.url_to_fs(str(root))
-        self.is_local = fs.protocol in ("file", "local") or "file" in fs.protocol
-        self.fs = fs if self.is_local else Patient(fs)
+        self.fs, self.root = opened(str(root))
+        self.is_local = not isinstance(self.fs, Patient)
         self.url = self.root if self.is_local else str(self.fs.unstrip_protocol(self.root))
         """Leads back here from another process; `root` does not say which file system."""
 
@@ -108,6 +107,10 @@ class Store:
         if any(part.startswith("/") or ".." in part.split("/") for part in parts):
             raise StoreError(f"{'/'.join(parts)!r} is not a place in the run folder")
         return "/".join((self.root.rstrip("/"), *parts))
+
+    def address(self, *parts: str) -> str:
+        """The same for people and other processes: with s3:// and the like before it."""
+        return self.path(*parts) if self.is_local else "/".join((self.url.rstrip("/"), *parts))
 
     # --- files ---------------------------------------------------------------------------------
 
@@ -125,17 +128,19 @@ class Store:
                 return -1
             raise
 
-    def read(self, *parts: str) -> bytes:
-        """Raises FileNotFoundError if there is no such file."""
-        with _explained(self.path(*parts), "read"):
-            return bytes(self.fs.cat_file(self.path(*parts)))
+    def read(self, *parts: str, n_bytes: int = 0) -> bytes:
+        """Raises FileNotFoundError if there is no such file. n_bytes: about so many, if known."""
+        path = self.path(*parts)
+        with explained(path, "read"):
+            read = self.fs.cat_file if self.is_local else self.fs.read
+            return bytes(read(path) if self.is_local else read(path, n_bytes))
 
-    def read_writable(self, *parts: str) -> bytearray:
+    def read_writable(self, *parts: str, n_bytes: int = 0) -> bytearray:
         """The same, for arrays that lie in it: torch wants memory that could be written to."""
         path = self.path(*parts)
         if not self.is_local:
-            return bytearray(self.read(*parts))
-        with _explained(path, "read"):
+            return bytearray(self.read(*parts, n_bytes=n_bytes))
+        with explained(path, "read"):
             return read_writable(path)
 
     def write(self, data: bytes, *parts: str) -> None:
@@ -146,7 +151,7 @@ class Store:
     def _write(self, data: bytes, *parts: str) -> str:
         """The same, but the name is on disk only after `_sync_folders`. Returns the path."""
         path = self.path(*parts)
-        with _explained(path, "write"):
+        with explained(path, "write"):
             if self.is_local:
                 _write_local(Path(path), data)
             else:
@@ -157,56 +162,48 @@ class Store:
         """Bring the names of files to the disk: once a folder, not once a file."""
         folders = {os.path.dirname(path): path for path in paths} if self.is_local else {}
         for folder, path in folders.items():
-            with _explained(path, "write"):
+            with explained(path, "write"):
                 sync_folder(folder)
 
     def remove(self, *parts: str) -> None:
         """A file or a folder and all below it; nothing if it is not there."""
         path = self.path(*parts)
-        with _explained(path, "remove"):
-            if self.fs.exists(path):
-                self.fs.rm(path, recursive=True)
+        with explained(path, "remove"), suppress(FileNotFoundError):
+            self.fs.rm(path, recursive=True)
 
     def folders(self, *parts: str) -> list[str]:
         """Names of the folders in a folder, sorted."""
-        return self._names("directory", *parts)
+        return sorted(self._names("directory", *parts))
 
     def files(self, *parts: str) -> list[str]:
         """Names of the files in a folder, sorted."""
+        return sorted(self._names("file", *parts))
+
+    def sizes(self, *parts: str) -> dict[str, int]:
+        """Name -> bytes of the files in a folder: one request for a thousand of them."""
         return self._names("file", *parts)
 
-    def _names(self, kind: str, *parts: str) -> list[str]:
+    def _names(self, kind: str, *parts: str) -> dict[str, int]:
         path = self.path(*parts)
-        entries = self.fs.ls(path, detail=True) if self.fs.isdir(path) else []
-        return sorted(e["name"].rsplit("/", 1)[1] for e in entries if e["type"] == kind)
+        try:
+            entries = self.fs.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        below = ((one["name"].rstrip("/"), one) for one in entries if one["type"] == kind)
+        return {
+            name.rsplit("/", 1)[1]: int(one["size"] or 0) for name, one in below if name != path
+        }
 
     def disk_bytes(self, *parts: str) -> int:
         """Bytes of all files below a folder."""
         path = self.path(*parts)
         return int(self.fs.du(path)) if self.fs.exists(path) else 0
 
-    def link(self, name: str, *target: str) -> str:
-        """RUN/latest/NAME -> a folder or file of the run; its path. Plain path where links fail."""
-        path = self.path(*target)
-        if not self.is_local:
-            return path
-        link = Path(self.root) / "latest" / name
-        fresh = link.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-        try:
-            link.parent.mkdir(exist_ok=True)
-            fresh.symlink_to(os.path.relpath(path, link.parent))
-            fresh.replace(link)
-        except OSError:  # a file system without links: the path itself is as good
-            with suppress(OSError):
-                fresh.unlink(missing_ok=True)
-            return path
-        return str(link)
-
     def sweep_temporary(self) -> None:
         """Remove what killed writers left. Only while holding the lock."""
         if not self.is_local or not Path(self.root).is_dir():
             return
-        with _explained(self.root, "write"):
+        with explained(self.root, "write"):
             for path in Path(self.root).rglob(f"{TEMPORARY}*"):
                 path.unlink(missing_ok=True)
 
@@ -241,9 +238,17 @@ class Store:
         for mark in self.folders(stage):
             recipe = self._recipe(stage, mark)
             if isinstance(recipe, dict):
-                made = self.fs.info(self.path(stage, mark, "stage.json")).get("mtime", 0.0)
-                found.append((float(made), mark, recipe))
+                found.append((self._written(stage, mark, "stage.json"), mark, recipe))
         return [(mark, recipe) for _, mark, recipe in sorted(found, key=lambda f: f[:2])[::-1]]
+
+    def _written(self, *parts: str) -> float:
+        """When a file was written, in seconds; 0 where nobody knows."""
+        if self.is_local:
+            return float(self.fs.info(self.path(*parts)).get("mtime", 0.0))
+        try:
+            return float(self.fs.modified(self.path(*parts)).timestamp())
+        except (NotImplementedError, AttributeError, KeyError):
+            return 0.0
 
     def report(self, stage: str, mark: str, key: str, files: bool = True) -> ShardReport | None:
         """The report of a finished shard, or None. files: only if all have the right size."""
@@ -303,10 +308,15 @@ class Store:
     def read_shard(self, place: tuple[str, str, str], files: bool = True) -> ShardData | None:
         """A stored shard or None. Raises CorruptShard if its bytes changed. files: see `report`."""
         stage, mark, key = place
-        report = self.report(stage, mark, key, files)
+        # from afar: who reads a file need not ask for its size first
+        report = self.report(stage, mark, key, files and self.is_local)
         if report is None or not report.stored:
             return None
-        packed = self.read_writable(stage, mark, f"shard-{key}.safetensors")
+        name = f"shard-{key}.safetensors"
+        try:
+            packed = self.read_writable(stage, mark, name, n_bytes=report.n_bytes)
+        except FileNotFoundError:
+            raise CorruptShard(f"{stage}: the arrays of shard {key} are gone") from None
         if _sha256(packed) != report.sha256:
             raise CorruptShard(f"{stage}: shard {key} does not match its checksum")
         try:
@@ -330,7 +340,7 @@ class Store:
             yield
             return
         owner = Path(self.root) / "owner.json"
-        with _explained(self.root, "write"):
+        with explained(self.root, "write"):
             Path(self.root).mkdir(parents=True, exist_ok=True)
             lock = FileLock(str(Path(self.root) / ".lock"))
             try:
@@ -371,30 +381,6 @@ def _write_local(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _explained(path: str, verb: str) -> Iterator[None]:
-    """OSError -> StoreError that names the cure. FileNotFoundError on reading passes through."""
-    try:
-        yield
-    except FileNotFoundError:
-        if verb == "read":
-            raise
-        raise StoreError(f"cannot {verb} {path}: no such folder") from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StoreError(f"cannot {verb} {path}: {reason}; {_cure(error.errno)}") from None
-
-
-def _cure(number: int | None) -> str:
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return "free some space and run the same command again, finished shards are kept"
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "make the run folder writable or choose another with --run-dir"
-    if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return "a file is in the way, choose another --run-dir"
-    return "run the same command again, finished shards are kept"
 
 
 def _sha256(data: bytes | bytearray) -> str:

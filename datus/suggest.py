@@ -10,7 +10,6 @@ many images are drawn that they have about SAMPLE valid segments.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -19,6 +18,8 @@ import numpy as np
 from datus.clusters_config import ClustersConfig
 from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.index import Index, read_index
+from datus.latest import pointed
+from datus.ready import reports, undone
 from datus.records import Array, ShardData
 from datus.store import Store
 from datus.threads import map_threads
@@ -90,7 +91,7 @@ def find_source(store: Store) -> Source:
     mark = upstream.get("embeddings", "")
     if mark not in recipes:
         raise WorkError(f"{store.url}: no embeddings in it: datus run makes them")
-    missing = sum(store.report("embeddings", mark, shard.key) is None for shard in index.shards)
+    missing = len(undone(store, (("embeddings", mark, shard.key) for shard in index.shards)))
     if missing or not index.shards:
         raise WorkError(
             f"embeddings lack {missing} of {len(index.shards)} shards: run the same datus run "
@@ -186,9 +187,7 @@ def fit_with(clusters: ClustersConfig) -> Fit:
 def _last_report(store: Store) -> Mapping[str, str]:
     """Stage -> fingerprint of what RUN/latest shows, or the newest report; empty without one."""
     recipes = dict(store.recipes("report"))  # newest first
-    link = Path(store.root) / "latest" / "report"
-    latest = link.resolve().parent.name if store.is_local and link.exists() else ""
-    for mark in (latest, *recipes):
+    for mark in (pointed(store, "report"), *recipes):
         if mark in recipes and store.report("report", mark, "all") is not None:
             return dict(recipes[mark]["upstream"])
     return {}
@@ -213,8 +212,8 @@ def _clusters(store: Store, mark: str, upstream: Mapping[str, str]) -> ClustersC
 def _drawn(store: Store, source: Source, seed: int, limit: int) -> set[str]:
     """Images in the order of a draw that depends on the seed and their ids, until enough."""
     sizes: dict[str, int] = {}
-    for shard in source.index.shards:
-        report = store.report("embeddings", source.embeddings, shard.key)
+    places = [("embeddings", source.embeddings, shard.key) for shard in source.index.shards]
+    for report in reports(store, places):
         rows = report.numbers if report else {}
         sizes |= {image_id: int(row["n_valid"]) for image_id, row in rows.items()}
     draw = {i: np.random.default_rng([seed, crc32(i.encode())]).random() for i in sizes}

@@ -25,6 +25,7 @@ from datus.errors import StoreError, WorkError
 from datus.index import Index
 from datus.isolation import NOTES, crashed
 from datus.plan import Node, Plan
+from datus.ready import undone
 from datus.shares import Share
 from datus.store import Store, in_use
 
@@ -107,7 +108,8 @@ def left_notes(store: Store, plan: Plan, share: Share | None) -> frozenset[str]:
 def check_arrived(store: Store, places: Iterable[Place]) -> None:
     """Raises WorkError if what another machine finished does not show up here."""
     end = time.monotonic() + ARRIVAL_SECONDS
-    for place in places:
+    # a worker writes them in this order, and object stores show at once what is there
+    for place in list(places) if store.is_local else list(places)[-1:]:
         # its files were written before the report: who sees that sees them
         while store.report(*place, files=False) is None:
             if time.monotonic() > end:
@@ -159,7 +161,7 @@ class Turns:
         foreign = self.share.is_none == (group[0].scope == "shard")
         for node in group:
             places = list(self.plan.places(node))
-            n_done = sum(self.store.report(*p) is not None for p in places) if foreign else 0
+            n_done = len(places) - len(undone(self.store, places)) if foreign else 0
             if self._waiting & set(_upstream(self.plan, node)):
                 self._waiting.add(node.mark)
             elif foreign and n_done < len(places):

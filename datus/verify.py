@@ -15,7 +15,8 @@ from datus.errors import CorruptShard, WorkError
 from datus.images import sha256_of
 from datus.index import read_index
 from datus.plan import make_plan
-from datus.store import Store
+from datus.ready import Place, contents, reports
+from datus.store import ShardReport, Store
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -44,8 +45,8 @@ def verify(config: Config, mend: bool, bar: Bar) -> Verified:
     plan = make_plan(config, index)
     places = [place for node in plan.nodes for place in plan.places(node)]
     with store.lock() if mend else nullcontext(), bar("verify", len(places)) as advance:
-        for place in places:
-            damaged = _look(store, place, found)
+        for place, report in zip(places, reports(store, places), strict=True):
+            damaged = _look(store, place, report, found)
             found.damaged += damaged
             if damaged and mend:
                 store.forget_shard(place)
@@ -53,9 +54,8 @@ def verify(config: Config, mend: bool, bar: Bar) -> Verified:
     return found
 
 
-def _look(store: Store, place: tuple[str, str, str], found: Verified) -> list[str]:
+def _look(store: Store, place: Place, report: ShardReport | None, found: Verified) -> list[str]:
     stage, mark, key = place
-    report = store.report(*place)
     if report is None:
         found.n_missing += 1
         return []
@@ -65,7 +65,8 @@ def _look(store: Store, place: tuple[str, str, str], found: Verified) -> list[st
         store.read_shard(place)
     except CorruptShard:
         damaged.append(f"{stage}/{mark}/shard-{key}.safetensors")
-    for name, (_, sha256) in report.files.items():
-        if sha256_of(store.read(stage, mark, "files", name)) != sha256:
+    files = contents(store, [(stage, mark, "files", name) for name in report.files])
+    for (name, (_, sha256)), data in zip(report.files.items(), files, strict=True):
+        if data is None or sha256_of(data) != sha256:
             damaged.append(f"{stage}/{mark}/files/{name}")
     return damaged

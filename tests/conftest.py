@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,15 @@ from tiny_runs import Dataset, go, make_dataset
 
 settings.register_profile("datus", deadline=None)  # a busy machine is no failure
 settings.load_profile("datus")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`-n 2`: each process takes half of the files and, when it is done, tests of the other's end.
+    Dealt out like cards, tests of one file run in both, and each makes what the file shares."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture(scope="session")

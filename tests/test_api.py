@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from typer.testing import CliRunner
 import datus
 from datus.cli import app
 from datus.errors import ConfigError, ImageError, TooManyFailures, UsageError, WorkError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SETTINGS = {name: value for name, value in SPEED.items() if name != "clusters.k"}
 
@@ -310,28 +313,10 @@ def test_the_readmes_example_runs(
     assert Path("photos_coco/annotations/instances_default.json").is_file()
 
 
-def test_users_of_mypy_strict_get_types(tmp_path: Path) -> None:
-    path = tmp_path / "use.py"
-    path.write_text(
-        "import datus\n"
-        "result = datus.mine('photos', clusters=[6, 8], settings={'seed': 1})\n"
-        "one = result['a/b']\n"
-        "reveal_type(one.image_id)\n"
-        "reveal_type([two.image_id for two in result[:3]])\n"
-        "reveal_type(result.scores['majority'].miou)\n"
-        "datus.mine(3, cluster=4)\n"
-        "datus.mined\n",
-        encoding="utf-8",
-    )
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(path)]
-    command += ["--config-file", str(Path(__file__).parents[1] / "pyproject.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [line.split(" ", 1)[1] for line in done.stdout.splitlines() if "use.py:" in line]
-    assert lines[:3] == [
-        'note: Revealed type is "str"',
-        'note: Revealed type is "list[str]"',
-        'note: Revealed type is "float"',
-    ]
-    text = "\n".join(lines[3:])
-    assert 'Unexpected keyword argument "cluster"' in text
-    assert 'Module has no attribute "mined"' in text
+def test_types_of_users_are_checked() -> None:
+    """By mypy --strict in `make check`, in one go with the package: alone it takes longer."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+    assert settings["strict"] is True
+    assert "tests/use_types.py" in settings["files"]
+    assert (ROOT / "tests" / "use_types.py").exists()
+    assert (ROOT / "datus" / "py.typed").exists()

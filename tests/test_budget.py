@@ -18,8 +18,8 @@ from datus.budget import (
 from datus.config import Config
 from datus.errors import BackboneError, WorkError, size_text
 from datus.index import Index, read_index
-from datus.plan import Plan, make_plan
-from datus.runner import run, wanted_groups
+from datus.plan import Plan, make_plan, wanted_groups
+from datus.runner import run
 from datus.store import Store
 
 

@@ -33,8 +33,9 @@ LAYERS = (
     {"exports"},  # items in, folders out
     {"corrections"},  # and back
     {"report"},  # pure: inputs in, bytes out
-    {"remote", "shardfile"},
+    {"remote", "disk", "shardfile"},
     {"store"},
+    {"latest", "ready"},
     {"executors", "isolation"},
     {"index"},
     {"shardwork"},

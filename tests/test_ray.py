@@ -1,14 +1,11 @@
 """The executor for Ray: what only a cluster has. Its contract is held in test_executors.py."""
 
 import importlib.util
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +13,13 @@ from unittest.mock import MagicMock
 
 import executor_jobs as work
 import pytest
+from ray_nodes import lose_a_node, nodes, ray_job
 from run_tree import tree
-from tiny_runs import SPEED, Dataset, go, make_dataset
+from tiny_runs import Dataset, go, make_dataset
 
 from datus.config import Config, SpeedConfig
 from datus.errors import MissingPackage, WorkError
-from datus.executors import Cluster, ExecutorSettings, cluster_of, connected
+from datus.executors import Cluster, ExecutorSettings, cluster_of, connected, rest
 from datus.executors import ray as executor
 from datus.resources import in_workers, runtime_of
 
@@ -182,6 +180,70 @@ def test_workers_keep_their_process_their_folder_and_their_environment(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
+def test_workers_wait_for_the_next_group_of_stages_but_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pid() -> int:
+        (found,) = {
+            one[0] for one in run_jobs(work.tells_where_it_is, tmp_path, Cluster(), 1).values()
+        }
+        return int(found)
+
+    with executor.connected(Cluster()):
+        first = pid()
+        assert pid() == first
+        os.kill(first, signal.SIGKILL)  # while it waits
+        second = pid()
+        assert second != first
+        monkeypatch.setattr(rest, "REST_SECONDS", 0.1)
+        assert pid() == second
+        time.sleep(2)
+        third = pid()
+        assert third != second
+    assert pid() != third, "after a run all go home"
+
+
+class Kills:
+    """Of Ray: who was sent home."""
+
+    def __init__(self) -> None:
+        self.killed: list[str] = []
+
+    def kill(self, actor: str) -> None:
+        self.killed.append(actor)
+        if actor == "gone":
+            raise ValueError("gone already")
+
+
+def test_workers_are_given_back_and_all_go_home_at_the_end() -> None:
+    waiting, ray = rest.Rest(), Kills()
+    with waiting.open(ray):
+        with waiting.open(ray):
+            for actor in ("a", "gone", "b"):
+                waiting.put(ray, Cluster(), rest.Hand(actor))
+            waiting.put(ray, Cluster(cpus=4), rest.Hand("large"))
+        assert ray.killed == [], "the outermost sends home"
+        assert [hand.actor for hand in waiting.take(Cluster(), 1)] == ["a"]
+        assert waiting.take(Cluster(gpus=1), 5) == []
+        waiting.put(ray, Cluster(), rest.Hand("a"))
+    assert sorted(ray.killed) == ["a", "b", "gone", "large"]
+    assert waiting.take(Cluster(), 5) == []
+
+
+def test_workers_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "REST_SECONDS", 0.01)
+    waiting, ray = rest.Rest(), Kills()
+    with waiting.open(ray):
+        waiting.put(ray, Cluster(), rest.Hand("a"))
+        end = time.monotonic() + 10
+        while not ray.killed and time.monotonic() < end:
+            time.sleep(0.01)
+        assert ray.killed == ["a"]
+        assert waiting.take(Cluster(), 1) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_another_version_on_a_node_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,62 +283,22 @@ def expected(photos: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture
 def two_nodes() -> Iterator[Any]:
-    """A head and another node, with one CPU each."""
-    from ray.cluster_utils import Cluster as Nodes
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        small = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-        nodes = Nodes(initialize_head=True, head_node_args=small)
-        nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
-        yield nodes
-        nodes.shutdown()
+    with nodes() as found:
+        yield found
 
 
-@contextmanager
-def ray_job(photos: Dataset, run_dir: Path, address: str) -> Iterator["subprocess.Popen[str]"]:
-    """pipelines/batch/ray_job.sh, as a person would start it."""
-    settings = {
-        **SPEED,
-        **MORE,
-        "data.images": str(photos.images),
-        "data.truth": str(photos.truth),
-        "data.classes": str(photos.classes),
-        "run_dir": str(run_dir),
-    }
-    lines = [f"{name} = {json.dumps(value)}\n" for name, value in settings.items()]
-    toml = run_dir.with_suffix(".toml")
-    toml.write_text("".join(lines), encoding="utf-8")
-    bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "RAY_ADDRESS": address, "RAY_CPUS": "1"}
-    environment["PATH"] = f"{bin_folder}:{environment['PATH']}"
-    with subprocess.Popen(
-        ["pipelines/batch/ray_job.sh", str(toml)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as job:
-        try:
-            yield job
-        finally:
-            job.kill()
+DONE = "run/features/*/shard-*.json"
 
 
-def at_work(node: Any) -> list[int]:
-    """Processes of a node that are in the middle of a shard."""
-    raylet = node.all_processes["raylet"][0].process.pid
-    children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
-    names = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    return [pid for pid, name in names.items() if name.startswith(b"ray::_Worker.work")]
+def settings_of(photos: Dataset, run_dir: Path) -> dict[str, Any]:
+    return {**photos.settings(run_dir), **MORE}
 
 
 @pytest.mark.slow
 def test_two_nodes_end_with_the_bytes_of_one_process(
     photos: Dataset, expected: dict[str, str], two_nodes: Any, tmp_path: Path
 ) -> None:
-    with ray_job(photos, tmp_path / "run", two_nodes.address) as job:
+    with ray_job(settings_of(photos, tmp_path / "run"), tmp_path, two_nodes.address) as job:
         output, _ = job.communicate(timeout=500)
     assert job.returncode == 0, output
     assert "report.html" in output
@@ -287,27 +309,8 @@ def test_two_nodes_end_with_the_bytes_of_one_process(
 def test_a_node_that_is_lost_in_the_middle_changes_no_byte(
     photos: Dataset, expected: dict[str, str], two_nodes: Any, tmp_path: Path
 ) -> None:
-    (second,) = two_nodes.worker_nodes
-    with ray_job(photos, tmp_path / "run", two_nodes.address) as job:
-        victims, done = busy_workers(second, tmp_path / "run", job)
-        assert victims, "the second node works"
-        assert done < len(IDS) / 2, "in the middle"
-        for pid in victims:
-            os.kill(pid, signal.SIGSTOP)  # it ends with its node, not by itself
-        two_nodes.remove_node(second, allow_graceful=False)
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
+    with ray_job(settings_of(photos, tmp_path / "run"), tmp_path, two_nodes.address) as job:
+        lose_a_node(two_nodes, lambda: len(list(tmp_path.glob(DONE))), job)
         output, _ = job.communicate(timeout=500)
     assert job.returncode == 0, output
     assert tree(tmp_path / "run") == expected
-
-
-def busy_workers(node: Any, run_dir: Path, job: "subprocess.Popen[str]") -> tuple[list[int], int]:
-    """Workers of a node in the middle of a shard, when two shards are done; shards done."""
-    victims: list[int] = []
-    done, end = 0, time.monotonic() + 300
-    while job.poll() is None and not victims and time.monotonic() < end:
-        time.sleep(0.01)
-        done = len(list(run_dir.glob("features/*/shard-*.json")))
-        victims = at_work(node) if done >= 2 else []
-    return victims, done

@@ -1,15 +1,22 @@
-"""Calls to an object store are tried again; local disks and lasting errors are not."""
+"""Calls to an object store are tried again, and as few as will do; local disks are asked once."""
 
+import sys
+from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from tiny_runs import Dataset, go
 
 from datus import remote
-from datus.errors import StoreError
+from datus.errors import CorruptShard, MissingPackage, StoreError
+from datus.ready import reports, undone
+from datus.records import ShardData
 from datus.remote import FINAL, TRIES, Patient
 from datus.store import Store
 
@@ -60,6 +67,55 @@ def test_patience_ends_with_one_clear_error(waits: list[float]) -> None:
     )
 
 
+ALLOWED = (
+    "; check the credentials of this machine and what they allow (read, write, list and delete "
+    "below the run folder), then run the same command again"
+)
+
+
+class NoCredentialsError(Exception):
+    """As of botocore."""
+
+
+class ParamValidationError(Exception):
+    """A bucket's name with a sign that S3 does not allow."""
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        ("cat_file", PermissionError("Forbidden"), f"cannot read b/c: Forbidden{ALLOWED}"),
+        ("ls", NoCredentialsError("no key"), f"cannot look at b/c: no key{ALLOWED}"),
+        ("info", ParamValidationError("B!"), "cannot look at b/c: B!; choose another --run-dir"),
+        (
+            "pipe_file",
+            FileNotFoundError("no such bucket"),
+            "cannot write b/c: no such bucket; make the bucket first, or choose another --run-dir",
+        ),
+    ],
+)
+def test_a_lasting_error_names_the_cure_at_once(
+    call: str, error: Exception, said: str, waits: list[float]
+) -> None:
+    with pytest.raises(StoreError) as caught:
+        getattr(fs_with(**{call: failing(1, error)}), call)("b/c")
+    assert str(caught.value) == said
+    assert waits == []
+
+
+def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingPackage) as caught:
+        Store("s3://bucket/run")
+    assert str(caught.value) == "s3://bucket/run needs s3fs: pip install s3fs"
+    with pytest.raises(StoreError) as unknown:
+        Store("floppy://a/run")
+    assert str(unknown.value) == (
+        "floppy://a/run: Protocol not known: floppy; expected a folder, or an address that fsspec "
+        "knows such as s3://BUCKET/FOLDER"
+    )
+
+
 @pytest.mark.parametrize("kind", FINAL)
 def test_what_is_said_for_good_is_not_asked_again(kind: Any, waits: list[float]) -> None:
     with pytest.raises(kind):
@@ -100,6 +156,95 @@ def test_a_store_keeps_all_it_is_given_though_each_call_fails_at_first(
     assert store.files("a") == ["b"]
     assert (store.size("a", "b"), store.size("a", "c")) == (2, -1)
     assert waits
+
+
+# --- how many calls -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> "Counter[str]":
+    """What an object store is asked, by kind."""
+    found: Counter[str] = Counter()
+    whole = Patient.__getattr__
+
+    def counting(self: Patient, name: str) -> Any:
+        got = whole(self, name)
+        if not callable(got) or name == "unstrip_protocol":
+            return got
+        return lambda *given, **options: [found.update([name]), got(*given, **options)][1]
+
+    monkeypatch.setattr(Patient, "__getattr__", counting)
+    return found
+
+
+def test_a_run_asks_little_and_the_second_run_less(tiny: Dataset, calls: "Counter[str]") -> None:
+    config = tiny.config(f"memory://{uuid4().hex}/run", {"graphs.center": "dataset"})
+    done, _ = go(config)
+    n_shards, n_images = len(done.plan.shards), len(done.index.records)
+    n_stages = sum(node.scope == "shard" for node in done.plan.nodes)
+    written = calls.pop("pipe_file")
+    assert written <= 2 * n_shards * n_stages + n_images + 40
+    assert calls.pop("ls") == n_stages
+    assert calls["cat_file"] <= 9 * n_shards * n_stages + 60
+    assert set(calls) <= {"cat_file", "size", "info"}
+    assert calls["size"] <= 2
+    calls.clear()
+    assert go(config)[0].stages[-1].made == 0
+    assert set(calls) <= {"cat_file", "ls", "size"}
+    assert calls["cat_file"] <= 2 * n_shards * n_stages + 30
+    assert calls["ls"] <= n_stages + 2, "two folders of masks"
+
+
+def test_many_reports_are_those_that_one_look_after_the_other_finds(
+    tiny: Dataset, finished: Path
+) -> None:
+    """Also where a report, arrays or a mask are gone or have another size."""
+    store, near = Store(f"memory://{uuid4().hex}/run"), Store(finished)
+    places = []
+    for path in sorted(finished.glob("[fm]*/*/shard-*.json")):
+        places.append((*path.relative_to(finished).parts[:2], path.stem.removeprefix("shard-")))
+        for file in sorted(path.parent.rglob("*")):
+            if file.is_file():
+                parts = file.relative_to(finished).parts
+                store.write(near.read(*parts), *parts)
+    assert list(reports(store, places)) == list(reports(near, places))
+    assert undone(store, places) == set()
+    features = [place for place in places if place[0] == "features"]
+    masks = [place for place in places if place[0] == "masks"]
+    store.write(b"x", *features[0][:2], f"shard-{features[0][2]}.safetensors")
+    store.remove(*features[1][:2], f"shard-{features[1][2]}.json")
+    found = store.report(*masks[0], files=False)
+    assert found is not None
+    store.remove(*masks[0][:2], "files", *next(iter(found.files)).split("/"))
+    expected = [store.report(*place) for place in places]
+    assert list(reports(store, places)) == expected
+    assert undone(store, features) == {features[0][2], features[1][2]}
+    assert undone(store, masks) == {masks[0][2]}
+    lasting = list(reports(store, places, files=False))
+    assert lasting == [store.report(*place, files=False) for place in places]
+
+
+def test_arrays_that_are_gone_are_a_corrupt_shard() -> None:
+    store, place = Store(f"memory://{uuid4().hex}"), ("graphs", "0f", "abc")
+    store.write_shard(place, ShardData({"a": {"x": np.zeros(3)}}), 0.0, keep=True)
+    store.remove("graphs", "0f", "shard-abc.safetensors")
+    with pytest.raises(CorruptShard, match="graphs: the arrays of shard abc are gone"):
+        store.read_shard(place)
+
+
+def test_recipes_of_an_object_store_come_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the store's own times: names of folders are hashes, which have no order."""
+    store, start = Store(f"memory://{uuid4().hex}"), datetime(2026, 1, 1, tzinfo=UTC)
+    times = {mark: start + timedelta(days=day) for day, mark in enumerate(("bb", "cc", "aa"))}
+    for mark in times:
+        store.write_recipe("report", mark, {"mark": mark})
+    monkeypatch.setattr(MemoryFileSystem, "modified", lambda self, path: times[path.split("/")[-2]])
+    assert [mark for mark, _ in store.recipes("report")] == ["aa", "cc", "bb"]
+
+
+def test_what_another_process_writes_is_seen_after_a_listing() -> None:
+    """Clients of object stores may keep listings."""
+    assert Store(f"memory://{uuid4().hex}").fs.dircache.use_listings_cache is False
 
 
 def test_a_local_disk_is_asked_once(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Whole runs on tiny images: nothing is made twice, and nothing but settings changes a byte."""
 
 import json
+import pickle
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -24,9 +25,10 @@ from tiny_runs import (
 )
 
 import datus.affinity
-from datus import runner
+from datus import executors, runner
 from datus.config import Config
 from datus.errors import ClusterError, UsageError, WorkError
+from datus.executors import ExecutorSettings, serial
 from datus.metrics import RULES
 from datus.resources import resolve_device, runtime_of
 from datus.runner import RunResult, run
@@ -184,15 +186,34 @@ def test_threads_and_batch_change_no_byte(
     assert tree(tmp_path / "run") == tree(finished)
 
 
-def test_workers_change_no_byte(tiny: Dataset, finished: Path, tmp_path: Path) -> None:
-    workers = {"speed.executor": "processes", "speed.workers": 2, "speed.batch": 5}
-    config = tiny.config(tmp_path / "run", {**workers, **NOT_KEPT})
-    _, listener = go(config, until="embeddings")
+WORKERS = {"speed.executor": "processes", "speed.workers": 2, "speed.batch": 5}
+
+
+def run_with_workers(tiny: Dataset, finished: Path, run_dir: Path) -> None:
+    _, listener = go(tiny.config(run_dir, {**WORKERS, **NOT_KEPT}), until="embeddings")
     assert listener.bars["features + graphs + segments + embeddings"] == [4 * len(IDS)] * 2
-    found, whole = kept_of(tmp_path / "run"), kept_of(finished)
+    found, whole = kept_of(run_dir), kept_of(finished)
     assert found == {name: whole[name] for name in found}
     in_workers = [name for name in whole if name.startswith(("segments/", "embeddings/"))]
     assert set(in_workers) <= set(found)
+
+
+@pytest.mark.slow
+def test_workers_change_no_byte(tiny: Dataset, finished: Path, tmp_path: Path) -> None:
+    run_with_workers(tiny, finished, tmp_path / "run")
+
+
+def test_work_that_travels_changes_no_byte(
+    tiny: Dataset, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What workers get and give, without the time that it takes to start some."""
+
+    def travelling(function: Any, jobs: Any, settings: ExecutorSettings) -> Any:
+        for outcome in serial.run(*pickle.loads(pickle.dumps((function, jobs))), settings):
+            yield pickle.loads(pickle.dumps(outcome))
+
+    monkeypatch.setattr(executors, "by_name", {"processes": travelling}.__getitem__)
+    run_with_workers(tiny, finished, tmp_path / "run")
 
 
 def kept_of(run_dir: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from datus.errors import CorruptShard, StoreError
+from datus.latest import names, point, pointed
 from datus.records import Array, ShardData
 from datus.store import SEAL, TEMPORARY, Store, canonical_json, fingerprint, sealed, unsealed
 
@@ -524,7 +525,7 @@ def test_a_link_leads_to_its_newest_target_and_moves_with_the_folder(
 ) -> None:
     for mark in ("aa", "bb"):
         store.write(mark.encode(), "report", mark, "files", "report.html")
-        link = store.link("report", "report", mark, "files")
+        link = point(store, "report", "report", mark, "files")
         assert link == store.path("latest", "report")
         assert (Path(link) / "report.html").read_text() == mark
     Path(store.root).rename(tmp_path / "moved")
@@ -540,7 +541,7 @@ def test_where_links_fail_the_plain_path_is_given(
     store.write(b"", "report", "aa", "files", "report.html")
     monkeypatch.setattr(Path, "symlink_to", fail)
     expected = store.path("report", "aa", "files")
-    assert store.link("report", "report", "aa", "files") == expected
+    assert point(store, "report", "report", "aa", "files") == expected
 
 
 def test_a_run_folder_can_be_elsewhere() -> None:
@@ -557,7 +558,8 @@ def test_a_run_folder_can_be_elsewhere() -> None:
     assert store.files(*PLACE[:2]) == [REPORT[-1], ARRAYS[-1], "stage.json"]
     assert store.folders("graphs") == [PLACE[1]]
     assert store.disk_bytes("graphs") > 0
-    assert store.link("report", "graphs", PLACE[1]) == store.path("graphs", PLACE[1])
+    assert point(store, "report", "graphs", PLACE[1]) == f"{store.url}/graphs/{PLACE[1]}"
+    assert (names(store), pointed(store, "report")) == (["report"], PLACE[1])
     store.remove("graphs", PLACE[1], "files", "one.png")
     assert store.report(*PLACE) is None
     store.remove("graphs")

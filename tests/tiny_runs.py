@@ -53,13 +53,17 @@ class Dataset:
 
     def config(self, run_dir: Path | str, more: Mapping[str, Any] | None = None) -> Config:
         """Settings of a fast run with truth."""
+        return Config.load(None, {**self.settings(run_dir), **(more or {})})
+
+    def settings(self, run_dir: Path | str) -> dict[str, Any]:
+        """The same as a table."""
         where = {
             "data.images": str(self.images),
             "data.truth": str(self.truth),
             "data.classes": str(self.classes),
             "run_dir": str(run_dir),
         }
-        return Config.load(None, {**SPEED, **where, **(more or {})})
+        return {**SPEED, **where}
 
     def arguments(self, run_dir: Path | str, truth: bool = True) -> list[str]:
         """The same as options of the command line."""

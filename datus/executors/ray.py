@@ -2,14 +2,14 @@
 
 Each worker is an actor: a process that keeps its CPUs and its GPU and loads its models once. There
 are as many as `workers` says; 0 = as the cluster has room for, and as many again are asked for, so
-that a cluster that grows does. A shard whose worker dies goes to another one. A worker holds one
-shard at a time, so it is known which one it was: the third death on a shard is its failure, and
-its alone. The loss of a whole node is nobody's fault and is not counted, up to LOST_NODES times.
+that a cluster that grows does. Workers wait a little for the next group of stages (module `rest`).
+A shard whose worker dies goes to another one. A worker holds one shard at a time, so it is known
+which one it was: the third death on a shard is its failure, and its alone. The loss of a whole node
+is nobody's fault and is not counted, up to LOST_NODES times.
 
 Workers must have the same datus and see the same paths; they work in the folder of the driver.
 """
 
-import dataclasses
 import logging
 import os
 import pickle
@@ -23,6 +23,7 @@ from typing import Any
 
 from datus.errors import MissingPackage, WorkError
 from datus.executors.base import Cluster, ExecutorSettings, Outcome, ShardFunction, died, travels
+from datus.executors.rest import REST, Hand
 
 ATTEMPTS = 3
 LOST_NODES = 10
@@ -55,7 +56,8 @@ def connected(cluster: Cluster) -> Iterator[None]:
     """A connection to the cluster, or the one that is there. Raises WorkError with the cure."""
     ray = _package()
     if ray.is_initialized():
-        yield
+        with REST.open(ray):
+            yield
         return
     address = _answering(cluster.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -65,7 +67,8 @@ def connected(cluster: Cluster) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise WorkError(_no_cluster(address, str(error))) from None
     try:
-        yield
+        with REST.open(ray):
+            yield
     finally:
         ray.shutdown()
 
@@ -114,16 +117,6 @@ def _no_cluster(address: str, reason: str) -> str:
 # --- in the driver ------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(slots=True)
-class _Hand:
-    """One actor, on the node where it was started."""
-
-    actor: Any
-    node: str = ""
-    number: int = -1
-    """Of the job that it works on."""
-
-
 class _Pool:
     """Hires workers, hands out shards, tells progress."""
 
@@ -135,8 +128,8 @@ class _Pool:
         self._queue = deque(range(len(jobs)))
         self._attempts = dict.fromkeys(self._queue, 0)
         self._lost_nodes = dict.fromkeys(self._queue, 0)
-        self._starting: dict[Any, _Hand] = {}
-        self._running: dict[Any, _Hand] = {}
+        self._starting: dict[Any, Hand] = {}
+        self._running: dict[Any, Hand] = {}
         self._failed_starts, self._begun = 0, False
         self._room, self._looked, self._had_room = 0, -ROOM_SECONDS, time.monotonic()
         self._counter = _beside_the_driver(self._ray, _Counter)
@@ -174,12 +167,17 @@ class _Pool:
         limit = self._settings.workers or max(1, 2 * self._room)
         cluster = self._settings.cluster
         cls = self._ray.remote(_Worker)
-        for _ in range(min(n_wanted, limit) - len(self._running) - len(self._starting)):
-            actor = cls.options(
-                num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_restarts=0
-            ).remote()
-            ref = actor.start.remote(_environment(), os.getcwd(), cluster.gpus > 0)
-            self._starting[ref] = _Hand(actor)
+        n_more = max(0, min(n_wanted, limit) - len(self._running) - len(self._starting))
+        rested = REST.take(cluster, n_more)
+        for hand in rested:
+            self._start(hand.actor)  # it tells whether it is still there
+        for _ in range(n_more - len(rested)):
+            needs = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "max_restarts": 0}
+            self._start(cls.options(**needs).remote())
+
+    def _start(self, actor: Any) -> None:
+        gpus = self._settings.cluster.gpus > 0
+        self._starting[actor.start.remote(_environment(), os.getcwd(), gpus)] = Hand(actor)
 
     def _look(self) -> None:
         """Count the workers that the nodes have room for. Raises WorkError: none, for too long."""
@@ -217,9 +215,9 @@ class _Pool:
             )
         self._give(hand)
 
-    def _give(self, hand: _Hand) -> None:
+    def _give(self, hand: Hand) -> None:
         if not self._queue:
-            self._dismiss(hand)
+            REST.put(self._ray, self._settings.cluster, hand)
             return
         hand.number = self._queue.popleft()
         job = self._jobs[hand.number]
@@ -240,7 +238,7 @@ class _Pool:
         del self._attempts[number]
         return Outcome(job, error=error) if error is not None else Outcome(job, result=result)
 
-    def _lost(self, hand: _Hand) -> Outcome | None:
+    def _lost(self, hand: Hand) -> Outcome | None:
         self._dismiss(hand)  # it may live on, out of reach
         number = hand.number
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
@@ -254,7 +252,7 @@ class _Pool:
             return None
         return Outcome(self._jobs[number], error=WorkError(died(ATTEMPTS)))
 
-    def _dismiss(self, hand: _Hand) -> None:
+    def _dismiss(self, hand: Hand) -> None:
         with suppress(Exception):  # gone already
             self._ray.kill(hand.actor)
 

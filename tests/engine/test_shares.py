@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,10 +11,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from fake_slurm import submit
 from hypothesis import given
 from hypothesis import strategies as st
 from run_tree import tree
-from tiny_runs import SPEED, Dataset, Listener, go, made, make_dataset
+from tiny_runs import Dataset, Listener, go, made, make_dataset
 from typer.testing import CliRunner
 
 from datus.cli import app
@@ -341,53 +340,6 @@ def test_a_share_ends_well_and_says_what_is_next(tiny: Dataset, run_copy: Path) 
 
 # --- scripts ------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).resolve().parents[2]
-
-SBATCH = """#!/usr/bin/env bash
-# Runs a job at once, the tasks of an array side by side; refuses what depends on one that failed.
-echo "$*" >> "$FAKE/queued"
-while [[ $1 == --* ]]; do
-    case $1 in
-        --array=1-*) last=${1#--array=1-} ;;
-        --dependency=afterok:*) [ -e "$FAKE/ok-${1##*:}" ] || exit 1 ;;
-    esac
-    shift
-done
-job=$(wc -l < "$FAKE/queued")
-for ((task = 1; task <= ${last:-1}; task++)); do
-    SLURM_ARRAY_TASK_ID=${last:+$task} bash "$@" > "$FAKE/log-$job-$task" 2>&1 &
-    tasks+=($!)
-done
-for task in "${tasks[@]}"; do wait "$task" || failed=1; done
-[ -n "$failed" ] || touch "$FAKE/ok-$job"
-echo "$job;cluster"
-"""
-
-DATUS = """#!/usr/bin/env bash
-echo "$*" >> "$FAKE/done"
-[[ "$*" != *"$FAIL"* ]]
-"""
-
-
-def submit(fake: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """pipelines/batch/submit.sh where sbatch and srun are the scripts above."""
-    fake.mkdir(exist_ok=True)
-    for name, text in {"sbatch": SBATCH, "srun": '#!/usr/bin/env bash\nexec "$@"\n'}.items():
-        (fake / name).write_text(text)
-    if "FAIL" in environment:
-        (fake / "datus").write_text(DATUS)
-    for path in fake.glob("[sd]*"):
-        path.chmod(0o755)
-    places = f"{fake}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["pipelines/batch/submit.sh", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PATH": places, "FAKE": str(fake), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
 
 def test_slurm_gets_a_chain_of_arrays_and_jobs_between_them(tmp_path: Path) -> None:
     done = submit(tmp_path, "run.toml", "2", "2", FAIL="nothing", SHARE_OPTIONS="--gpus=1 --mem=9G")
@@ -419,14 +371,7 @@ def test_nothing_follows_a_share_that_failed(tmp_path: Path) -> None:
 def test_a_run_on_slurm_ends_with_the_bytes_of_a_whole_run(
     tiny: Dataset, whole: Path, tmp_path: Path
 ) -> None:
-    settings = {
-        **SPEED,
-        **MEAN,
-        "data.images": str(tiny.images),
-        "data.truth": str(tiny.truth),
-        "data.classes": str(tiny.classes),
-        "run_dir": str(tmp_path / "run"),
-    }
+    settings = {**tiny.settings(tmp_path / "run"), **MEAN}
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in settings.items()]
     (tmp_path / "run.toml").write_text("".join(lines), encoding="utf-8")
     done = submit(tmp_path / "slurm", str(tmp_path / "run.toml"), "3")

@@ -1,0 +1,141 @@
+"""Which shards are finished: many reports at once.
+
+    reports(store, places)               a ShardReport or None for each place, in order
+    undone(store, places)                keys of those that are not finished
+    read_ahead(store, places)            their arrays, the next ones read meanwhile
+    contents(store, files)               the same of whole files
+
+On a local disk that is a look at one after the other. On an object store each look is a request of
+some 20 ms: folders are listed, a thousand files a request, and only what is there is read, several
+at a time.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from typing import TypeVar
+
+from datus.errors import CorruptShard
+from datus.records import ShardData
+from datus.store import ShardReport, Store
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+Place = tuple[str, str, str]
+"""(stage, fingerprint, key of the shard)."""
+
+AT_ONCE = 10
+"""As many connections as clients of object stores keep."""
+
+AHEAD = 64
+"""Reports that are held in memory."""
+
+SHARDS_AHEAD = 4
+"""Whole shards that are held in memory beside the one at work."""
+
+FOLDERS = 8
+"""Listings that are held in memory. Shards follow the order of ids, so folders come in a row."""
+
+
+def reports(
+    store: Store, places: Iterable[Place], files: bool = True
+) -> Iterator[ShardReport | None]:
+    """What `store.report` says of each place. files: only if all files have the right size."""
+    if store.is_local:
+        for place in places:
+            yield store.report(*place, files)
+        return
+    listings, waiting = _Listings(store), iter(places)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        while some := list(islice(waiting, AHEAD)):
+            # with `files` nobody knows yet what is there; without, it was just made
+            there = [not files or listings.has(*place) for place in some]
+            futures = [
+                pool.submit(store.report, *place, False) if is_there else None
+                for place, is_there in zip(some, there, strict=True)
+            ]
+            for place, future in zip(some, futures, strict=True):
+                report = future.result() if future else None
+                yield report if not files or listings.whole(place, report) else None
+
+
+def read_ahead(store: Store, places: Iterable[Place]) -> Iterator[ShardData | None]:
+    """What each place holds, in order; None if it must be looked at more closely.
+
+    On a local disk all are None: there nothing is gained by reading the next while one is at work.
+    """
+    if store.is_local:
+        yield from (None for _ in places)
+        return
+
+    def read(place: Place) -> ShardData | None:
+        with suppress(CorruptShard):
+            return store.read_shard(place, files=False)
+        return None
+
+    yield from _ahead(read, places, SHARDS_AHEAD)
+
+
+def contents(store: Store, files: Iterable[Sequence[str]]) -> Iterator[bytes | None]:
+    """What is in each file, in order; None if it is gone."""
+
+    def read(parts: Sequence[str]) -> bytes | None:
+        with suppress(FileNotFoundError):
+            return store.read(*parts)
+        return None
+
+    yield from map(read, files) if store.is_local else _ahead(read, files, AT_ONCE)
+
+
+def _ahead(read: Callable[[In], Out], items: Iterable[In], n_ahead: int) -> Iterator[Out]:
+    """`map(read, items)`, the next ones read meanwhile."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(n_ahead) as pool:
+        coming = deque(pool.submit(read, item) for item in islice(waiting, n_ahead))
+        try:
+            while coming:
+                yield coming.popleft().result()
+                coming.extend(pool.submit(read, item) for item in islice(waiting, 1))
+        finally:
+            for future in coming:
+                future.cancel()
+
+
+def undone(store: Store, places: Iterable[Place]) -> set[str]:
+    """Keys of the places that are not finished."""
+    wanted = list(places)
+    found = reports(store, wanted)
+    return {place[2] for place, report in zip(wanted, found, strict=True) if report is None}
+
+
+class _Listings:
+    """Sizes of files, from the last few folders that were looked at."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sizes: OrderedDict[tuple[str, ...], dict[str, int]] = OrderedDict()
+
+    def has(self, stage: str, mark: str, key: str) -> bool:
+        return self._size(stage, mark, f"shard-{key}.json") >= 0
+
+    def whole(self, place: Place, report: ShardReport | None) -> bool:
+        """All files of a shard are there, with the right sizes."""
+        if report is None:
+            return False
+        stage, mark, key = place
+        arrays = self._size(stage, mark, f"shard-{key}.safetensors") if report.stored else 0
+        return arrays == report.n_bytes * report.stored and all(
+            self._size(stage, mark, "files", *name.split("/")) == size
+            for name, (size, _) in report.files.items()
+        )
+
+    def _size(self, *parts: str) -> int:
+        folder = parts[:-1]
+        if folder not in self._sizes:
+            self._sizes[folder] = self._store.sizes(*folder)
+        self._sizes.move_to_end(folder)
+        while len(self._sizes) > FOLDERS:
+            self._sizes.popitem(last=False)
+        return self._sizes[folder].get(parts[-1], -1)
