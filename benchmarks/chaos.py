@@ -17,14 +17,18 @@ import argparse
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from chaos_bench import LIMIT_SECONDS, ROOT, STAGES, Bench, Ended, tree_of
+import chaos_ends
+import chaos_files
+import chaos_given
+import chaos_ray
+from chaos_bench import ANY, LIMIT_SECONDS, ROOT, STAGES, Bench, tree_of
 from chaos_faults import (
     at_write,
     full_disk,
@@ -35,7 +39,9 @@ from chaos_faults import (
 )
 
 QUICK = ("index", "features", "clusters", "masks", "report")
-ANY = "any"
+LONG = ("decoders", "ray", "signals", "images", "frozen", "growing")
+"""Parts that are left out of the quick matrix."""
+
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
@@ -98,10 +104,7 @@ def full_disks(bench: Bench) -> None:
     for stage in bench.stages:
         run_dir = bench.fresh(without=stage)
         stopped = bench.run(run_dir, fault=full_disk(stage, bench.rng.randint(0, 2)))
-        if stopped.code == 0 or not stopped.is_clear:
-            outcome = bench.problem(f"a full disk: {stopped.code} {stopped.stderr[-800:]}")
-        else:
-            outcome = bench.heals(run_dir).replace("=", "e=").replace("ee", "e")
+        outcome = bench.after_error(stopped, partial(bench.heals, run_dir))
         bench.note("disk full", stage, outcome)
 
 
@@ -116,50 +119,11 @@ def small_disk(bench: Bench) -> None:
         return
     try:
         stopped = bench.run(disk / "run", fault=nobody_knows_the_space)
-        if stopped.code == 0 or not stopped.is_clear:
-            outcome = bench.problem(f"a small disk: {stopped.code} {stopped.stderr[-800:]}")
-        else:
-            remount(disk, "size=64m")
-            outcome = bench.heals(disk / "run").replace("=", "e=").replace("ee", "e")
+        remount(disk, "size=64m")
+        outcome = bench.after_error(stopped, lambda: bench.heals(disk / "run"))
         bench.note("disk full", ANY, outcome)
     finally:
         unmount(disk)
-
-
-KINDS = {"arrays": "shard-*.safetensors", "report": "shard-*.json", "recipe": "stage.json"}
-
-
-def damages(bench: Bench) -> None:
-    """Torn, flipped and deleted files of a stage; where all is done, and where it will be read."""
-    for stage in bench.stages:
-        kinds = dict(KINDS) if stage != "index" else {"index": "*.json*"}
-        if any(name.startswith(f"{stage}/") and "/files/" in name for name in bench.expected):
-            kinds["output"] = "files/**/*"
-        later = STAGES[STAGES.index(stage) + 1 :]
-        for kind, pattern in kinds.items():
-            read = kind in ("arrays", "output") and bool(later)
-            for way in ("torn", "flipped", "deleted"):
-                for without in ("", later[0]) if read else ("",):
-                    run_dir = bench.fresh(without)
-                    damage(bench, run_dir / stage, pattern, way)
-                    row = f"{kind} {way}" + (", later stages to do" if without else "")
-                    bench.note(row, stage, bench.heals(run_dir))
-
-
-def damage(bench: Bench, folder: Path, pattern: str, way: str) -> None:
-    paths = sorted(p for p in folder.rglob(pattern) if p.is_file())
-    path = bench.rng.choice(paths)
-    data = bytearray(path.read_bytes())
-    if way == "deleted":
-        path.unlink()
-    elif way == "torn":
-        path.write_bytes(data[: bench.rng.randrange(len(data))])
-    else:
-        place = bench.rng.randrange(len(data))
-        while path.suffix == ".json" and b'"seconds"' in data[max(0, place - 20) : place]:
-            place = bench.rng.randrange(len(data))  # seconds are not under the seal
-        data[place] ^= 1 << bench.rng.randrange(8)
-        path.write_bytes(data)
 
 
 # --- object stores ------------------------------------------------------------------------------
@@ -175,12 +139,8 @@ def object_stores(bench: Bench) -> None:
     for stage in bench.stages:
         run_dir = bench.fresh(without=stage)
         stopped = bench.run(f"flaky://{run_dir}", fault=object_store(down_at=stage))
-        if stopped.code == 0 or not stopped.is_clear:
-            outcome = bench.problem(f"a store that is down: {stopped.code} {stopped.stderr[-800:]}")
-        else:
-            healed = bench.heals(run_dir, f"flaky://{run_dir}", object_store())
-            outcome = healed.replace("=", "e=").replace("ee", "e")
-        bench.note("object store: down for good", stage, outcome)
+        check = partial(bench.heals, run_dir, f"flaky://{run_dir}", object_store())
+        bench.note("object store: down for good", stage, bench.after_error(stopped, check))
 
 
 # --- workers and decoders -----------------------------------------------------------------------
@@ -198,11 +158,7 @@ def workers(bench: Bench, n_kills: int = 4) -> None:
             os.kill(bench.rng.choice(living), signal.SIGKILL)
             bench.counts["kills"] += 1
     ended = bench.wait(child, log)
-    if not ended.is_clear:
-        bench.note("workers: kill -9", ANY, bench.problem(f"{ended.code} {ended.stderr[-800:]}"))
-    else:
-        healed = bench.heals(run_dir)
-        bench.note("workers: kill -9", ANY, f"e{healed}" if ended.code else healed)
+    bench.note("workers: kill -9", ANY, bench.after_end(ended, lambda: bench.heals(run_dir)))
     run_dir = bench.fresh(without="index")
     killed = bench.run(run_dir, *given, seconds=10 + bench.rng.uniform(0, 5), fault=slow_writes)
     bench.counts["kills"] += killed.code == -signal.SIGKILL
@@ -226,6 +182,7 @@ def decoders(bench: Bench) -> None:
         "speed.isolate": ["--set", "speed.isolate=true"],
         "serial, run again": [],
     }
+    saboteur = str(ROOT / "tests" / "saboteur")
     words = {"crashes": b"CRASHES THE DECODER", "hangs": b"HANGS THE DECODER"}
     for what, word in words.items():
         dataset = make_dataset(bench.folder / f"data-{what}")
@@ -236,28 +193,15 @@ def decoders(bench: Bench) -> None:
             arguments = [*dataset.arguments(run_dir), "--max-failed", "1", *options]
             arguments += ["--set", "speed.decode_seconds=10"]
             # the first serial run ends here: by itself, or by the hand of somebody who waited
-            ended = started_anew(bench, arguments, LIMIT_SECONDS if options else 60.0)
+            ended = bench.anew(["run", *arguments], LIMIT_SECONDS if options else 60.0, saboteur)
             if not options:
-                ended = started_anew(bench, arguments, LIMIT_SECONDS)
+                ended = bench.anew(["run", *arguments], path=saboteur)
             row = f"an image that {what} the decoder: {way}"
             trees[way] = tree_of(run_dir)
             same = trees[way] == trees["workers"] and "its decoder" in str(failures(run_dir))
             text = f"{ended.code} {failures(run_dir)} {ended.stderr[-800:]}"
             outcome = "=" if ended.code == 0 and same else bench.problem(text)
             bench.note(row, ANY, outcome)
-
-
-def started_anew(bench: Bench, arguments: list[str], seconds: float) -> Ended:
-    """With decoders that are sabotaged."""
-    bench.counts["commands"] += 1
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "saboteur")}
-    command = [sys.executable, "-m", "datus", "run", *arguments]
-    log = bench.folder / "log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, env=environment, stdout=stream, stderr=stream, start_new_session=True
-        )
-    return bench.wait(process.pid, log, seconds)
 
 
 def failures(run_dir: Path) -> dict[str, str]:
@@ -285,32 +229,43 @@ def matrix(bench: Bench) -> str:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "kills": kills_at_writes,
-    "damage": damages,
+    "damage": chaos_files.damages,
+    "pages": chaos_files.pages,
     "full": full_disks,
     "small": small_disk,
     "random": kills_at_random,
     "store": object_stores,
     "two": two_drivers,
     "clock": clocks,
+    "edits": chaos_given.edits,
+    "corrections": chaos_given.corrections,
+    "frozen": chaos_given.frozen,
+    "growing": chaos_given.growing,
+    "shares": chaos_ends.shares,
+    "signals": chaos_ends.signals,
+    "images": chaos_files.images,
+    "read-only": chaos_files.read_only,
     "workers": workers,
     "decoders": decoders,
+    "ray": chaos_ray.clusters,
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="five stages, no bad decoders")
+    parser.add_argument("--quick", action="store_true", help="five stages, the shorter parts")
     parser.add_argument("--only", action="append", choices=list(PARTS))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     for name in ("torch", "timm", "faiss", "datus.runner", "datus.cli", "datus.gather"):
         __import__(name)  # in the forked processes they are there
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it for children
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="datus-chaos-", dir=MEMORY) as folder:
         stages = QUICK if args.quick else STAGES
         bench = Bench(Path(folder), random.Random(args.seed), stages)
         bench.prepare()
-        names = args.only or [name for name in PARTS if not (args.quick and name == "decoders")]
+        names = args.only or [name for name in PARTS if not (args.quick and name in LONG)]
         for name in names:
             try:
                 PARTS[name](bench)
@@ -321,7 +276,8 @@ def main() -> int:
     counts = bench.counts
     print(matrix(bench))
     print(
-        f"\n{counts['cases']} cases, {counts['commands']} commands, {counts['kills']} kills: "
+        f"\n{counts['cases']} cases, {counts['commands']} commands, {counts['kills']} kills, "
+        f"{counts['signals']} other signals: "
         f"{counts['=']} mended by the same command alone, {counts['e=']} after one clear error, "
         f"{counts['v=']} by `datus verify --mend`, {counts['X']} lost or wrong"
     )

@@ -6,15 +6,18 @@ import, compile and load is there, and a whole run takes a second.
 
 import contextlib
 import functools
+import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,21 @@ sys.path.append(str(ROOT / "tests"))  # the small dataset, and how run folders a
 
 STAGES = (
     *("index", "features", "keysums", "center", "graphs", "segments", "embeddings", "clusters"),
-    *("masks", "denoise-fit", "denoise", "evaluate", "report"),
+    *("edits", "masks", "denoise-fit", "denoise", "evaluate", "report"),
 )
 MORE = ("graphs.center=position", "denoise.enabled=true", "denoise.epochs=2")
+EDITS = (
+    {"op": "merge", "clusters": [0, 1]},
+    {"op": "split", "cluster": 2, "parts": 2},
+    {"op": "rename", "cluster": 3, "name": "sky"},
+)
+"""On the clusters of the first run."""
+
+ANY = "any"
+"""The column of faults that are not of one stage."""
+
+SEEN = "index/seen.json"
+"""Holds the times of images: others where one was removed and put back."""
 LIMIT_SECONDS = 300.0
 
 
@@ -53,6 +68,10 @@ class Bench:
     folder: Path
     rng: random.Random
     stages: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    """Of every command line, beside those of the dataset."""
+    ignored: tuple[str, ...] = ()
+    """Files of the run folder that are not compared."""
     dataset: Any = None
     expected: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -68,14 +87,33 @@ class Bench:
         from tiny_runs import make_dataset
 
         self.dataset = make_dataset(self.folder / "data")
+        self.options = settings(*MORE)
         self.warm_up()
-        self.run(self.base)
+        self.options += ("--edits", str(write_edits(self.folder / "warm", self.folder)))
+        self.go()
+
+    def beside(self, name: str, options: tuple[str, ...], ids: tuple[str, ...] = ()) -> "Bench":
+        """Another dataset of the same kind and another undisturbed run; one matrix for both."""
+        from tiny_runs import IDS, make_dataset
+
+        folder = self.folder / name
+        dataset = make_dataset(folder / "data", ids or IDS)
+        return replace(
+            self, folder=folder, options=options, dataset=dataset, expected={}, ignored=(SEEN,)
+        )
+
+    def go(self) -> "Bench":
+        """The undisturbed run, twice; the bench itself."""
+        done = self.run(self.base)
+        if done.code:
+            raise SystemExit(f"the undisturbed run fails:\n{done.stderr[-2000:]}")
         started = time.monotonic()
-        done = self.run(self.folder / "second")
+        self.run(self.folder / "second")
         self.seconds = time.monotonic() - started
         self.expected = tree_of(self.base)
-        if done.code or tree_of(self.folder / "second") != self.expected:
-            raise SystemExit(f"two undisturbed runs differ:\n{done.stderr[-2000:]}")
+        if tree_of(self.folder / "second") != self.expected:
+            raise SystemExit(f"two undisturbed runs differ: {self.base}")
+        return self
 
     def warm_up(self) -> None:
         """A run in this process, so that what the forked ones import and compile is there."""
@@ -100,8 +138,7 @@ class Bench:
     # --- commands -------------------------------------------------------------------------------
 
     def arguments(self, run_dir: Path | str, *more: str) -> list[str]:
-        given = [*self.dataset.arguments(run_dir), *more]
-        return given + [part for text in MORE for part in ("--set", text)]
+        return [*self.dataset.arguments(run_dir), *self.options, *more]
 
     def start(self, command: list[str], log: Path, fault: Fault | None = None) -> int:
         """Process id of a command line in a forked process."""
@@ -159,6 +196,34 @@ class Bench:
         child = self.start([command, *self.arguments(run_dir, *more)], log, fault)
         return self.wait(child, log, seconds)
 
+    def anew(
+        self,
+        command: list[str],
+        seconds: float = LIMIT_SECONDS,
+        path: str = "",
+        send: int = signal.SIGKILL,
+    ) -> Ended:
+        """A command in a process that is started anew, `path` first on its path; after `seconds`
+        it gets the signal `send`, as all processes that a terminal would send it to do."""
+        self.counts["commands"] += 1
+        paths = [path, str(ROOT), *os.environ.get("PYTHONPATH", "").split(":")]
+        environment = os.environ | {"PYTHONPATH": ":".join(filter(None, paths))}
+        log = self.folder / "log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "datus", *command],
+                env=environment,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        for number, limit in ((send, seconds), (signal.SIGKILL, LIMIT_SECONDS)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(limit)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        return Ended(process.wait(), log.read_text(errors="replace"))
+
     # --- outcomes -------------------------------------------------------------------------------
 
     def fresh(self, without: str = "") -> Path:
@@ -172,8 +237,17 @@ class Bench:
             shutil.rmtree(run_dir / stage, ignore_errors=True)
         return run_dir
 
-    def heals(self, run_dir: Path, address: str = "", fault: Fault | None = None) -> str:
-        """The same command until it is done; how many errors on the way, and the same bytes?"""
+    def heals(
+        self,
+        run_dir: Path,
+        address: str = "",
+        fault: Fault | None = None,
+        expected: dict[str, str] | None = None,
+    ) -> str:
+        """The same command until it is done; how many errors on the way, and the same bytes?
+
+        expected: those of another run, which must be there, whatever else is; else nothing else.
+        """
         where, errors = address or run_dir, 0
         done = self.run(where, fault=fault)
         while done.code and done.is_clear and errors < 2:
@@ -181,16 +255,32 @@ class Bench:
             done = self.run(where, fault=fault)
         if done.code:
             return self.problem(f"exit code {done.code}: {done.stderr[-1500:]}")
-        if tree_of(run_dir) == self.expected:
+        if not self.differing(run_dir, expected):
             return "e=" if errors else "="
         mended = self.run(where, "--mend", command="verify", fault=fault)
-        if mended.code == 0 and self.run(where, fault=fault).code == 0:
-            found = tree_of(run_dir)
-            if found == self.expected:
-                return "v="
+        done = self.run(where, fault=fault)
+        if mended.code == done.code == 0 and not self.differing(run_dir, expected):
+            return "v="
+        return self.problem(f"other bytes: {', '.join(self.differing(run_dir, expected)[:5])}")
+
+    def differing(self, run_dir: Path, expected: dict[str, str] | None = None) -> list[str]:
+        """Names of files that are not as they must be."""
         found = tree_of(run_dir)
-        names = {n for n in self.expected.keys() | found if found.get(n) != self.expected.get(n)}
-        return self.problem(f"other bytes: {', '.join(sorted(names)[:5])}")
+        wanted = self.expected if expected is None else expected
+        names = wanted.keys() | (found if expected is None else ())
+        differing = {name for name in names if found.get(name) != wanted.get(name)}
+        return sorted(differing - {*self.ignored})
+
+    def after_error(self, stopped: Ended, healed: Callable[[], str]) -> str:
+        """e= if a command ended with one clear error, and what comes then heals."""
+        if stopped.code == 0 or not stopped.is_clear:
+            return self.problem(f"no clear error: {stopped.code} {stopped.stderr[-800:]}")
+        outcome = healed()
+        return "e=" if outcome == "=" else outcome
+
+    def after_end(self, ended: Ended, healed: Callable[[], str]) -> str:
+        """As above, where the command may be done as well."""
+        return healed() if ended.code == 0 else self.after_error(ended, healed)
 
     def problem(self, text: str) -> str:
         self.problems.append(text)
@@ -206,6 +296,25 @@ class Bench:
         if outcome == "X":
             self.problems[-1] = f"{fault}, {stage}: {self.problems[-1]}"
             print(f"PROBLEM {self.problems[-1]}", file=sys.stderr, flush=True)
+
+
+def settings(*texts: str) -> tuple[str, ...]:
+    """Options of the command line."""
+    return tuple(part for text in texts for part in ("--set", text))
+
+
+def write_edits(run_dir: Path, folder: Path) -> Path:
+    """An edits.json made on the clusters of a finished run."""
+    from datus.review import read_base
+    from datus.store import Store
+
+    store = Store(run_dir)
+    data = store.read_shard(("clusters", store.recipes("clusters")[0][0], "all"))
+    assert data
+    table = {"format": "datus-edits", "version": 1, "clusters": read_base(data.arrays[""])}
+    path = folder / "edits.json"
+    path.write_text(json.dumps({**table, "edits": EDITS}))
+    return path
 
 
 def tree_of(run_dir: Path) -> dict[str, str]:

@@ -42,6 +42,38 @@ def at_write(stage: str, number: int, moment: str) -> Fault:
     return install
 
 
+def at_write_do(stage: str, action: Callable[[], None], number: int = 1) -> Fault:
+    """Something happens in the world right before write `number` of a stage."""
+
+    def install() -> None:
+        from datus.store import Store
+
+        whole, count = Store.write, [0]
+
+        def write(self: Any, data: bytes, *parts: str) -> None:
+            is_recipe = parts[-1] == "stage.json"  # those of all stages are written at the start
+            count[0] += parts[0] == stage and not is_recipe
+            if parts[0] == stage and not is_recipe and count[0] == number:
+                action()
+            whole(self, data, *parts)
+
+        Store.write = write  # type: ignore[method-assign]
+
+    return install
+
+
+ENTERED: list[Any] = []
+"""Contexts that last as long as the process."""
+
+
+def without_rights() -> None:
+    """Root writes where nobody may: it lays that down."""
+    from bad_files import rights_count
+
+    ENTERED.append(rights_count())
+    ENTERED[-1].__enter__()
+
+
 def full_disk(stage: str, after: int) -> Fault:
     """fsync says that the disk is full, for files of a stage, after some that went well."""
 

@@ -10,12 +10,12 @@ are seen as well. Prints inputs per reader and every crash once; exits 1 if ther
 
 import argparse
 import contextlib
+import faulthandler
 import json
+import os
 import random
-import re
 import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -27,7 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuzz_readers import READERS, Reader
+from fuzz_changes import changed
+from fuzz_given import RUN
+from fuzz_readers import READERS
+from fuzz_seeds import Reader
 
 HANG_SECONDS = 30.0
 """An input that takes longer hangs. They take milliseconds, on a busy machine tenths."""
@@ -37,89 +40,6 @@ MEMORY = 1 << 30
 
 SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None
 ROUND_SECONDS = 0.5
-
-# --- changes ------------------------------------------------------------------------------------
-
-LIMITS = (0, 1, 2, 127, 128, 255, 256, 32767, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**63)
-WORDS = (
-    *(bytes([one]) for one in b"[]{}\"'=.,\n#\\\0\xff-"),
-    *(b"nan", b"inf", b"-1", b"1e999", b"true", b"null", b"9" * 30, b"9" * 5000, b"[]", b"{}"),
-    *(b"[[classes]]\n", b"\\ud800", b"1979-05-27", b"0x", b'"""', b"../../x", b"__proto__"),
-)
-
-
-def changed(rng: random.Random, reader: Reader) -> bytes:
-    """One to four changes of a seed, and now and then its checksums put right."""
-    data = rng.choice(reader.seeds)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        change = rng.choice(TEXT if reader.is_text else BINARY)
-        data = change(rng, data, reader.seeds)
-    return reader.mend(data) if rng.random() < 0.6 else data
-
-
-def flip(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    fresh = bytearray(data)
-    for _ in range(rng.choice((1, 1, 3, 20))):
-        if fresh:
-            fresh[rng.randrange(len(fresh))] ^= 1 << rng.randrange(8)
-    return bytes(fresh)
-
-
-def head(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    """A flip where headers are."""
-    return flip(rng, data[:200], seeds) + data[200:]
-
-
-def cut(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    return data[: rng.randrange(len(data) + 1)]
-
-
-def leave_out(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    start, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-    return data[:start] + data[end:]
-
-
-def repeat(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    start, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-    return data[:end] + data[start:end] * rng.choice((1, 2, 30)) + data[end:]
-
-
-def splice(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    other = rng.choice(seeds)
-    return data[: rng.randrange(len(data) + 1)] + other[rng.randrange(len(other) + 1) :]
-
-
-def number(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    """A whole number in place of the bytes that stand there."""
-    code = rng.choice("BHIQ")
-    one = struct.pack(rng.choice("<>") + code, rng.choice(LIMITS) % 256 ** struct.calcsize(code))
-    place = rng.randrange(min(len(data), rng.choice((64, 1 << 30))) + 1)
-    return data[:place] + one + data[place + len(one) :]
-
-
-def word(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    place = rng.randrange(len(data) + 1)
-    return data[:place] + rng.choice(WORDS) + data[place + rng.choice((0, 0, 1, 5)) :]
-
-
-def value(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    """Another value in place of a number or a text."""
-    found = list(re.finditer(rb'\d{1,99}|"[^"]{0,99}"|\[[^\[\]]{0,99}\]', data))
-    if not found:
-        return data
-    place = rng.choice(found)
-    return data[: place.start()] + rng.choice(WORDS) + data[place.end() :]
-
-
-def nest(rng: random.Random, data: bytes, seeds: tuple[bytes, ...]) -> bytes:
-    place, deep = rng.randrange(len(data) + 1), rng.choice((50, 2000, 100_000))
-    opening = rng.choice((b"[", b"{", b'{"a":', b"a.", b"[[", b"{a="))
-    return data[:place] + opening * deep + data[place:]
-
-
-BINARY = (flip, head, cut, leave_out, repeat, splice, number, number)
-TEXT = (flip, cut, leave_out, repeat, splice, word, word, value, value, nest)
-
 
 # --- the child: inputs, one after the other -----------------------------------------------------
 
@@ -144,13 +64,15 @@ def work(name: str, seed: int) -> None:
 
 
 def rounds(reader: Reader, rng: random.Random, allowed: type[Exception]) -> dict[str, Any]:
-    """What became of some inputs."""
+    """What became of some inputs. One that takes long says where, shortly before it is ended."""
     told: dict[str, Any] = {"inputs": 0, "errors": 0, "slowest": 0.0, "crashes": []}
-    end = time.monotonic() + ROUND_SECONDS
+    begun = time.monotonic()
+    end = begun + ROUND_SECONDS
     while time.monotonic() < end:
         data = changed(rng, reader)
         Path(sys.argv[-1]).write_bytes(data)  # survives a crash of the interpreter
         started = time.monotonic()
+        faulthandler.dump_traceback_later(0.8 * HANG_SECONDS, repeat=False)
         try:
             reader.read(data)
         except allowed:
@@ -159,6 +81,7 @@ def rounds(reader: Reader, rng: random.Random, allowed: type[Exception]) -> dict
             told["crashes"].append((where(error), data[:100_000].hex()))
         told["inputs"] += 1
         told["slowest"] = max(told["slowest"], time.monotonic() - started)
+    told["seconds"] = time.monotonic() - begun
     return told
 
 
@@ -185,29 +108,30 @@ class Tally:
 
 def fuzz(name: str, seconds: float, seed: int, crashes: dict[str, bytes]) -> Tally:
     """One reader for some seconds; a child that dies or hangs is a crash, and another starts."""
-    tally, end, start = Tally(), time.monotonic() + seconds, 0
+    tally, start = Tally(), 0
     with tempfile.TemporaryDirectory(prefix="datus-fuzz-", dir=SCRATCH) as folder:
         last = Path(folder) / "input"
-        while time.monotonic() < end:
-            for told in child(name, seed + 1000 * start, last, end):
+        while tally.seconds < seconds:
+            for told in child(name, seed + 1000 * start, last, seconds - tally.seconds):
                 if isinstance(told, str):
-                    crashes.setdefault(
-                        f"{name}: {told}", last.read_bytes() if last.exists() else b""
-                    )
+                    data = last.read_bytes() if last.exists() else b""
+                    crashes.setdefault(f"{name}: {told}", data)
+                    tally.seconds += ROUND_SECONDS  # one that dies at once comes to an end, too
                     break
+                tally.seconds += told["seconds"]
                 tally.inputs += told["inputs"]
                 tally.errors += told["errors"]
                 tally.slowest = max(tally.slowest, told["slowest"])
-                for text, data in told["crashes"]:
+                for text, found in told["crashes"]:
                     kind = text.split(": ")[0]
                     if not any(f"{name}: {kind}" in known for known in crashes):
-                        crashes[f"{name}: {text}"] = bytes.fromhex(data)
+                        crashes[f"{name}: {text}"] = bytes.fromhex(found)
             start += 1
-    tally.seconds = seconds
     return tally
 
 
-def child(name: str, seed: int, last: Path, end: float) -> Iterator[dict[str, Any] | str]:
+def child(name: str, seed: int, last: Path, seconds: float) -> Iterator[dict[str, Any] | str]:
+    """What it tells, for so many seconds of work: those that it takes to start do not count."""
     command = [sys.executable, __file__, "--child", name, "--seed", str(seed), str(last)]
     said = last.with_name("stderr")  # a pipe would fill up with the warnings of libtiff
     with (
@@ -216,10 +140,12 @@ def child(name: str, seed: int, last: Path, end: float) -> Iterator[dict[str, An
     ):
         assert process.stdout is not None
         limit = 4 * HANG_SECONDS  # it loads torch first
+        worked = 0.0
         try:
-            while time.monotonic() < end or limit > HANG_SECONDS:
+            while worked < seconds:
                 if not select.select([process.stdout], [], [], limit)[0]:
-                    yield f"hang: longer than {limit:.0f} s"
+                    where_ = said.read_text(errors="replace")[-900:]
+                    yield f"hang: longer than {limit:.0f} s {where_}"
                     return
                 line = process.stdout.readline()
                 if not line:
@@ -228,9 +154,25 @@ def child(name: str, seed: int, last: Path, end: float) -> Iterator[dict[str, An
                     yield f"died: {signal.Signals(-code).name if code < 0 else code} {end_of_it}"
                     return
                 limit = HANG_SECONDS
-                yield json.loads(line)
+                told = json.loads(line)
+                worked += told["seconds"]
+                yield told
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def finished_run() -> Iterator[None]:
+    """A run of ten small images, for the readers of runs."""
+    root = Path(__file__).resolve().parents[1]
+    make = "import sys; from pathlib import Path; from tiny_runs import go, make_dataset; "
+    make += "go(make_dataset(Path(sys.argv[1]) / 'data').config(Path(sys.argv[1]) / 'run'))"
+    with tempfile.TemporaryDirectory(prefix="datus-fuzz-run-", dir=SCRATCH) as folder:
+        paths = f"{root / 'tests'}:{root}:{os.environ.get('PYTHONPATH', '')}"
+        environment = os.environ | {"PYTHONPATH": paths}
+        subprocess.run([sys.executable, "-c", make, folder], env=environment, check=True)
+        os.environ[RUN] = f"{folder}/run"
+        yield
 
 
 def main() -> int:
@@ -243,13 +185,14 @@ def main() -> int:
     names, crashes = args.only or list(READERS), dict[str, bytes]()
     print("| reader | inputs | refused | slowest | crashes |\n|---|--:|--:|--:|--:|")
     total: Counter[str] = Counter()
-    for name in names:
-        known = len(crashes)
-        tally = fuzz(name, args.seconds / len(names), args.seed, crashes)
-        total["inputs"] += tally.inputs
-        found = len(crashes) - known
-        figures = f"{tally.inputs} | {tally.errors} | {1000 * tally.slowest:.0f} ms | {found}"
-        print(f"| {name} | {figures} |", flush=True)
+    with finished_run():
+        for name in names:
+            known = len(crashes)
+            tally = fuzz(name, args.seconds / len(names), args.seed, crashes)
+            total["inputs"] += tally.inputs
+            found = len(crashes) - known
+            figures = f"{tally.inputs} | {tally.errors} | {1000 * tally.slowest:.0f} ms | {found}"
+            print(f"| {name} | {figures} |", flush=True)
     print(f"\n{total['inputs']} inputs, {len(crashes)} crashes")
     for number_, (text, data) in enumerate(crashes.items()):
         print(f"\n{number_}. {text}\n   {data[:160]!r}")

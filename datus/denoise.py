@@ -214,7 +214,8 @@ class _Learner:
         size = self.settings.batch
         found = [order[start : start + size] for start in range(0, len(order), size)]
         if len(found) > 1 and len(found[-1]) == 1:  # nothing to normalise over in a batch of one
-            found[-2] += found.pop()
+            last = found.pop()
+            found[-1] += last
         return found
 
     def _rate(self, done: float) -> float:

@@ -246,7 +246,7 @@ def _base(base: Mapping[str, Any], origin: str) -> tuple[int, Array]:
     try:
         centroids = np.array(base["centroids"], np.float32)
         k = int(base["k"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(
             f"{origin}: its clusters cannot be read ({error}): save it again"
         ) from None

@@ -13,6 +13,9 @@ DatusError                what a user can see without a traceback; the message h
     └── TooManyFailures   more images failed than `max_failed` allows
 """
 
+INTERRUPTED = "interrupted: the same command goes on where it stopped"
+"""What people are told after Ctrl-C; exit code 130."""
+
 
 class DatusError(Exception):
     """Base of all errors that a user can cause or cure."""

@@ -27,7 +27,7 @@ from datus.images import decode_image, sha256_of
 from datus.index import Index, read_index
 from datus.masks import decode_labels, labels_to_pixels
 from datus.ready import reports, undone
-from datus.records import IGNORE, Array, ImageRecord, ShardData
+from datus.records import IGNORE, MAX_CLUSTERS, Array, ImageRecord, ShardData
 from datus.store import ShardReport, Store
 
 RULES = {"matched": "hungarian_strict", "majority": "majority"}
@@ -212,10 +212,37 @@ def _report(store: Store, masks: Masks) -> dict[str, Any] | None:
         upstream = recipe["upstream"]
         if upstream.get(f"{masks.stage}:{masks.k}") == masks.mark:
             try:
-                return dict(json.loads(store.read("report", mark, "files", "report.json")))
+                return read_report(store, mark)
             except (FileNotFoundError, ValueError):
                 continue
     return None
+
+
+def read_report(store: Store, mark: str) -> dict[str, Any]:
+    """report.json, with what names are taken from as it must be. Raises ValueError, or
+    FileNotFoundError."""
+    data = store.read("report", mark, "files", "report.json")
+    try:
+        report = dict(json.loads(data))
+        names = report["classes"]["names"] if report.get("classes") else []
+        sound = bool(report["sweep"]) and _are_texts(names)
+        for row in report["sweep"]:
+            sound &= type(row["k"]) is int and 0 < row["k"] <= MAX_CLUSTERS
+            sound &= _are_texts(row.get("names") or [])
+            sound &= all(type(number) is int for number in row.get("gone") or [])
+            for scored in (row, row.get("denoised") or {}):
+                for rule in (scored.get("scores") or {}).values():
+                    sound &= len(rule["match"]) <= len(row.get("names") or range(row["k"]))
+                    sound &= all(type(c) is int and c < len(names) for c in rule["match"])
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("report.json") from error
+    if not sound:
+        raise ValueError("report.json")
+    return report
+
+
+def _are_texts(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(one, str) for one in names)
 
 
 # --- one image after the other ------------------------------------------------------------------

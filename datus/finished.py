@@ -25,7 +25,7 @@ from PIL import Image
 from datus import latest
 from datus.config import Config
 from datus.errors import CorruptShard, UsageError, WorkError
-from datus.export_run import Masks, pixel_confidence, read_behind, read_labels
+from datus.export_run import Masks, pixel_confidence, read_behind, read_labels, read_report
 from datus.exports.names import default_names
 from datus.images import decode_image, sha256_of
 from datus.index import Index, read_index
@@ -71,7 +71,7 @@ class Finished:
     def report(self) -> dict[str, Any]:
         """report.json."""
         try:
-            return dict(json.loads(self.store.read("report", self.mark, "files", "report.json")))
+            return read_report(self.store, self.mark)
         except (FileNotFoundError, ValueError):
             raise _gone(self.store) from None
 
@@ -312,5 +312,5 @@ def read_places(store: Store) -> dict[str, str]:
     try:
         table = json.loads(store.read(PLACES))
         return {name: str(Path(store.root) / table[name]) for name in _PATHS if name in table}
-    except (FileNotFoundError, ValueError, AttributeError, TypeError):
+    except (FileNotFoundError, ValueError, AttributeError, TypeError, RecursionError):
         return {}

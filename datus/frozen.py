@@ -25,11 +25,11 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from datus.config import Config
-from datus.drift import LEVELS, Drift, Reference, drift, reference
+from datus.drift import Drift, Reference, drift, reference
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.index import Shard
 from datus.latest import pointed
-from datus.modelarrays import cluster_model
+from datus.modelarrays import check_arrays, cluster_model
 from datus.records import WHOLE, Array, ClusterModel, ImageRecord, ShardData
 from datus.shardwork import Arrays
 from datus.store import Store, canonical_json
@@ -48,6 +48,9 @@ FREE = {("segments", "seed")}
 
 SPACE = ("features", "embeddings")
 """Stages whose version must be the old one too: they make the space that the centroids are in."""
+
+CENTERS = ("image", "position", "dataset")
+"""What a center stage may have chosen."""
 
 Recipe = Mapping[str, Any]
 
@@ -209,8 +212,8 @@ def _read_run(store: Store, origin: str, k: int) -> Frozen:
 
 def read_made(store: Store, origin: str, k: int, made: Mapping[str, str]) -> Frozen:
     """What a report with the fingerprints `made` ("clusters:12" -> ...) stands on. WorkError."""
-    recipes = {stage: _recipe(store, origin, stage, made[stage]) for stage in SEEN}
-    recipes["clusters"] = _recipe(store, origin, "clusters", made[f"clusters:{k}"])
+    recipes = {stage: _recipe(store, origin, stage, made.get(stage, "")) for stage in SEEN}
+    recipes["clusters"] = _recipe(store, origin, "clusters", made.get(f"clusters:{k}", ""))
     center = recipes["graphs"]["upstream"].get("center")
     if center:
         recipes["center"] = _recipe(store, origin, "center", center)
@@ -220,9 +223,16 @@ def read_made(store: Store, origin: str, k: int, made: Mapping[str, str]) -> Fro
             f"{origin}: its clusters were made by an earlier version of DatUS: run it again with "
             "the same settings, only clusters and later are made"
         )
-    return Frozen(
+    found = Frozen(
         origin, recipes, clusters, _arrays(store, origin, "center", center) if center else {}
     )
+    try:
+        _check_parts(found)
+    except _BROKEN as error:
+        raise WorkError(
+            f"{origin}: its clusters are damaged ({type(error).__name__}): run it again"
+        ) from None
+    return found
 
 
 def _finished(store: Store, origin: str) -> Recipe:
@@ -231,7 +241,7 @@ def _finished(store: Store, origin: str) -> Recipe:
 
 def _report(store: Store, origin: str) -> tuple[str, Recipe]:
     """Fingerprint and recipe of the last report that is done. Raises WorkError."""
-    recipes = dict(store.recipes("report"))  # newest first
+    recipes = {mark: one for mark, one in store.recipes("report") if _is_recipe(one)}
     for mark in (pointed(store, "report"), *recipes):
         if mark in recipes and store.report("report", mark, WHOLE_KEY) is not None:
             return mark, recipes[mark]
@@ -256,10 +266,21 @@ def _check_k(origin: str, k: int, known: Sequence[int]) -> None:
 
 
 def _recipe(store: Store, origin: str, stage: str, mark: str) -> Recipe:
-    try:
-        return dict(store.recipes(stage))[mark]
-    except KeyError:
-        raise WorkError(f"{origin}: {stage}/{mark} is gone: run it again") from None
+    found = dict(store.recipes(stage)).get(mark)
+    if found is None or not _is_recipe(found):
+        raise WorkError(f"{origin}: {stage}/{mark} is gone: run it again")
+    return found
+
+
+def _is_recipe(recipe: Any) -> bool:
+    """Its seal may hold all the same."""
+    upstream = recipe.get("upstream") if isinstance(recipe, dict) else None
+    return (
+        isinstance(upstream, dict)
+        and all(isinstance(mark, str) for mark in upstream.values())
+        and isinstance(recipe.get("settings"), dict)
+        and type(recipe.get("version")) is int
+    )
 
 
 def _arrays(store: Store, origin: str, stage: str, mark: str) -> Arrays:
@@ -269,7 +290,7 @@ def _arrays(store: Store, origin: str, stage: str, mark: str) -> Arrays:
         raise WorkError(f"{origin}: {error}: run it again") from None
     if found is None:
         raise WorkError(f"{origin}: {stage}/{mark} is gone: run it again")
-    return found.arrays[WHOLE]
+    return found.arrays.get(WHOLE, {})
 
 
 # --- a file -------------------------------------------------------------------------------------
@@ -314,16 +335,20 @@ def _read_file(store: Store, origin: str) -> Frozen:
     return found
 
 
-_BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError)
+_BROKEN = (
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError),
+    ArithmeticError,
+)
 """What files of another kind raise on the way."""
 
 
 def _check_parts(found: Frozen) -> None:
     """Raises one of _BROKEN if a part is missing or of another shape."""
     for stage in (*SEEN, "clusters", *(("center",) if found.center else ())):
-        dict(found.recipes[stage]["settings"])
-        int(found.recipes[stage]["version"])
-    if found.clusters["quantiles"].shape != (2, found.model.n_clusters + 1, len(LEVELS)):
-        raise ValueError("quantiles")
-    if found.center and not {"mean", "choice"} <= found.center.keys():
-        raise KeyError("center")
+        if not _is_recipe(found.recipes[stage]):
+            raise ValueError(stage)
+    check_arrays(found.clusters)
+    if found.center:
+        mean, choice = found.center["mean"], found.center["choice"].tobytes().decode()
+        if mean.ndim != 3 or not np.isfinite(mean).all() or choice not in CENTERS:
+            raise ValueError("center")

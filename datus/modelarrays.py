@@ -2,6 +2,7 @@
 
     cluster_arrays(model)     ClusterModel -> name -> array
     cluster_model(arrays)     back
+    check_arrays(arrays)      those of a file that anybody may have written
 
 centroids, jury, pca_mean, pca_axes, figures, library; with corrections also names, labelled and
 labelled_cluster.
@@ -11,7 +12,8 @@ import json
 
 import numpy as np
 
-from datus.records import Array, ClusterModel
+from datus.drift import LEVELS
+from datus.records import MAX_CLUSTERS, Array, ClusterModel
 from datus.shardwork import Arrays
 
 
@@ -53,3 +55,26 @@ def cluster_model(arrays: Arrays) -> ClusterModel:
 def corrected_names(arrays: Arrays) -> tuple[str, ...]:
     """Of the first clusters; empty where nothing was corrected."""
     return tuple(json.loads(arrays["names"].tobytes())) if "names" in arrays else ()
+
+
+def check_arrays(arrays: Arrays) -> None:
+    """Raises ValueError, LookupError, TypeError or ArithmeticError unless these are clusters with
+    what is kept beside them for later runs (module `frozen`)."""
+    model = cluster_model(arrays)
+    k, size = model.centroids.shape
+    quantiles, members, images = (arrays[name] for name in ("quantiles", "members", "images"))
+    numbers = (model.centroids, model.jury, model.pca_mean, model.pca_axes, model.labelled)
+    classes = model.labelled_cluster
+    sound = (
+        1 <= k <= MAX_CLUSTERS,
+        len(model.pca_axes) == (size if len(model.pca_mean) else 0),
+        all(np.isfinite(one).all() for one in (*numbers, quantiles)),
+        all(isinstance(name, str) and name for name in model.names) and len(model.names) <= k,
+        not model.names or model.labelled.shape[1] == size,
+        not len(classes) or (classes.min() >= 0 and classes.max() < len(model.names)),
+        quantiles.shape == (2, k + 1, len(LEVELS)) and quantiles.dtype == np.float32,
+        members.shape == (k,) and members.dtype == np.int64 and bool((members >= 0).all()),
+        images.ndim == 1 and images.dtype == np.uint64,
+    )
+    if not all(sound):
+        raise ValueError("clusters of another shape or type, or numbers that are none")

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from datus import __version__
 from datus.errors import BackboneError, UsageError, WorkError
 from datus.masks import PALETTE
@@ -107,6 +109,32 @@ def read_tensors(weights: Path, record: Mapping[str, Any]) -> dict[str, "Tensor"
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BackboneError(f"{weights}: {damaged(error)}") from error
     return {name: one.float() if one.is_floating_point() else one for name, one in tensors.items()}
+
+
+def check_architecture(given: Mapping[str, Any], tensors: Mapping[str, "Tensor"]) -> None:
+    """Raises ValueError, TypeError, ArithmeticError or AttributeError if a ViT of these arguments
+    could not be filled from `tensors`: numbers in a file may ask for any amount of memory.
+
+    What its parts take at least is compared with MUCH times what there is.
+    """
+    width, depth = float(given.get("embed_dim", 768)), float(given.get("depth", 12))
+    patch, image = (
+        float(np.min(given.get(name, usual)))
+        for name, usual in (("patch_size", 16), ("img_size", 224))
+    )
+    sides = float(np.max(given.get("patch_size", 16))), float(np.max(given.get("img_size", 224)))
+    classes, ratio = float(given.get("num_classes", 1000)), float(given.get("mlp_ratio", 4))
+    if min(width, depth, patch, image) < 1 or min(classes, ratio) < 0 or depth > len(tensors):
+        raise ValueError(f"a model of {depth:g} blocks of {width:g}")
+    blocks, places = depth * width * width * max(ratio, 3), (sides[1] / patch) ** 2 * width
+    parts = blocks, places, 3 * sides[0] ** 2 * width, classes * width
+    n_numbers = sum(one.numel() for one in tensors.values())
+    if not max(parts) <= MUCH * n_numbers:
+        raise ValueError(f"a model of {max(parts):.3g} numbers, its file has {n_numbers}")
+
+
+MUCH = 16
+"""Positions may be cut to fewer when a model is saved, and not all blocks have the same parts."""
 
 
 def damaged(error: Exception) -> str:

@@ -3,20 +3,23 @@
     plan = make_plan(config, index)
     plan.groups()              stages in the order of work; those that share memory stand together
     why(store, plan, node)     the first setting that differs from the newest earlier recipe
+    check_unchanged, unchanged the files that settings come from are as they were for the plan
 
 A recipe is {stage, version, settings, upstream fingerprints}; its hash names the stage's folder.
 The shards of the index stand beside it, by content, so that one changed image redoes one shard.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from datus.config import Config
-from datus.frozen import kept_recipe
+from datus.errors import WorkError
+from datus.frozen import is_own, kept_recipe
 from datus.index import Index, Shard
 from datus.stages import STAGE_NAMES, STAGES, Stage, active_stages
-from datus.store import Store, fingerprint
+from datus.store import Store, canonical_json, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,46 @@ def _node(config: Config, index: Index, stage: Stage, k: int, made: list[Node]) 
     recipe = kept_recipe(config, stage.name, k) or recipe  # after `settings`, which check it
     keep = bool(getattr(getattr(config, stage.name, None), "keep", True))
     return Node(stage.name, k, fingerprint(recipe), recipe, needs, keep)
+
+
+FROM_FILES = ("clusters", "edits", "evaluate")
+"""Stages whose settings are read from files that the report reads again."""
+
+OF_INDEX = ("dataset", "truth", "failures")
+"""Settings that come of the index."""
+
+
+def check_unchanged(config: Config, nodes: Iterable[Node], index: Index | None = None) -> None:
+    """Raises WorkError if a file that settings come from changed since the plan was made: a class
+    table, edits.json, corrections, weights, an earlier run. Errors of reading it pass through.
+
+    Asked after such a file was read and before anything made of it is stored under a fingerprint
+    that speaks of the old content. index: None in workers, then OF_INDEX is not compared.
+    """
+    for node in nodes:
+        if node.stage in FROZEN and is_own(config):  # it lies under its fingerprint
+            continue
+        known = index or Index((), {}, 0)
+        now = node.row.settings(config, node.k, known)
+        for name, value in node.recipe["settings"].items():
+            if name in OF_INDEX and index is None:
+                continue
+            if canonical_json(now.get(name)) != canonical_json(value):
+                raise WorkError(
+                    f"{node.label}: the file that its {name} come from changed during the run: "
+                    "run the same command again"
+                )
+
+
+@contextmanager
+def unchanged(config: Config, plan: Plan, node: Node, index: Index) -> Iterator[None]:
+    """Around the work of a stage over the dataset: its files, and those of stages before it that it
+    reads too, are the same before and after. Errors as in `check_unchanged`."""
+    before = (one for one in plan.nodes if one.stage in node.needs and one.stage in FROM_FILES)
+    nodes = [node, *(one for one in before if not node.k or one.k in (0, node.k))]
+    check_unchanged(config, nodes, index)
+    yield
+    check_unchanged(config, nodes, index)
 
 
 def why(store: Store, plan: Plan, node: Node) -> str:

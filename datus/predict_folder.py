@@ -196,7 +196,8 @@ class _Done:
         self._lines: dict[str, dict[str, Any]] = {}
         lines = self._read_lines()
         if lines and lines[0] == recipe:
-            self._lines = {line["image"]: line for line in lines[1:] if "image" in line}
+            named = (line for line in lines[1:] if isinstance(line.get("image"), str))
+            self._lines = {line["image"]: line for line in named}
         elif not lines:
             self._refuse_foreign(image_ids)
         write_whole(self._path, b"".join(_line(one) for one in (recipe, *self._lines.values())))
@@ -256,7 +257,7 @@ class _Done:
         for text in texts:
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 line = None
             lines.append(line if isinstance(line, dict) else {})
         return lines

@@ -92,13 +92,18 @@ def name_settings(config: Config) -> list[dict[str, Any]]:
     return [one for one in as_json(found.edits if found else ()) if one["op"] == "rename"]
 
 
-def replayed(config: Config, arrays: Mapping[str, Array]) -> Replay:
-    """The edits in the numbers of this run; `arrays`: what the clusters stage stored."""
+def replayed(config: Config, arrays: Mapping[str, Array], names: bool = True) -> Replay:
+    """The edits in the numbers of this run; `arrays`: what the clusters stage stored.
+
+    names: with renames, which nothing that is stored before the report may depend on.
+    """
     from datus.clusters import embedded_centroids
 
     found = load(config)
     if found is None:
         return Replay((), ())
+    if not names:
+        found = replace(found, edits=tuple(one for one in found.edits if one.op != "rename"))
     return follow(found, embedded_centroids(cluster_model(arrays)), arrays_id(arrays))
 
 
@@ -128,7 +133,7 @@ def split_all(
     """
     from datus.clusters import fit_clusters, offsets, places_of
 
-    model, replay = cluster_model(arrays), replayed(config, arrays)
+    model, replay = cluster_model(arrays), replayed(config, arrays, names=False)
     labels, places = np.zeros(0, np.int16), np.zeros((0, model.centroids.shape[1]), np.float32)
     if len(vectors):
         labels, places = offsets(model, vectors)[0], places_of(model, vectors)

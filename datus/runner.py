@@ -19,13 +19,14 @@ from typing import Protocol
 from datus import executors
 from datus.budget import check_door
 from datus.config import Config
+from datus.disk import explained
 from datus.errors import DatusError, TooManyFailures, WorkError
 from datus.executors import Advance, ExecutorSettings, Outcome
 from datus.images import sha256_of
 from datus.index import Index, Shard, check_inputs, make_index
 from datus.isolation import under_way
 from datus.latest import point
-from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan, wanted_groups
+from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan, unchanged, wanted_groups
 from datus.ready import read_ahead, reports, undone
 from datus.records import ShardData
 from datus.resources import at_a_time, frugal, in_workers, runtime_of
@@ -250,13 +251,13 @@ def _note(outcome: Outcome, broken: list[tuple[Shard, str]], console: Console) -
 def _run_dataset(
     config: Config, store: Store, result: RunResult, node: Node, console: Console
 ) -> None:
-    started, row = time.monotonic(), StageResult(node.label, 1)
-    row.images = len(result.index.records)
+    started, row = time.monotonic(), StageResult(node.label, 1, images=len(result.index.records))
     result.stages.append(row)
     if is_done(store, node, DATASET_KEY):
         return
     row.made = 1
-    with console.bar(node.label, len(result.index.records)) as advance:
+    same, disk = unchanged(config, result.plan, node, result.index), explained(store.root, "write")
+    with console.bar(node.label, len(result.index.records)) as advance, same, disk:
         work = node.row.build(Context(config, node.k, runtime_of(config)))
         dataset = _Dataset(config, store, result, console, node)
         data: ShardData = work(dataset, advance)

@@ -33,6 +33,7 @@ from datus.images import IMAGENET_MEAN, IMAGENET_STD
 from datus.inference import find_device, seeded
 from datus.modelfiles import (
     FORMAT,
+    check_architecture,
     check_classes,
     cluster_classes,
     damaged,
@@ -62,6 +63,8 @@ KINDS = ("probe", "deeplabv3")
 N_LAYERS = 4
 """Blocks that the head `layers` reads, evenly spaced, the last one among them."""
 
+MAX_IMAGE_PX = 2**15
+
 DEEPLAB_STRIDE = 8
 """torchvision dilates the last two stages of the ResNet, as the DeepLabV3 paper does."""
 
@@ -90,6 +93,10 @@ class SegmenterSpec:
         _one_of("head", self.head, HEADS)
         _one_of("resize", self.resize, ("keep", "squash"))
         _one_of("channels", self.channels, ("rgb", "bgr"))
+        if not 1 <= self.image_px <= MAX_IMAGE_PX:
+            raise UsageError(
+                f"segmenter.image_px: expected 1 to {MAX_IMAGE_PX}, got {self.image_px}"
+            )
         if not 2 <= self.n_classes <= IGNORE:
             raise UsageError(f"segmenter: expected 2 to {IGNORE} classes, got {self.n_classes}")
 
@@ -311,9 +318,11 @@ def load_segmenter(path: Path, device: str = "cpu") -> Segmenter:
     try:
         spec, origin = _spec(record["spec"]), dict(record["backbone"])
         stored = origin.pop("stored")
+        if stored and "architecture" in origin:
+            check_architecture(origin["architecture"], tensors)
         segmenter = _empty(spec, origin, stored, weights)
         expected = segmenter.state_dict()
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except _BROKEN as error:
         raise BackboneError(f"{beside}: {damaged(error)}") from error
     if not stored:
         expected = {name: one for name, one in expected.items() if not name.startswith("body.")}
@@ -329,6 +338,13 @@ def load_segmenter(path: Path, device: str = "cpu") -> Segmenter:
     segmenter.load_state_dict(tensors, strict=False)
     segmenter.record = record
     return segmenter.eval().to(place)
+
+
+_BROKEN = (
+    *(KeyError, TypeError, ValueError, AttributeError, AssertionError),
+    *(ArithmeticError, RuntimeError),
+)
+"""What records of another shape raise on the way."""
 
 
 def _empty(spec: SegmenterSpec, origin: dict[str, Any], stored: bool, weights: Path) -> Segmenter:

@@ -27,6 +27,12 @@ _DTYPES = {
 }
 """Names of safetensors -> of numpy."""
 
+NO_ARRAYS = (
+    *(ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
+"""What `unpack` raises for bytes that are none of `pack`'s."""
+
 
 def pack(images: Sequence[str], arrays: Mapping[str, Mapping[str, Array]]) -> bytes:
     """`arrays` of each image by name; those of `images`, in that order."""
@@ -39,7 +45,7 @@ def pack(images: Sequence[str], arrays: Mapping[str, Mapping[str, Array]]) -> by
 
 
 def unpack(images: Sequence[str], packed: bytearray) -> dict[str, dict[str, Array]]:
-    """Raises ValueError, LookupError, TypeError or AttributeError if `packed` is no such file.
+    """Raises one of NO_ARRAYS if `packed` is no such file.
 
     The safetensors library copies what it reads twice; a shard of features is 20 MB and is read in
     the time of a few images.

@@ -15,7 +15,7 @@ from datus.errors import CorruptShard, WorkError
 from datus.executors import Advance
 from datus.index import Shard
 from datus.isolation import guarded
-from datus.plan import DATASET_KEY, Node, find_node
+from datus.plan import DATASET_KEY, Node, check_unchanged, find_node
 from datus.records import ShardData
 from datus.resources import give_back_memory, runtime_of
 from datus.shardwork import Context, ShardWork
@@ -133,7 +133,9 @@ _LOADING = Lock()
 def _loaded(config: Config, node: Node) -> ShardWork:
     with _LOADING:
         if (config, node.mark) not in LOADED:
-            LOADED[config, node.mark] = node.row.build(Context(config, node.k, runtime_of(config)))
+            work = node.row.build(Context(config, node.k, runtime_of(config)))
+            check_unchanged(config, [node])
+            LOADED[config, node.mark] = work
         return LOADED[config, node.mark]
 
 

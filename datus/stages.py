@@ -289,7 +289,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="edits",
-        version=1,
+        version=2,
         scope="dataset",
         needs=_edits_needs,
         settings=_edits,
@@ -308,7 +308,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="denoise-fit",
-        version=1,
+        version=2,
         scope="dataset",
         needs=_denoise_fit_needs,
         settings=_denoise_fit,

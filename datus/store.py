@@ -31,7 +31,7 @@ from datus.disk import explained
 from datus.errors import CorruptShard, StoreError
 from datus.records import ShardData
 from datus.remote import Patient, opened
-from datus.shardfile import pack, read_writable, sync_folder, unpack
+from datus.shardfile import NO_ARRAYS, pack, read_writable, sync_folder, unpack
 
 TEMPORARY = ".tmp-"
 
@@ -321,7 +321,7 @@ class Store:
             raise CorruptShard(f"{stage}: shard {key} does not match its checksum")
         try:
             arrays = unpack(report.images, packed)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except NO_ARRAYS as error:
             raise CorruptShard(f"{stage}: shard {key} cannot be read: {error}") from None
         return ShardData(arrays=arrays, numbers=report.numbers, failures=report.failures)
 
@@ -348,8 +348,8 @@ class Store:
             except Timeout:
                 raise StoreError(in_use(self.root)) from None
         try:
-            me = {"pid": os.getpid(), "host": socket.gethostname()}
-            self.write(json.dumps(me).encode(), "owner.json")
+            me = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+            self.write(me.encode(), "owner.json")
             yield
         finally:
             with suppress(OSError):  # a disk that broke under us: its own error says more

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from datus.errors import DatusError, WorkError
+from datus.errors import INTERRUPTED, DatusError, WorkError
 
 Row = tuple[str, ...]
 
@@ -26,7 +26,7 @@ def errors(debug: bool) -> Iterator[None]:
         print(shown(f"error: {error}"), file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         raise typer.Exit(130) from None
 
 

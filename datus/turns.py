@@ -34,6 +34,8 @@ Place = tuple[str, str, str]
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 """Of file systems that cannot lock. Shares are safe without; whole runs say so themselves."""
 
+INDEX_LOCK = ("index", ".lock")
+
 ARRIVAL_SECONDS = 90.0
 """NFS may remember for 60 seconds that a file was not there."""
 
@@ -50,6 +52,8 @@ def hold(store: Store, share: Share | None) -> Iterator[frozenset[str]]:
     if share is None or share.is_none:
         with store.lock(), crashed(store) as suspects:
             store.sweep_temporary()
+            if store.is_local:  # of a share that was killed while it made the index
+                Path(store.path(*INDEX_LOCK)).unlink(missing_ok=True)
             yield suspects
     elif store.is_local:
         with _flock(store, fcntl.LOCK_SH | fcntl.LOCK_NB, ".lock"):
@@ -88,11 +92,11 @@ def agreed_index(make: Callable[[], Index], store: Store, share: Share | None) -
     first = share is not None and store.is_local and not store.exists("index", "index.json")
     if not first:
         return make()
-    with _flock(store, fcntl.LOCK_EX, "index", ".lock"):
+    with _flock(store, fcntl.LOCK_EX, *INDEX_LOCK):
         if not store.exists("index", "index.json"):
             index = make()
             # who waits for the lock looks again, and who comes now finds an index
-            Path(store.path("index", ".lock")).unlink(missing_ok=True)
+            Path(store.path(*INDEX_LOCK)).unlink(missing_ok=True)
             return index
     return make()  # only looks whether files changed
 

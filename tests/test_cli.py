@@ -4,12 +4,14 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from run_tree import tree
 from tiny_runs import SPEED, Dataset, snapshot
@@ -19,6 +21,7 @@ import datus
 import datus.affinity
 import datus.cli
 import datus.runner
+from datus.__main__ import main
 from datus.cli import app
 from datus.config import Config
 from datus.errors import WorkError, size_text
@@ -382,6 +385,24 @@ def test_an_interrupted_run_says_so_and_the_same_command_goes_on(
     assert not (run_copy / "owner.json").exists()
     assert call("run", *tiny.arguments(run_copy)).exit_code == 0
     assert tree(run_copy) == tree(finished)
+
+
+def test_ctrl_c_before_a_command_works_is_said_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    options = typer.Typer()
+    options.command()(interrupted)  # as where options are read
+    for command in (interrupted, options):
+        monkeypatch.setattr("datus.cli.app", command)
+        monkeypatch.setattr(sys, "argv", ["datus"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 130
+        said = capsys.readouterr().err
+        assert said == "interrupted: the same command goes on where it stopped\n"
 
 
 # --- backbones ----------------------------------------------------------------------------------

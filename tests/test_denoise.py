@@ -261,6 +261,15 @@ def test_threads_change_nothing_and_interruptions_neither(
     assert same(whole, taught(tmp_path / "c", FeatureSet(tmp_path / "c"), settings))
 
 
+@pytest.mark.parametrize("n_images", range(1, 12))
+def test_every_image_is_in_one_batch_and_none_is_alone(n_images: int) -> None:
+    learner = object.__new__(_Learner)
+    learner.settings = DenoiseConfig(batch=3)
+    found = learner._batches(list(range(n_images)))
+    assert sorted(place for batch in found for place in batch) == list(range(n_images))
+    assert n_images == 1 or min(map(len, found)) > 1
+
+
 def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path) -> None:
     examples = filled(tmp_path)
     settings = DenoiseConfig(epochs=2)

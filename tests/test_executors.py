@@ -1,6 +1,7 @@
 """One contract for all executors; and what only those with worker processes must survive."""
 
 import os
+import signal
 import time
 import typing
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from executor_jobs import Job
 
 from datus.config import SpeedConfig
 from datus.errors import WorkError
-from datus.executors import ExecutorSettings, Outcome, by_name
+from datus.executors import ExecutorSettings, Outcome, by_name, processes
 
 NAMES = typing.get_args(typing.get_type_hints(SpeedConfig)["executor"])
 """Whatever the settings offer is held to the contract."""
@@ -189,3 +190,15 @@ def is_alive(pid: int) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def test_ctrl_c_waits_until_a_worker_is_started() -> None:
+    def start() -> None:
+        with processes._interrupts_later():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            assert signal.SIGINT in signal.sigpending()
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from datus.corrections.files import Files, stem
-from datus.corrections.pngs import MAX_PIXELS
-from datus.corrections.records import Corrections, Draw
+from datus.corrections.pngs import MAX_PIXELS, header_size
+from datus.corrections.records import Corrections, Draw, Size
 from datus.corrections.shapes import coco_mask, polygon_mask
 from datus.errors import ImageError, UsageError
 from datus.pixels import load_picture
@@ -38,15 +38,16 @@ def read_instances(files: Files, name: str, table: Table) -> Corrections:
         for row in table["annotations"]:
             by_image.setdefault(row["image_id"], []).append(row)
         images: dict[str, Draw] = {}
+        sizes: dict[str, Size] = {}
         for image in table["images"]:
-            if int(image["height"]) * int(image["width"]) > MAX_PIXELS:
-                raise ValueError(f"{image['file_name']}: more than {MAX_PIXELS} pixels")
+            size = _size(image)
             rows = by_image.get(image["id"], [])
-            draw = functools.partial(_drawn, files.where(name), image, rows, labels)
+            draw = functools.partial(_drawn, files.where(name), size, rows, labels)
             images[stem(image["file_name"])] = draw
+            sizes[stem(image["file_name"])] = functools.partial(_size, image)
     except _BROKEN as error:
         raise _wrong(files.where(name), error) from None
-    return Corrections("COCO instances", names, images)
+    return Corrections("COCO instances", names, images, sizes)
 
 
 def read_panoptic(files: Files, name: str, table: Table) -> Corrections:
@@ -55,6 +56,7 @@ def read_panoptic(files: Files, name: str, table: Table) -> Corrections:
         names, labels = _categories(table)
         file_names = {image["id"]: image["file_name"] for image in table["images"]}
         images: dict[str, Draw] = {}
+        sizes: dict[str, Size] = {}
         for row in table["annotations"]:
             png = str(PurePosixPath(name).with_suffix("") / row["file_name"])
             if png not in files.names:
@@ -64,9 +66,10 @@ def read_panoptic(files: Files, name: str, table: Table) -> Corrections:
                 )
             draw = functools.partial(_segments, files, png, row["segments_info"], labels)
             images[stem(file_names[row["image_id"]])] = draw
+            sizes[stem(file_names[row["image_id"]])] = functools.partial(header_size, files, png)
     except _BROKEN as error:
         raise _wrong(files.where(name), error) from None
-    return Corrections("COCO panoptic", names, images)
+    return Corrections("COCO panoptic", names, images, sizes)
 
 
 _BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -87,8 +90,19 @@ def _categories(table: Table) -> tuple[tuple[str, ...], dict[Any, int]]:
     return names, {row["id"]: label for label, row in enumerate(rows)}
 
 
-def _drawn(where: str, image: Table, rows: Sequence[Table], labels: Mapping[Any, int]) -> Array:
+def _size(image: Table) -> tuple[int, int]:
     height, width = int(image["height"]), int(image["width"])
+    if min(height, width) < 1:
+        raise ValueError(f"{image['file_name']}: {height} x {width} pixels")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{image['file_name']}: more than {MAX_PIXELS} pixels")
+    return height, width
+
+
+def _drawn(
+    where: str, size: tuple[int, int], rows: Sequence[Table], labels: Mapping[Any, int]
+) -> Array:
+    height, width = size
     drawn = np.full((height, width), IGNORE, np.uint8)
     for row in rows:
         try:

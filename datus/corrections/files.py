@@ -30,6 +30,10 @@ class Files:
         """Raises UsageError if it cannot be read."""
         try:
             return self.fetch(name)
+        except MemoryError:
+            raise UsageError(
+                f"corrections: {self.where(name)}: takes more memory than there is: split it"
+            ) from None
         except (OSError, *_BAD_ZIP) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"corrections: {self.where(name)}: cannot be read: {reason}") from None
@@ -78,8 +82,11 @@ def stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name
 
 
-_BAD_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError)
-"""What zipfile raises for damage, encryption and unknown ways of packing."""
+_BAD_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError),
+    UnicodeDecodeError,
+)
+"""What zipfile raises for damage, encryption, unknown ways of packing and names."""
 
 
 def _folder(path: Path) -> Files:
@@ -99,13 +106,17 @@ def _limited(path: Path) -> Path:
 
 def _zip(path: Path) -> Files:
     with zipfile.ZipFile(path) as archive:
-        names = [one.filename for one in archive.infolist() if not one.is_dir()]
+        names = [one.filename for one in archive.infolist()]
+    names = [name for name in names if name and not name.endswith("/")]
     names = [name for name in names if not PurePosixPath(name).name.startswith(".")]
 
     def fetch(name: str) -> bytes:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(name).file_size > MAX_BYTES:
+            found = archive.getinfo(name)
+            if found.file_size > MAX_BYTES:
                 raise UsageError(f"corrections: {path}/{name}: more than {MAX_BYTES} bytes")
+            if found.compress_size > path.stat().st_size:  # so much memory would be asked for
+                raise zipfile.BadZipFile(f"{name} is larger than the zip")
             return archive.read(name)
 
     return Files(path, tuple(sorted(names)), fetch)

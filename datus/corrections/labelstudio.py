@@ -19,7 +19,7 @@ import numpy as np
 
 from datus.corrections.files import Files, stem
 from datus.corrections.pngs import MAX_PIXELS
-from datus.corrections.records import Corrections, Draw
+from datus.corrections.records import Corrections, Draw, Size
 from datus.corrections.shapes import brush_mask, polygon_mask
 from datus.errors import UsageError
 from datus.exports.labelstudio import CONFIG
@@ -63,7 +63,10 @@ def read_tasks(files: Files, name: str, table: Sequence[Table]) -> Corrections:
     images: dict[str, Draw] = {
         image: functools.partial(_drawn, where, regions, names) for image, regions in found.items()
     }
-    return Corrections("Label Studio", tuple(names), images)
+    sizes: dict[str, Size] = {
+        image: functools.partial(_size, where, regions) for image, regions in found.items()
+    }
+    return Corrections("Label Studio", tuple(names), images, sizes)
 
 
 _BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
@@ -106,7 +109,7 @@ def _image_name(data: Table) -> str:
     """As we wrote it, or what the address of the image ends with."""
     if "image_id" in data:
         return str(data["image_id"])
-    address = str(data.get("image") or next(iter(data.values())))
+    address = str(data.get("image") or next(iter(data.values()), ""))
     parts = urlsplit(address)
     path = parts.query.partition("d=")[2] or parts.path  # local files are ...?d=PATH
     path = unquote(path).lstrip("/")
@@ -127,11 +130,19 @@ def _configured(files: Files, name: str) -> list[tuple[str, int]]:
     return [(label, number) for number, label in enumerate(found)]
 
 
-def _drawn(where: str, regions: Sequence[Table], names: Mapping[str, int]) -> Array:
+def _size(where: str, regions: Sequence[Table]) -> tuple[int, int]:
     try:
         height, width = int(regions[0]["original_height"]), int(regions[0]["original_width"])
-        if not 0 < height * width <= MAX_PIXELS:
+        if min(height, width) < 1 or height * width > MAX_PIXELS:
             raise ValueError(f"{height} x {width} pixels")
+    except _BROKEN as error:
+        raise _wrong(where, error) from None
+    return height, width
+
+
+def _drawn(where: str, regions: Sequence[Table], names: Mapping[str, int]) -> Array:
+    height, width = _size(where, regions)
+    try:
         drawn = np.full((height, width), IGNORE, np.uint8)
         for region in regions:
             drawn[_shape(region, height, width)] = names[_label(region, where)]

@@ -62,12 +62,15 @@ def matched(origin: Path, corrections: Corrections, records: Sequence[ImageRecor
     found = places(origin, corrections, list(by_id))
     used, images = np.zeros(256, bool), {}
     for image_id in sorted(found):
-        labels, record = corrections.images[found[image_id]](), by_id[image_id]
-        _check_size(origin, found[image_id], labels.shape, record)
-        counts = np.bincount(labels.ravel(), minlength=256)[:IGNORE]
-        if counts.any():
-            images[image_id] = found[image_id]
-            used[: len(counts)] |= counts > 0
+        name, record = found[image_id], by_id[image_id]
+        if name in corrections.sizes:  # a file may claim any size: before it takes memory
+            _check_size(origin, name, corrections.sizes[name](), record)
+        labels = corrections.images[name]()
+        _check_size(origin, name, labels.shape, record)
+        values = np.unique(labels)
+        if values[0] != IGNORE:
+            images[image_id] = name
+            used[values[values != IGNORE]] = True
     if not images:
         raise UsageError(
             f"corrections: {origin}: no pixel has a label in any of {len(found)} images: "

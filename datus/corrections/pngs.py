@@ -15,14 +15,17 @@ import numpy as np
 
 from datus.config import DataConfig
 from datus.corrections.files import Files
-from datus.corrections.records import Corrections
+from datus.corrections.records import Corrections, Size
 from datus.errors import ImageError, UsageError
 from datus.exports.pngs import CLASS_MASKS, LABELMAP, NOT_CLASSES, PNG_MASKS
 from datus.masks import LABEL_SUFFIXES, decode_labels
-from datus.pixels import load_picture
+from datus.pixels import load_picture, picture_size
 from datus.records import IGNORE, Array
 
 MAX_PIXELS = DataConfig().max_pixels
+
+BLOCK_PIXELS = 1 << 22
+"""That are told apart by colour at a time: it takes thirty bytes of each."""
 
 
 def read_labels(files: Files, root: str) -> Corrections:
@@ -34,12 +37,13 @@ def read_labels(files: Files, root: str) -> Corrections:
     if names is None:
         highest = max((_highest(draw()) for draw in pictures.values()), default=-1)
         names = tuple(f"class {label}" for label in range(highest + 1))
-        return Corrections("label pictures", names, dict(pictures))
+        return Corrections("label pictures", names, dict(pictures), _sizes(files, found))
     images = {
         name: functools.partial(_checked, files, path, names, colours)
         for name, path in found.items()
     }
-    return Corrections("label pictures with class names", names, dict(images))
+    sizes = _sizes(files, found)
+    return Corrections("label pictures with class names", names, dict(images), sizes)
 
 
 def read_labelmap(files: Files, root: str) -> Corrections:
@@ -63,7 +67,23 @@ def read_labelmap(files: Files, root: str) -> Corrections:
     images = {
         name: functools.partial(_coloured, files, path, colours) for name, path in found.items()
     }
-    return Corrections("CVAT segmentation masks", tuple(names), dict(images))
+    sizes = _sizes(files, found)
+    return Corrections("CVAT segmentation masks", tuple(names), dict(images), sizes)
+
+
+# --- sizes --------------------------------------------------------------------------------------
+
+
+def header_size(files: Files, path: str) -> tuple[int, int]:
+    """(H, W) of a picture. Raises UsageError: not a picture, more than MAX_PIXELS."""
+    try:
+        return picture_size(files.read(path), MAX_PIXELS)
+    except ImageError as error:
+        raise UsageError(f"corrections: {files.where(path)}: {error}") from None
+
+
+def _sizes(files: Files, found: Mapping[str, str]) -> dict[str, Size]:
+    return {name: functools.partial(header_size, files, path) for name, path in found.items()}
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -119,16 +139,21 @@ def _rgb(files: Files, path: str) -> Array:
 
 def _by_colour(rgb: Array, colours: Mapping[tuple[int, int, int], int]) -> tuple[Array, str]:
     """(uint8 (H, W) labels, what is wrong: empty if every colour is known)."""
-    codes = rgb.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-    values, where = np.unique(codes, return_inverse=True)
     table = {(r << 16) + (g << 8) + b: label for (r, g, b), label in colours.items()}
-    labels = np.array([table.get(int(value), -1) for value in values], np.int64)
-    unknown = ""
-    if (labels < 0).any():
-        strange = int(np.argmax(labels < 0))
-        n_pixels = int((where == strange).sum())
-        unknown = f"{n_pixels} pixels of colour #{int(values[strange]):06x}"
-    return labels[where].reshape(rgb.shape[:2]).astype(np.uint8), unknown
+    flat, strange = rgb.reshape(-1, 3), dict[int, int]()
+    drawn = np.empty(len(flat), np.uint8)
+    for start in range(0, len(flat), BLOCK_PIXELS):
+        part = flat[start : start + BLOCK_PIXELS].astype(np.int32)
+        codes = part @ np.array([65536, 256, 1], np.int32)
+        values, where = np.unique(codes, return_inverse=True)
+        labels = np.array([table.get(int(value), -1) for value in values], np.int64)
+        for place in np.flatnonzero(labels < 0).tolist():
+            code = int(values[place])
+            strange[code] = strange.get(code, 0) + int((where == place).sum())
+        drawn[start : start + BLOCK_PIXELS] = labels[where.ravel()].astype(np.uint8)
+    first = min(strange, default=0)
+    unknown = f"{strange[first]} pixels of colour #{first:06x}" if strange else ""
+    return drawn.reshape(rgb.shape[:2]), unknown
 
 
 # --- class files --------------------------------------------------------------------------------
@@ -146,7 +171,9 @@ def _class_file(
             raise UsageError(
                 f'corrections: {files.where(name)}: expected "classes": a list of different names'
             )
-        return tuple(names), dict(_palette(table.get("palette"), table.get("ignore_index")))
+        known = {*range(len(names)), IGNORE}
+        colours = _palette(table.get("palette"), table.get("ignore_index"))
+        return tuple(names), {rgb: label for rgb, label in colours if label in known}
     name = f"{root}/classes.txt".strip("/")
     if name not in files.names:
         return None, {}
@@ -173,7 +200,7 @@ def _palette(palette: Any, ignore: Any) -> Iterator[tuple[tuple[int, int, int], 
     """Colour -> label; nothing where two are alike, or black, which is the colour of IGNORE."""
     try:
         colours = [(int(red), int(green), int(blue)) for red, green, blue in palette]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return
     if ignore != IGNORE or len({*colours, (0, 0, 0)}) <= len(colours):
         return

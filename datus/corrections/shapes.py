@@ -7,7 +7,7 @@
 All give bool (H, W) and raise ValueError with the reason, whatever they are given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,15 @@ import numpy as np
 from datus.exports.labelstudio import RUN_BITS
 from datus.records import Array
 
+BLOCK_ROWS = 1 << 20
+"""Crossings of polygon sides with rows that are computed at a time."""
+
 
 def coco_mask(counts: str | Sequence[int], height: int, width: int) -> Array:
     """counts: pixels off, on, off ... down the columns."""
     runs = _spelled(counts) if isinstance(counts, str) else np.array(counts, np.int64)
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != height * width:
+    n_all = height * width
+    if runs.ndim != 1 or (runs < 0).any() or (runs > n_all).any() or runs.sum() != n_all:
         raise ValueError(f"run lengths do not add up to {height} x {width} pixels")
     values = np.arange(len(runs)) % 2 == 1
     mask: Array = np.repeat(values, runs).reshape(width, height).T
@@ -49,7 +53,7 @@ def _spelled(text: str) -> Array:
 def brush_mask(packed: Sequence[int], height: int, width: int) -> Array:
     """packed: bytes 0..255, see `exports.labelstudio.pack`. A pixel is on where alpha is not 0."""
     try:
-        data = bytes(packed)
+        data = bytes(iter(packed))  # of a number bytes() would make so many zeros
     except (TypeError, ValueError):
         raise ValueError("brush run lengths: expected numbers 0 to 255") from None
     bits = _Bits(data)
@@ -100,13 +104,25 @@ def polygon_mask(points: Any, height: int, width: int) -> Array:
     # rows whose centre, y + 0.5, is in [low, high): a corner counts for one of its two sides
     first = np.clip(np.ceil(low - 0.5), 0, height).astype(np.int64)
     last = np.clip(np.ceil(high - 0.5), 0, height).astype(np.int64)
-    side = np.repeat(np.arange(len(start)), last - first)
-    rows = np.arange(len(side)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
-    rows += first[side]
-    (x0, y0), (x1, y1) = start[side].T, end[side].T
-    across = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-    columns = np.clip(np.ceil(across - 0.5), 0, width).astype(np.int64)
-    turns = np.zeros((height, width + 1), np.int64)
-    np.add.at(turns, (rows, columns), 1)
-    inside: Array = np.cumsum(turns, axis=1)[:, :width] % 2 == 1
+    turns = np.zeros((height, width + 1), np.uint8)  # only whether it is odd counts
+    for part in _blocks(np.maximum(last - first, 0)):
+        n_rows = (last - first)[part]
+        side = np.repeat(np.arange(len(start))[part], n_rows)
+        rows = np.arange(len(side)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
+        rows += first[side]
+        (x0, y0), (x1, y1) = start[side].T, end[side].T
+        across = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        columns = np.clip(np.ceil(across - 0.5), 0, width).astype(np.int64)
+        np.add.at(turns, (rows, columns), np.uint8(1))
+    inside: Array = np.cumsum(turns, axis=1, dtype=np.uint8)[:, :width] % 2 == 1
     return inside
+
+
+def _blocks(n_rows: Array) -> Iterator[slice]:
+    """Sides of a polygon that cross BLOCK_ROWS rows together, or one of them."""
+    ends, start = np.cumsum(n_rows), 0
+    while start < len(n_rows):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + BLOCK_ROWS, "right")))
+        yield slice(start, stop)
+        start = stop

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from datus.errors import WorkError
@@ -84,7 +85,8 @@ def _drain(
     while running or (queue and not broken):
         while queue and not broken and len(running) < settings.workers:
             try:
-                running[pool.submit(_work, function, queue[0][1])] = queue[0]
+                with _interrupts_later():
+                    running[pool.submit(_work, function, queue[0][1])] = queue[0]
             except BrokenProcessPool:
                 broken = True
             else:
@@ -102,6 +104,21 @@ def _drain(
                 yield number, Outcome(job, error=error)
             else:
                 yield number, Outcome(job, result=future.result())
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal. A worker ignores it once it runs, and until then
+    what it inherits from here counts: it is held back, for the worker for good, for us until the
+    worker is started."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(function: ShardFunction, job: Any) -> Any:

@@ -1,6 +1,7 @@
 """`datus run --edits`: masks, scores, names and exports of an edited run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,16 @@ def test_a_file_that_is_not_there_or_for_several_k_is_refused(
         "clusters.edits: expected one K, got 2: edits are made on the clusters of one; choose it "
         "with --clusters"
     )
+
+
+def test_names_change_no_byte_before_the_report(tiny: Dataset, plain: Path, tmp_path: Path) -> None:
+    steps = [{"op": "merge", "clusters": [1, 3]}, {"op": "split", "cluster": 0, "parts": 2}]
+    called = [{"op": "rename", "cluster": 2, "name": "sky"}]
+    kept = []
+    for given in ([*steps], [steps[0], *called, steps[1]]):
+        path = save_edits(plain, tmp_path / "edits.json", *given)
+        shutil.rmtree(plain / "edits", ignore_errors=True)
+        go(tiny.config(plain, {**MORE, "clusters.edits": str(path)}), until="edits")
+        (arrays,) = plain.glob("edits/*/shard-all.safetensors")
+        kept.append((arrays.parent.name, arrays.read_bytes()))
+    assert kept[0] == kept[1]

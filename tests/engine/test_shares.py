@@ -241,6 +241,18 @@ def test_shares_are_beside_one_another_and_a_whole_run_is_alone(tmp_path: Path) 
     enter("")
 
 
+def test_the_lock_of_a_share_killed_at_the_index_goes_with_the_next_whole_run(
+    tmp_path: Path,
+) -> None:
+    left = tmp_path / "index" / ".lock"
+    left.parent.mkdir()
+    left.touch()
+    with hold(Store(tmp_path), Share(1, 2)):
+        assert left.exists()
+    with hold(Store(tmp_path), None):
+        assert not left.exists()
+
+
 def test_a_share_leaves_what_others_are_writing(tmp_path: Path) -> None:
     torn = tmp_path / "features" / ".tmp-of-another"
     torn.parent.mkdir()
