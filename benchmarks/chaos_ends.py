@@ -125,7 +125,10 @@ def signals(bench: Bench, n_runs: int = 3, n_each: int = 5) -> None:
 
 def _signalled(bench: Bench, run_dir: Path, number: int) -> Ended:
     log = bench.folder / "log"
+    log.unlink(missing_ok=True)
     child = bench.start(["run", *bench.arguments(run_dir)], log)
+    while not log.exists():  # until then it is a copy of this process
+        time.sleep(0.001)
     time.sleep(bench.rng.uniform(0.02, 0.6 * bench.seconds))
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, number)
@@ -154,7 +157,7 @@ def _unclear(ended: Ended, number: signal.Signals, seconds: float = 0.0) -> str:
     said = ended.code in (0, -signal.SIGTERM) or SAID in ended.stderr
     noise = any(word in ended.stderr for word in ("Traceback", "Exception ignored", "Fatal"))
     ours = re.search(r"/datus/(?!__init__)", ended.stderr) or SAID in ended.stderr
-    if noise and ended.code == -signal.SIGINT and not ours:
+    if noise and ended.code in (1, -signal.SIGINT) and not ours:
         return ""  # Python itself was still starting
     if ended.code in codes and said and not noise:
         return ""
