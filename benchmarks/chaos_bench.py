@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))  # the small dataset, and how run folders are compared
 
 STAGES = (
-    *("index", "features", "keysums", "center", "graphs", "segments", "embeddings", "clusters"),
-    *("edits", "masks", "denoise-fit", "denoise", "evaluate", "report"),
+    *("index", "features", "keysums", "center", "graphs", "segments", "embeddings", "samples"),
+    *("clusters", "edits", "masks", "denoise-fit", "denoise", "evaluate", "tallies", "report"),
 )
 MORE = ("graphs.center=position", "denoise.enabled=true", "denoise.epochs=2")
 EDITS = (

@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -20,7 +21,8 @@ def at_write(stage: str, number: int, moment: str) -> Fault:
     """kill -9 at write `number` of a stage: before it, with half a temporary file, or after."""
 
     def install() -> None:
-        from datus.store import TEMPORARY, Store
+        from datus.leftovers import TEMPORARY
+        from datus.store import Store
 
         whole, count = Store.write, [0]
 
@@ -161,12 +163,12 @@ class _Mood:
 
     def __init__(self, lose: float, wait: float, down_at: str, rng: random.Random) -> None:
         self.lose, self.wait, self.down_at, self.rng = lose, wait, down_at, rng
-        self.inside, self.down = False, False
+        self.inside, self.down = threading.local(), False
 
     def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(call)
         def moody(fs: Any, path: str, *given: Any, **options: Any) -> Any:
-            if self.inside:
+            if getattr(self.inside, "call", False):
                 return call(fs, path, *given, **options)
             time.sleep(self.wait * self.rng.random())
             at_stage = self.down_at and f"/{self.down_at}/" in str(path)
@@ -174,11 +176,11 @@ class _Mood:
             lost = self.rng.random() < self.lose
             if self.down or (lost and self.rng.random() < 0.5):
                 raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
-            self.inside = True
+            self.inside.call = True
             try:
                 answer = call(fs, path, *given, **options)
             finally:
-                self.inside = False
+                self.inside.call = False
             if lost:
                 raise TimeoutError("the answer was lost")
             return answer

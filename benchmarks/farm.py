@@ -64,7 +64,7 @@ class Whole:
     per_shard: float = 0.0
     once: float = 0.0
     requests: float = 0.0
-    """To storage for one shard, one after the other."""
+    """To storage for one shard; those of several shards side by side."""
     own_round: bool = True
     """static: needs a process of its own (`--shards none`)."""
 
@@ -86,9 +86,10 @@ class Farm:
     driver_give: float = 0.0
     """To hand out a shard."""
     asks: float = 0.0
-    """Requests of the driver for one shard and stage, before the work and after it, one by one."""
-    read_at_once: int = 1
-    """Shards that a stage over all of them reads at a time. datus reads one: for trying."""
+    """Requests of the driver for one shard and stage, before the work and after it."""
+    read_at_once: int = 16
+    """Requests of one process under way at a time (speed.read_ahead): what it waits for is divided
+    by them, what it computes is not."""
     round_start: float = 0.0
     """static: until the processes of a round run."""
     index_look: float = 0.0
@@ -146,14 +147,13 @@ def play(
     for step in plan:
         start = total.end
         if isinstance(step, Whole):
-            per_shard = step.per_shard + step.requests * farm.latency
-            work = step.per_image * n_images + per_shard * n_shards
-            total.end += step.once + work / (farm.read_at_once if step.own_round else 1)
+            per_shard = step.per_shard + step.requests * farm.latency / farm.read_at_once
+            total.end += step.once + step.per_image * n_images + per_shard * n_shards
             if farm.policy == "static" and step.own_round:
                 total.end += farm.round_start + farm.index_look * n_images
         else:
             tasks = draw(step, farm, n_images, shard_images, rng)
-            asked = step.stages * n_shards * farm.asks * farm.latency
+            asked = step.stages * n_shards * farm.asks * farm.latency / farm.read_at_once
             if farm.policy == "static":  # every share asks for its own shards, beside the others
                 begin = start + farm.round_start + farm.index_look * n_images + asked / farm.gpus
             else:

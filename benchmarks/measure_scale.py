@@ -21,9 +21,10 @@ import statistics
 import tempfile
 import time
 import tracemalloc
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,13 +32,15 @@ from unittest.mock import patch
 
 import numpy as np
 
-from datus import index, resources, runner, shardjobs
+from datus import index, reporting, resources, runner, shardjobs
 from datus.config import Config, parse_override
+from datus.dataset import StoredDataset
 from datus.index import Index
 from datus.plan import Plan, make_plan
 from datus.records import ImageRecord, ShardData
 from datus.store import ShardReport, Store
-from datus.vectors import sample_vectors
+from datus.tallies import tally_of
+from datus.vectors import sample_vectors, taken
 
 N_IN_SHARD = 32
 
@@ -98,8 +101,9 @@ def of_run(args: argparse.Namespace, folder: Path) -> str:
         took, spread = _shard_seconds(store, result.plan, node)
         read = f"{1000 * _read_seconds(store, result.plan, node) / n:.3f}"
         lines.append(f"{_row(place, node.stage, n, took, spread)} {read} |")
-    sampled = 1000 * min(_sample_seconds(store, result.plan) for _ in range(3)) / n
-    lines += ["", f"to sample the vectors of all shards: {sampled:.3f} ms an image"]
+    lines += ["", "| one process reads for | ms an image |", "|---|---|"]
+    for what, read in _of_one_process(config, store, result).items():
+        lines.append(f"| {what} | {1000 * min(map(_processor, [read] * 3)) / n:.4f} |")
     lines += [
         "",
         f"{len(result.plan.shards)} shards: "
@@ -145,13 +149,33 @@ def _row(place: Path, name: str, n: int, seconds: float, spread: str) -> str:
     )
 
 
-def _sample_seconds(store: Store, plan: Plan) -> float:
-    """To take one vector in ten of all embeddings, as clusters does beyond its limit."""
-    node = next(node for node in plan.nodes if node.stage == "embeddings")
+def _of_one_process(
+    config: Config, store: Store, result: runner.RunResult
+) -> dict[str, Callable[[], Any]]:
+    """What stages over all shards read, one shard after the other: pictures do not grow."""
+    speed, k = replace(config.speed, read_ahead=1), config.clusters.k[0]
+    dataset = StoredDataset(
+        replace(config, speed=speed), store, result.plan, result.index, result.plan.nodes[-1], print
+    )
+    all_of = dict[str, Callable[[], Any]]()
+    all_of["center: sums of keys"] = lambda: deque(dataset.data("keysums", k), maxlen=0)
+    all_of["clusters: a sample of all vectors"] = lambda: sample_vectors(
+        dataset.data("embeddings", k), 10, 1, 0, shardjobs.silent
+    )
+    all_of["clusters: a sample of what shards kept"] = lambda: taken(
+        dataset, k, 1, 0, shardjobs.silent
+    )
+    n_labels, gallery = config.clusters.k[0], config.report.gallery
+    all_of["report: tallies"] = lambda: tally_of(dataset, k, n_labels, gallery)
+    all_of["report: what shards say of their images"] = lambda: reporting._read_reports(
+        config, dataset
+    )
+    return all_of
+
+
+def _processor(work: Callable[[], Any]) -> float:
     started = time.process_time()
-    data = (store.read_shard(place, files=False) for place in plan.places(node))
-    kept = ((shard, one) for shard, one in zip(plan.shards, data, strict=True) if one is not None)
-    sample_vectors(kept, 10, 1, 0, shardjobs.silent)
+    work()
     return time.process_time() - started
 
 

@@ -39,10 +39,19 @@ class Stage:
     driver_ms_shard: float = 0.0
     driver_s: float = 0.0
     """Once."""
+    driver_ms_large: float = 0.0
+    """In place of driver_ms from LARGE_IMAGES on."""
+    page_ms: float = 0.0
+    """For each image of the shards that the browser page is of."""
     wide: bool = False
     """Bytes grow with the key size of the backbone."""
     gpu: bool = False
 
+
+LARGE_IMAGES = 16 * 1_000_000 / 31
+"""clusters then reads what shards kept: 16 times clusters.sample, 31 valid segments an image."""
+
+PAGE_SHARDS, PAGE_IMAGES = 200, 40_000
 
 # Bytes and files: a run on CamVid val (101 images of 480 x 360, 4 shards, embedded backbone):
 #     python benchmarks/measure_scale.py run --images ... --truth ... --classes ... --clusters 11
@@ -57,12 +66,16 @@ STAGES = (
     Stage("graphs", 74_065, files_shard=2, core_ms=8.9),  # with segments and embeddings
     Stage("segments", 9_476, files_shard=2),
     Stage("embeddings", 157_126, files_shard=2, wide=True),
-    # to sample all vectors, by the command above; k-means itself stops growing at clusters.sample
+    Stage("samples", 1_385, files_shard=2, core_ms=0.05, wide=True),
+    # to sample the vectors, by the command above; k-means itself stops growing at clusters.sample
     # vectors, which 31 segments an image fill at 32,000 images: 15 s by its growth until there
-    Stage("clusters", files_run=3, driver_ms=0.16, driver_s=15.0),
-    Stage("masks", 34_452, files_image=1, files_shard=2, core_ms=13.3),  # with evaluate
-    Stage("evaluate", 4_826, files_shard=2),
-    Stage("report", files_run=6, driver_ms=0.37),
+    Stage("clusters", files_run=3, driver_ms=0.21, driver_ms_large=0.009, driver_s=15.0),
+    Stage("masks", 31_414, files_image=1, files_shard=2, core_ms=13.3),  # with evaluate
+    Stage("evaluate", 4_788, files_shard=2),
+    Stage("tallies", 2_391, files_shard=2, core_ms=0.32),  # fewer bytes an image in larger shards
+    # tallies and the reports of the shards; 10,000 images of the page at 3.1 ms, and all arrays of
+    # the shards that these are in
+    Stage("report", files_run=6, driver_ms=0.069, driver_s=31.0, page_ms=0.37),
 )
 
 PER_RUN_BYTES = {"center": 603_024, "clusters": 53_019, "report": 1_094_670}
@@ -109,11 +122,23 @@ def cost_of(stage: Stage, at: Scenario) -> Cost:
     n_files = stage.files_image * at.n_images + stage.files_shard * n_shards + stage.files_run
     node = stage.core_ms / 1000 / at.cores + (1 / at.gpu_images if stage.gpu else 0.0)
     node_hours = at.n_images * node / HOUR
-    driver = stage.driver_s + at.n_images * stage.driver_ms / 1000 * _reading(stage, at)
+    driver = stage.driver_s + at.n_images * driver_ms(stage, at) / 1000
+    driver += page_images(at) * stage.page_ms / 1000
     driver += n_shards * stage.driver_ms_shard / 1000 * _reading(stage, at)
     driver_hours = driver / HOUR
     price = at.node_hour * (node_hours + at.gpus * driver_hours)
     return Cost(stage.name, n_bytes, n_files, node_hours, driver_hours, price)
+
+
+def page_images(at: Scenario) -> int:
+    """Of the shards that the browser page is of."""
+    return min(at.n_images, max(PAGE_SHARDS * at.shard_images, PAGE_IMAGES))
+
+
+def driver_ms(stage: Stage, at: Scenario) -> float:
+    """Of one image, in the process that does the stages over all shards."""
+    large = stage.driver_ms_large and at.n_images > LARGE_IMAGES
+    return (stage.driver_ms_large if large else stage.driver_ms) * _reading(stage, at)
 
 
 def _reading(stage: Stage, at: Scenario) -> float:
@@ -202,29 +227,31 @@ def simulated_plan(at: Scenario | None = None) -> tuple[Group | Whole, ...]:
     def whole(name: str, requests: float) -> Whole:
         stage = by_name[name]
         each = _reading(stage, at) / 1000
-        of_shard = each * stage.driver_ms_shard
-        return Whole(name, each * stage.driver_ms, of_shard, stage.driver_s, requests)
+        of_shard, of_image = each * stage.driver_ms_shard, driver_ms(stage, at) / 1000
+        page = page_images(at) * stage.page_ms / 1000
+        return Whole(name, of_image, of_shard, stage.driver_s + page, requests)
 
     def group(name: str, stages: int, requests: float, n_bytes: float) -> Group:
         core = sum(by_name[one].core_ms for one in name.split(" + ")) / 1000
         gpu = 1 / at.gpu_images if name.startswith("features") else 0.0
         # evaluate, and nothing else, reads beside the image a true mask
-        reads = {"features + keysums": 1.0, "masks + evaluate": 2.0}.get(name, 0.0)
+        reads = {"features + keysums": 1.0, "masks + evaluate + tallies": 2.0}.get(name, 0.0)
         writes = 1.0 if name.startswith("masks") else 0.0
         return Group(
             name, gpu, core, PER_SHARD_S, SPREAD[name], stages, reads, writes, requests, n_bytes
         )
 
-    masks = embedded + sum(by_name[n].bytes_image for n in ("segments", "masks", "evaluate"))
-    graphs = features + embedded + sum(by_name[n].bytes_image for n in ("graphs", "segments"))
+    read = embedded + by_name["segments"].bytes_image
+    masks = read + sum(by_name[n].bytes_image for n in ("masks", "evaluate", "tallies"))
+    graphs = read + features + sum(by_name[n].bytes_image for n in ("graphs", "samples"))
     return (
         Whole("index", by_name["index"].driver_ms / 1000, own_round=False),
         # requests: is it done (1), arrays and report (2) of each stage; 3 for each that is read
         group("features + keysums", 2, 6, features),
-        whole("center", 3),
-        group("graphs + segments + embeddings", 3, 15, graphs),
-        whole("clusters", 4),
-        group("masks + evaluate", 2, 15, masks),
+        whole("center", 2),
+        group("graphs + segments + embeddings + samples", 4, 18, graphs),
+        whole("clusters", 3),
+        group("masks + evaluate + tallies", 3, 18, masks),
         whole("report", REPORT_REQUESTS),
     )
 
@@ -246,16 +273,17 @@ PER_SHARD_S = 0.02
 
 SPREAD = {
     "features + keysums": 0.06,
-    "graphs + segments + embeddings": 0.12,
-    "masks + evaluate": 0.08,
+    "graphs + segments + embeddings + samples": 0.12,
+    "masks + evaluate + tallies": 0.08,
 }
 """Deviation of the logarithm of a shard's processor seconds, shards of 8 photographs of other
 sizes and shapes (clothing, 126 images):
 python benchmarks/measure_scale.py run --images ... --every 2 --clusters 9 --set data.shard_images=8
 """
 
-REPORT_REQUESTS = 32
-"""Counted in reporting.py: 17 reports, and 5 times all shards of a stage, 3 requests each."""
+REPORT_REQUESTS = 10
+"""Counted in reporting.py and browsing.py: the reports of six stages, and tallies twice, two
+requests each. Before it was 32."""
 
 
 # --- numbers as people read them ----------------------------------------------------------------

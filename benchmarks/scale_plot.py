@@ -77,5 +77,5 @@ def timeline(runs: Mapping[str, Played], corner: tuple[float, float]) -> list[Ma
     x, y = left, top + 30 + 34 * len(runs)
     for number, (step, _, _) in enumerate(names):
         marks.append(Words((x, y), step, 10, "start", COLOURS[number % len(COLOURS)]))
-        x += 12 + 5.6 * len(step)
+        x += 10 + 5.1 * len(step)
     return marks

@@ -6,7 +6,7 @@ In: the stored stages of the main K. Out: the files of `reporting`; browse.html 
 browse/*, each handed over as soon as it is made (`Dataset.keep`): a few images are in memory.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,15 @@ from datus.records import Array, ClassTable, ClusterModel, ImageRecord, ShardDat
 from datus.report import browse, browse_tally
 from datus.report.browse import FOLDER, BrowseImage
 from datus.shardwork import Context
+from datus.tallies import tally_of
 from datus.threads import map_threads
 
 MAX_DIMS = 32
 """Of the places that the page searches: one number a byte, a dozen segments an image."""
+
+PAGE_SHARDS = 200
+"""A shard is read whole for one image of the page, so these come from no more, or from as many as
+hold four times the images of the page."""
 
 Looked = tuple[BrowseImage, Array, dict[str, Any]]
 """An image, float64 (S,) the distances of its segments to a centroid, what its pack holds."""
@@ -57,12 +62,12 @@ def write_browser(context: Context, dataset: Dataset, advance: Advance) -> None:
     config, k = context.config, context.config.clusters.k[0]
     records = dataset.index.records
     usable = _usable(config, dataset, k)
-    done = [r for r in records if r.image_id in usable]
-    chosen = {done[i].image_id for i in browse_tally.spread(len(done), config.report.browse)}
+    chosen = choose([r for r in records if r.image_id in usable], config.report.browse)
     source = _Source(config, dataset, k, chosen)
     tally, rows = browse_tally.Tally(len(source.centroids), config.seed), list[browse.Row]()
     packs = _Files(dataset, "pack", browse.PACK_IMAGES, browse.pack)
     vectors = _Files(dataset, "vectors", browse.VECTOR_IMAGES, browse.vectors)
+    n_seen = 0
     for shard, images in source.images(context.runtime.threads):
         for image, distances, entry in images:
             tally.add(len(rows), image, distances)
@@ -70,12 +75,24 @@ def write_browser(context: Context, dataset: Dataset, advance: Advance) -> None:
             packs.add(entry)
             vectors.add(_light(image))
         advance(len(shard.records))
+        n_seen += len(shard.records)
+    advance(len(records) - n_seen)  # shards of which no image is on the page
     packs.close()
     vectors.close()
     about = source.about() | {"n_packs": packs.n_files, "n_vectors": vectors.n_files}
     facts = browse_tally.facts_of(tally, source.centroids, source.pixels, about)
     dataset.keep(f"{FOLDER}/index.js", browse.index(facts, rows))
     dataset.keep("browse.html", browse.page(config.name))
+
+
+def choose(records: Sequence[ImageRecord], limit: int) -> set[str]:
+    """Ids of `limit` images, evenly spread; of large sets over some of the shards."""
+    shards = list(dict.fromkeys(record.shard for record in records))
+    n_shards = max(PAGE_SHARDS, 4 * limit * len(shards) // max(1, len(records)))
+    if len(records) > limit and len(shards) > n_shards:
+        few = {shards[i] for i in browse_tally.spread(len(shards), n_shards)}
+        records = [record for record in records if record.shard in few]
+    return {records[i].image_id for i in browse_tally.spread(len(records), limit)}
 
 
 def _light(image: BrowseImage) -> BrowseImage:
@@ -120,13 +137,14 @@ class _Source:
         self.classes: ClassTable | None = None
         self.match: Array | None = None
         self.centroids = gather.label_centroids(config, dataset, k)
-        self.pixels = np.zeros(len(self.centroids) + 1, np.int64)
+        tally = tally_of(dataset, k, len(self.centroids))
+        self.pixels = tally.pixels
         if config.data.truth:
             from datus.metrics import RULES, fit_match
 
             self.classes = load_classes(Path(config.data.classes))
             self.rule = RULES[0]
-            self.match = fit_match(gather.confusion_of(dataset, k), self.rule)
+            self.match = fit_match(tally.confusion(), self.rule)
         self.project = _projection(self.model, dataset, k, chosen)
 
     def about(self) -> dict[str, Any]:
@@ -146,18 +164,14 @@ class _Source:
         }
 
     def images(self, threads: int) -> Iterator[tuple[Shard, list[Looked]]]:
-        """Of each shard, in order."""
+        """Of each shard with an image of the page, in order."""
         for shard, found in self._shards():
-            self.pixels += sum(
-                (arrays["pixels"] for arrays in found["masks"].values()), np.zeros_like(self.pixels)
-            )
             records = [r for r in shard.records if r.image_id in self.chosen]
-
             yield shard, map_threads(partial(self._image, found), records, threads)
 
     def _shards(self) -> Iterator[tuple[Shard, dict[str, dict[str, dict[str, Array]]]]]:
         names = ["masks", "segments", "embeddings"] + (["evaluate"] if self.classes else [])
-        streams = [self.dataset.data(name, self.k) for name in names]
+        streams = [self.dataset.data(name, self.k, self.chosen) for name in names]
         for parts in zip(*streams, strict=True):
             yield parts[0][0], {n: p[1].arrays for n, p in zip(names, parts, strict=True)}
 
@@ -224,7 +238,7 @@ def _projection(model: ClusterModel, dataset: Dataset, k: int, chosen: set[str])
 def _widest(dataset: Dataset, k: int, chosen: set[str], size: int) -> Array:
     """float64 (MAX_DIMS, E): directions in which the vectors have most of their length."""
     moments = np.zeros((size, size))
-    for _, data in dataset.data("embeddings", k):
+    for _, data in dataset.data("embeddings", k, chosen):
         rows = [a["vectors"][a["valid"]] for i, a in data.arrays.items() if i in chosen]
         if rows:
             block = np.concatenate(rows).astype(np.float64)

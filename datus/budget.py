@@ -74,11 +74,11 @@ class _Rehearsal:
     def shard(self, group: Sequence[Node], shard: Shard) -> None:
         memory: set[str] = set()
         for node in group:
-            if (node.stage, node.mark, shard.key) not in self._done:
+            if (node.stage, node.mark, node.key(shard)) not in self._done:
                 self._data(node, shard, memory)
 
     def _data(self, node: Node, shard: Shard, memory: set[str]) -> None:
-        place = (node.stage, node.mark, DATASET_KEY if node.scope == "dataset" else shard.key)
+        place = (node.stage, node.mark, node.key(shard))
         if node.mark in memory or place in self._held:
             return
         memory.add(node.mark)

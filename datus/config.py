@@ -153,6 +153,9 @@ class SpeedConfig:
     shards: str = ""
     """3/64 = this process does the third of 64 shares of the shards, beside others that do theirs
     in the same run folder; none = only the stages that need all shards; empty = everything."""
+    read_ahead: int = 16
+    """Shards that a stage over all of them reads at a time, of 16 MB each on average; 1 = one after
+    the other. On an object store most of the time is waiting for one answer after the other."""
     ray_address: str = ""
     """HOST:PORT, local, or auto; empty = what RAY_ADDRESS says, else this machine's cluster."""
     ray_cpus: float = 1.0
@@ -259,6 +262,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("speed.batch", 1, 65_536),
     ("speed.max_failed", 0, 10**9),
     ("speed.decode_seconds", 0.1, 86_400),
+    ("speed.read_ahead", 1, 1024),
     ("speed.ray_cpus", 0.01, 4096),
     ("speed.ray_gpus", 0, 1024),
     ("speed.ray_wait", 0, 86_400),

@@ -25,7 +25,7 @@ from datus.modelarrays import cluster_arrays
 from datus.records import WHOLE, Array, ClusterModel, ImageRecord, ShardData
 from datus.shardwork import Arrays, Context
 from datus.store import ShardReport
-from datus.vectors import sample_vectors
+from datus.vectors import count_valid, sample_vectors
 
 
 class Stored(Protocol):
@@ -60,8 +60,7 @@ def make_clusters(
             f"use --clusters {n_classes} or more"
         )
     seen = _Seen()
-    reports = dataset.reports("embeddings", context.k)
-    n_all = sum(int(row["n_valid"]) for report in reports for row in report.numbers.values())
+    n_all = count_valid(dataset, context.k)
     rest, records = sample_vectors(
         _without_labelled(context, corrections, dataset, seen),
         *(n_all, config.clusters.sample, config.seed, advance),

@@ -33,8 +33,9 @@ from datus.masks import labels_to_pixels
 from datus.plan import DATASET_KEY
 from datus.ready import reports
 from datus.records import WHOLE, Array, ImageRecord
-from datus.reporting import Candidate, candidates, pixels_of
+from datus.reporting import pixels_of
 from datus.store import ShardReport, Store
+from datus.tallies import Candidate, candidates
 
 PLACES = "inputs.json"
 """In a run folder: where its images and weights are. Recipes hold hashes, never paths."""

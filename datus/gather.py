@@ -4,7 +4,7 @@ Both read shard by shard, so that memory stays bounded: clusters keeps one vecto
 the report a few pictures.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
@@ -20,10 +20,10 @@ from datus.errors import WorkError
 from datus.executors import Advance
 from datus.index import Index, Shard
 from datus.modelarrays import cluster_arrays, cluster_model
-from datus.records import WHOLE, Array, ClusterModel, Confusion, ShardData
+from datus.records import WHOLE, Array, ClusterModel, ShardData
 from datus.shardwork import Arrays, Context
 from datus.store import ShardReport
-from datus.vectors import sample_vectors
+from datus.vectors import taken
 from datus.work import key_sums_of
 
 
@@ -33,7 +33,12 @@ class Dataset(Protocol):
     index: Index
     warnings: tuple[str, ...]
 
-    def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]: ...
+    def data(
+        self, stage: str, k: int, images: Collection[str] | None = None
+    ) -> Iterator[tuple[Shard, ShardData]]:
+        """In order; `images`: only the shards that hold one of these."""
+        ...
+
     def reports(self, stage: str, k: int) -> Iterator[ShardReport]: ...
     def file(self, stage: str, k: int, name: str) -> bytes: ...
     def keep(self, name: str, content: bytes) -> None:
@@ -59,12 +64,11 @@ def build_clusters(context: Context) -> DatasetWork:
         return _build_taken(context, "clusters")
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
-        config, counts = context.config, dataset.reports("embeddings", context.k)
+        config = context.config
         if corrections := corrected.load(config, dataset.index.records):
             return make_clusters(context, corrections, dataset, advance)
-        n_all = sum(int(row["n_valid"]) for report in counts for row in report.numbers.values())
-        data, limit = dataset.data("embeddings", context.k), config.clusters.sample
-        vectors, records = sample_vectors(data, n_all, limit, config.seed, advance)
+        limit = config.clusters.sample
+        vectors, records = taken(dataset, context.k, limit, config.seed, advance)
         model = fit_clusters(
             vectors,
             context.k,
@@ -107,10 +111,8 @@ def build_edits(context: Context) -> DatasetWork:
     def work(dataset: Dataset, advance: Advance) -> ShardData:
         config, vectors = context.config, np.zeros((0, 1), np.float32)
         if review.reads_vectors(config):
-            counts = dataset.reports("embeddings", context.k)
-            n_all = sum(int(row["n_valid"]) for one in counts for row in one.numbers.values())
-            data, limit = dataset.data("embeddings", context.k), config.clusters.sample
-            vectors, _ = sample_vectors(data, n_all, limit, config.seed, advance)
+            limit = config.clusters.sample
+            vectors, _ = taken(dataset, context.k, limit, config.seed, advance)
         found = cluster_arrays_of(dataset, context.k)
         arrays, conflicts = review.split_all(config, found, vectors)
         figures = {"n_conflicts": float(len(conflicts))}
@@ -182,17 +184,3 @@ def cluster_arrays_of(dataset: Dataset, k: int) -> Arrays:
     for _, data in dataset.data("clusters", k):
         return data.arrays[WHOLE]
     raise WorkError(f"no clusters for K = {k}")
-
-
-def confusion_of(dataset: Dataset, k: int, name: str = "counts") -> Confusion:
-    from datus.metrics import add
-
-    counts = (
-        Confusion(arrays[name])
-        for _, data in dataset.data("evaluate", k)
-        for arrays in data.arrays.values()
-    )
-    first = next(counts, None)
-    if first is None:
-        raise WorkError("no image has a usable true mask, nothing can be scored: see the failures")
-    return add(chain([first], counts))

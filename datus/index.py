@@ -48,6 +48,8 @@ class Shard:
     key: str
     """12 hex digits of the hash of the ids and contents of its images."""
     records: tuple[ImageRecord, ...]
+    truth_key: str = ""
+    """The same of the key and the contents of its true masks; empty if it has none."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Index:
         by_key: dict[str, list[ImageRecord]] = {}
         for record in self.records:
             by_key.setdefault(record.shard, []).append(record)
-        return tuple(Shard(key, tuple(records)) for key, records in by_key.items())
+        return tuple(
+            Shard(key, tuple(records), _truth_key(key, records)) for key, records in by_key.items()
+        )
 
     @cached_property
     def content(self) -> str:
@@ -237,6 +241,11 @@ def _sharded(records: list[ImageRecord], mean_size: int) -> tuple[ImageRecord, .
             done.extend(dataclasses.replace(r, shard=key) for r in shard)
             shard = []
     return tuple(done)
+
+
+def _truth_key(key: str, records: list[ImageRecord]) -> str:
+    found = [r.truth_sha256 for r in records]
+    return _hash([key, found])[:12] if any(found) else ""
 
 
 def _known(store: Store) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from datus.store import TEMPORARY, Store
+from datus.leftovers import TEMPORARY
+from datus.store import Store
 
 FOLDER = "latest"
 

@@ -36,9 +36,9 @@ from datus.naming import (
 )
 from datus.plan import DATASET_KEY
 from datus.records import WHOLE, Array
-from datus.reporting import Candidate
 from datus.review import read_base
 from datus.store import Store
+from datus.tallies import Candidate
 from datus.textimage import DEFAULT, TextImage, load_text_image
 
 JSON, TOML = "suggested_names.json", "names.toml"

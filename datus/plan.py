@@ -21,6 +21,9 @@ from datus.index import Index, Shard
 from datus.stages import STAGE_NAMES, STAGES, Stage, active_stages
 from datus.store import Store, canonical_json, fingerprint
 
+DATASET_KEY = "all"
+"""The shard key of stages that work on the whole dataset."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -34,6 +37,14 @@ class Node:
     recipe: Mapping[str, Any]
     needs: tuple[str, ...]
     keep: bool
+    sees_truth: bool = False
+    """Its shards are named by their true masks too: one that changes redoes one shard."""
+
+    def key(self, shard: Shard) -> str:
+        """Of what it makes of a shard."""
+        if self.scope == "dataset":
+            return DATASET_KEY
+        return shard.truth_key or shard.key if self.sees_truth else shard.key
 
     @property
     def row(self) -> Stage:
@@ -50,9 +61,6 @@ class Node:
 
 FROZEN = ("center", "clusters")
 """Stages that take what an earlier run made, if `clusters.frozen` says so."""
-
-DATASET_KEY = "all"
-"""The shard key of stages that work on the whole dataset."""
 
 
 def find_node(nodes: Sequence[Node], stage: str, k: int) -> Node:
@@ -72,14 +80,14 @@ class Plan:
             yield node.stage, node.mark, DATASET_KEY
         else:
             for shard in self.shards:
-                yield node.stage, node.mark, shard.key
+                yield node.stage, node.mark, node.key(shard)
 
     def key_of(self, node: Node, image_id: str) -> str:
         """The key of the shard in which a node makes an image; no report has to be read for it."""
         if node.scope == "dataset":
             return DATASET_KEY
-        records = (record for shard in self.shards for record in shard.records)
-        return next(record.shard for record in records if record.image_id == image_id)
+        found = (s for s in self.shards if any(r.image_id == image_id for r in s.records))
+        return node.key(next(found))
 
     def groups(self) -> list[tuple[Node, ...]]:
         """Nodes that run in one go: a stage that is not kept, up to the last one that needs it."""
@@ -163,7 +171,8 @@ def _node(config: Config, index: Index, stage: Stage, k: int, made: list[Node]) 
     }
     recipe = kept_recipe(config, stage.name, k) or recipe  # after `settings`, which check it
     keep = bool(getattr(getattr(config, stage.name, None), "keep", True))
-    return Node(stage.name, k, fingerprint(recipe), recipe, needs, keep)
+    mark, sees_truth = fingerprint(recipe), stage.sees_truth and bool(config.data.truth)
+    return Node(stage.name, k, mark, recipe, needs, keep, sees_truth)
 
 
 FROM_FILES = ("clusters", "edits", "evaluate")
@@ -227,7 +236,8 @@ def _changed(store: Store, plan: Plan, node: Node) -> str:
     if old.get("frozen") != new.get("frozen"):
         return f"{node.stage}: other clusters are taken from an earlier run, or none are any more"
     for name in sorted({*old, *new}, key=lambda name: (name != "corrections", name)):
-        if old.get(name) != new.get(name):
+        gone = name == "truth" and not old.keys() & new.keys() & {"truth"}  # its stages say so
+        if old.get(name) != new.get(name) and not gone:
             return _difference(node.stage, name, old.get(name), new.get(name))
     for name in sorted({*before["upstream"], *node.recipe["upstream"]}):
         if before["upstream"].get(name) != node.recipe["upstream"].get(name):

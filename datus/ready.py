@@ -2,27 +2,23 @@
 
     reports(store, places)               a ShardReport or None for each place, in order
     undone(store, places)                keys of those that are not finished
-    read_ahead(store, places)            their arrays, the next ones read meanwhile
-    contents(store, files)               the same of whole files
+    contents(store, files)               what is in whole files
 
 On a local disk that is a look at one after the other. On an object store each look is a request of
 some 20 ms: folders are listed, a thousand files a request, and only what is there is read, several
 at a time.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
-from typing import TypeVar
 
-from datus.errors import CorruptShard
-from datus.records import ShardData
+from datus import ahead
+from datus.ahead import read_ahead
 from datus.store import ShardReport, Store
 
-In = TypeVar("In")
-Out = TypeVar("Out")
 Place = tuple[str, str, str]
 """(stage, fingerprint, key of the shard)."""
 
@@ -31,9 +27,6 @@ AT_ONCE = 10
 
 AHEAD = 64
 """Reports that are held in memory."""
-
-SHARDS_AHEAD = 4
-"""Whole shards that are held in memory beside the one at work."""
 
 FOLDERS = 8
 """Listings that are held in memory. Shards follow the order of ids, so folders come in a row."""
@@ -44,8 +37,7 @@ def reports(
 ) -> Iterator[ShardReport | None]:
     """What `store.report` says of each place. files: only if all files have the right size."""
     if store.is_local:
-        for place in places:
-            yield store.report(*place, files)
+        yield from read_ahead(lambda place: store.report(*place, files), places, ahead.AT_ONCE)
         return
     listings, waiting = _Listings(store), iter(places)
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -61,23 +53,6 @@ def reports(
                 yield report if not files or listings.whole(place, report) else None
 
 
-def read_ahead(store: Store, places: Iterable[Place]) -> Iterator[ShardData | None]:
-    """What each place holds, in order; None if it must be looked at more closely.
-
-    On a local disk all are None: there nothing is gained by reading the next while one is at work.
-    """
-    if store.is_local:
-        yield from (None for _ in places)
-        return
-
-    def read(place: Place) -> ShardData | None:
-        with suppress(CorruptShard):
-            return store.read_shard(place, files=False)
-        return None
-
-    yield from _ahead(read, places, SHARDS_AHEAD)
-
-
 def contents(store: Store, files: Iterable[Sequence[str]]) -> Iterator[bytes | None]:
     """What is in each file, in order; None if it is gone."""
 
@@ -86,21 +61,7 @@ def contents(store: Store, files: Iterable[Sequence[str]]) -> Iterator[bytes | N
             return store.read(*parts)
         return None
 
-    yield from map(read, files) if store.is_local else _ahead(read, files, AT_ONCE)
-
-
-def _ahead(read: Callable[[In], Out], items: Iterable[In], n_ahead: int) -> Iterator[Out]:
-    """`map(read, items)`, the next ones read meanwhile."""
-    waiting = iter(items)
-    with ThreadPoolExecutor(n_ahead) as pool:
-        coming = deque(pool.submit(read, item) for item in islice(waiting, n_ahead))
-        try:
-            while coming:
-                yield coming.popleft().result()
-                coming.extend(pool.submit(read, item) for item in islice(waiting, 1))
-        finally:
-            for future in coming:
-                future.cancel()
+    yield from map(read, files) if store.is_local else read_ahead(read, files, AT_ONCE)
 
 
 def undone(store: Store, places: Iterable[Place]) -> set[str]:

@@ -3,14 +3,11 @@
 Everything is read shard by shard: what stays in memory is a few pictures and figures.
 """
 
-import heapq
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import numpy as np
 
 from datus import corrected, frozen, review
 from datus.classes import load_classes
@@ -21,11 +18,10 @@ from datus.gather import (
     Dataset,
     DatasetWork,
     cluster_arrays_of,
-    confusion_of,
     label_centroids,
     model_of,
 )
-from datus.records import WHOLE, Array, Confusion, ImageRecord, ShardData
+from datus.records import WHOLE, Confusion, ImageRecord, ShardData
 from datus.report.records import (
     Denoised,
     Distribution,
@@ -37,6 +33,7 @@ from datus.report.records import (
 )
 from datus.report.summary import HEADLINE
 from datus.shardwork import Context, read_image, read_truth
+from datus.tallies import Candidate, Tally, tally_of
 
 # --- report: files report.json, report.md, report.html ------------------------------------------
 
@@ -54,7 +51,9 @@ def build_report_stage(context: Context) -> DatasetWork:
 
 def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
-    sweep = tuple(_result(config, dataset, k) for k in config.clusters.k)
+    told, main = _read_reports(config, dataset), config.clusters.k[0]
+    tallies = {k: _tally(config, dataset, k, advance) for k in config.clusters.k}
+    sweep = tuple(_result(config, dataset, k, tallies[k]) for k in config.clusters.k)
     drift = _drift(config, dataset)
     said: tuple[str, ...] = (drift.words,) if drift and drift.words else ()
     if config.clusters.edits:
@@ -70,12 +69,12 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
         settings={name: _shown(config, dataset, name) for name in _sections(config)}
         | {"run": {"seed": config.seed}},
         provenance=_provenance(config, sweep[0].library),
-        failures=_failures(config, dataset),
+        failures=_failures(dataset, told),
         warnings=(*dataset.warnings, *said),
-        numbers=_numbers(config, dataset),
+        numbers=_numbers(told),
         classes=classes,
-        examples=tuple(_examples(config, dataset)),
-        gallery=_gallery(config, dataset, advance),
+        examples=tuple(_examples(config, dataset, told)),
+        gallery=_gallery(config, dataset, tallies[main].best),
         drift=drift,
         browse=config.report.browse > 0,
     )
@@ -109,68 +108,61 @@ def _drift(config: Config, dataset: Dataset) -> Drift | None:
     return frozen.drift_of(cluster_arrays_of(dataset, k), dataset.data("embeddings", k))
 
 
-def _result(config: Config, dataset: Dataset, k: int) -> KResult:
+def _tally(config: Config, dataset: Dataset, k: int, advance: Advance) -> Tally:
+    """Of the first K with the gallery; the bar counts its images."""
+    main = k == config.clusters.k[0]
+    n_labels = len(label_centroids(config, dataset, k))
+    if main:
+        return tally_of(dataset, k, n_labels, config.report.gallery, advance)
+    return tally_of(dataset, k, n_labels)
+
+
+def _result(config: Config, dataset: Dataset, k: int, tally: Tally) -> KResult:
     from datus.metrics import score_all
 
     model, centroids = model_of(dataset, k), label_centroids(config, dataset, k)
-    pixels = _label_pixels(dataset, "masks", k, len(centroids))
-    confusion = confusion_of(dataset, k) if config.data.truth else None
-    again = _denoised(config, dataset, k)
+    confusion = tally.confusion() if config.data.truth else None
+    again = _denoised(config, dataset, k, tally)
     said = review.named(config, cluster_arrays_of(dataset, k))
     return KResult(
         k=len(centroids),
-        cluster_pixels=pixels,
+        cluster_pixels=tally.pixels,
         inertia=model.inertia,
         n_trained=model.n_trained,
         library=model.library,
         confusion=confusion,
         scores=score_all(confusion, centroids) if confusion else {},
         denoised=again,
-        kept=_kept(dataset, k, confusion) if confusion else (),
+        kept=_kept(tally, confusion) if confusion else (),
         names=said.names,
         gone=said.gone,
     )
 
 
-def _label_pixels(dataset: Dataset, stage: str, k: int, n_labels: int) -> Array:
-    """int64 (L + 1,): pixels of each label over all masks, those without one last."""
-    pixels = np.zeros(n_labels + 1, np.int64)
-    for _, data in dataset.data(stage, k):
-        for arrays in data.arrays.values():
-            pixels += arrays["pixels"]
-    return pixels
-
-
-def _kept(dataset: Dataset, k: int, confusion: Confusion) -> tuple[Kept, ...]:
+def _kept(tally: Tally, confusion: Confusion) -> tuple[Kept, ...]:
     """Scores of what is left as the least sure pixels lose their label; all under one match."""
     from datus.confidence import N_BINS, kept_counts
     from datus.metrics import fit_match, score
 
-    rows = np.zeros((N_BINS, confusion.n_clusters, confusion.n_classes), np.int64)
-    for _, data in dataset.data("evaluate", k):
-        for arrays in data.arrays.values():
-            bins, cluster, true_class, pixels = arrays["by_confidence"].T
-            np.add.at(rows, (bins, cluster, true_class), pixels)
     match, found = fit_match(confusion, HEADLINE), []
-    for number, counts in enumerate(kept_counts(rows, confusion.counts[-1])):
+    for number, counts in enumerate(kept_counts(tally.by_confidence, confusion.counts[-1])):
         if counts[:-1].any():
             one = score(Confusion(counts), "hungarian_covered", match=match)
             found.append(Kept(number / N_BINS, one.coverage, one.accuracy, one.miou))
     return tuple(found)
 
 
-def _denoised(config: Config, dataset: Dataset, k: int) -> Denoised | None:
+def _denoised(config: Config, dataset: Dataset, k: int, tally: Tally) -> Denoised | None:
     """How learning went and what the masks it drew score; None where it is not asked for."""
     from datus.metrics import score_all
 
     if not config.denoise.enabled:
         return None
-    centroids = label_centroids(config, dataset, k)
-    pixels = _label_pixels(dataset, "denoise", k, len(centroids))
     _, fitted = next(iter(dataset.data("denoise-fit", k)))
-    confusion = confusion_of(dataset, k, "denoised") if config.data.truth else None
+    confusion = tally.confusion("denoised") if config.data.truth else None
+    centroids = label_centroids(config, dataset, k)
     return Denoised(
-        cluster_pixels=pixels,
+        cluster_pixels=tally.denoised_pixels,
         n_trained=int(fitted.numbers[WHOLE]["n_trained"]),
         n_dropped=int(fitted.numbers[WHOLE]["n_dropped"]),
         curve=tuple(fitted.arrays[WHOLE]["curve"].ravel().tolist()),
@@ -196,47 +188,68 @@ def _provenance(config: Config, library: str) -> dict[str, str]:
     return found
 
 
-def _failures(config: Config, dataset: Dataset) -> tuple[tuple[str, str, str], ...]:
-    rows = [("index", image_id, reason) for image_id, reason in dataset.index.failures.items()]
-    stages = ["features", "embeddings", "masks"] + (["evaluate"] if config.data.truth else [])
-    stages += ["denoise"] if config.denoise.enabled else []
-    for stage in stages:
-        for report in dataset.reports(stage, config.clusters.k[0]):
-            rows += [(stage, image_id, reason) for image_id, reason in report.failures.items()]
-    return tuple(sorted(rows))
-
-
 FIGURES = {
     "graphs": ("density",),
     "segments": ("modularity", "n_communities", "n_segments"),
     "embeddings": ("n_valid", "valid_share", "valid_patch_share"),
     "masks": ("labelled", "confidence"),
 }
+"""Stage -> what its reports say of each image."""
+
+FAILING = ("features", "embeddings", "masks", "evaluate", "denoise")
+"""Stages that may leave an image out."""
 
 
-def _numbers(config: Config, dataset: Dataset) -> dict[str, dict[str, Distribution]]:
-    found: dict[str, dict[str, Distribution]] = {}
-    for stage, names in FIGURES.items():
-        values = {name: array("d") for name in names}  # 8 bytes an image; a dict takes 400
+@dataclass(slots=True)
+class _Told:
+    """What the reports of the main K say, each read once."""
+
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+    values: dict[str, dict[str, "array[float]"]] = field(default_factory=dict)
+    """Stage -> figure -> 8 bytes an image; a dict would take 400."""
+    images: set[str] = field(default_factory=set)
+    """That got a mask, also a de-noised one, and are scored where there is truth."""
+
+
+def _read_reports(config: Config, dataset: Dataset) -> _Told:
+    told, last = _Told(), ["denoise" if config.denoise.enabled else "masks"]
+    last += ["evaluate"] if config.data.truth else []
+    left_out = {"evaluate", "denoise"} - set(last)
+    done: dict[str, set[str]] = {stage: set() for stage in last}
+    for stage in sorted({*FIGURES, *FAILING} - left_out):
+        values = {name: array("d") for name in FIGURES.get(stage, ())}
         for report in dataset.reports(stage, config.clusters.k[0]):
-            for row in report.numbers.values():
+            if stage in FAILING:
+                told.failures += [(stage, who, why) for who, why in report.failures.items()]
+            for row in report.numbers.values() if values else ():
                 for name in values.keys() & row.keys():
                     values[name].append(row[name])
-        found[stage] = {name: Distribution.of(values[name]) for name in names}
-    return found
+            if stage in done:
+                done[stage].update(report.images)
+        told.values[stage] = values
+    told.images = set.intersection(*done.values())
+    return told
 
 
-def _examples(config: Config, dataset: Dataset) -> Iterator[Example]:
+def _failures(dataset: Dataset, told: _Told) -> tuple[tuple[str, str, str], ...]:
+    rows = [("index", image_id, reason) for image_id, reason in dataset.index.failures.items()]
+    return tuple(sorted(rows + told.failures))
+
+
+def _numbers(told: _Told) -> dict[str, dict[str, Distribution]]:
+    return {
+        stage: {name: Distribution.of(told.values[stage][name]) for name in names}
+        for stage, names in FIGURES.items()
+    }
+
+
+def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example]:
     """Images spread evenly over the dataset; those with truth, where there is truth."""
     from datus.masks import decode_labels, truth_classes
 
     k = config.clusters.k[0]
     stages = ("masks", "denoise") if config.denoise.enabled else ("masks",)
-    done = {image for report in dataset.reports(stages[-1], k) for image in report.images}
-    usable = [r for r in dataset.index.records if r.image_id in done]
-    if config.data.truth:
-        scored = {image for report in dataset.reports("evaluate", k) for image in report.images}
-        usable = [r for r in usable if r.image_id in scored]
+    usable = [r for r in dataset.index.records if r.image_id in told.images]
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
     for record in _spread(usable, config.report.examples):
         name, limit = f"{record.image_id}.png", config.data.max_pixels
@@ -253,50 +266,13 @@ def _spread(records: list[ImageRecord], n_wanted: int) -> list[ImageRecord]:
     return [records[(2 * i + 1) * len(records) // (2 * n_taken)] for i in range(n_taken)]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Candidate:
-    """A segment for the gallery; the order is by confidence, then by name."""
-
-    margin: float
-    image_id: str
-    box: tuple[float, float, float, float]
-    """In shares of the image's height and width."""
-    segment: int
-
-
 def _gallery(
-    config: Config, dataset: Dataset, advance: Advance
+    config: Config, dataset: Dataset, best: list[list[Candidate]]
 ) -> tuple[tuple[GalleryItem, ...], ...]:
     """The most confident segments of each cluster, one from an image."""
-    k, size = config.clusters.k[0], config.report.gallery
-    n_labels = len(label_centroids(config, dataset, k))
-    best: list[list[Candidate]] = [[] for _ in range(n_labels)]
-    segments = dataset.data("segments", k)
-    for (shard, masks), (_, segmented) in zip(dataset.data("masks", k), segments, strict=True):
-        for record in shard.records:
-            if record.image_id in masks.arrays:
-                arrays = masks.arrays[record.image_id], segmented.arrays[record.image_id]
-                for cluster, candidate in candidates(record, *arrays):
-                    if len(best[cluster]) < size or best[cluster][-1] < candidate:
-                        best[cluster] = heapq.nlargest(size, [*best[cluster], candidate])
-        advance(len(shard.records))
     wanted = {one.image_id for row in best for one in row}
     records = {r.image_id: r for r in dataset.index.records if r.image_id in wanted}
     return tuple(tuple(_item(config, records[one.image_id], one) for one in row) for row in best)
-
-
-def candidates(
-    record: ImageRecord, masks: dict[str, Array], segments: dict[str, Array]
-) -> Iterator[tuple[int, Candidate]]:
-    """(cluster, the image's most confident segment of it)."""
-    rows, columns = segments["labels"].shape
-    cluster, margin = masks["cluster"], masks["margin"]
-    for one in np.unique(cluster[cluster >= 0]).tolist():
-        members = np.flatnonzero(cluster == one)
-        segment = int(members[np.argmax(margin[members])])
-        top, left, bottom, right = segments["boxes"][segment].tolist()
-        box = (top / rows, left / columns, bottom / rows, right / columns)
-        yield one, Candidate(float(margin[segment]), record.image_id, box, segment)
 
 
 def _item(config: Config, record: ImageRecord, one: Candidate) -> GalleryItem:

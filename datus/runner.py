@@ -6,31 +6,30 @@ Stages whose output is not kept (`keep = false`) are made in one go with those t
 shard passes through all of them in memory, and the bytes that come out are the same.
 """
 
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 from datus import executors
 from datus.budget import check_door
 from datus.config import Config
+from datus.dataset import WORKPLACE, StoredDataset
 from datus.disk import explained
 from datus.errors import DatusError, TooManyFailures, WorkError
 from datus.executors import Advance, ExecutorSettings, Outcome
-from datus.images import sha256_of
 from datus.index import Index, Shard, check_inputs, make_index
 from datus.isolation import under_way
 from datus.latest import point
-from datus.plan import DATASET_KEY, Node, Plan, find_node, make_plan, unchanged, wanted_groups
-from datus.ready import read_ahead, reports, undone
+from datus.leftovers import note_loss
+from datus.plan import DATASET_KEY, Node, Plan, make_plan, unchanged, wanted_groups
+from datus.ready import reports, undone
 from datus.records import ShardData
 from datus.resources import at_a_time, frugal, in_workers, runtime_of
-from datus.shardjobs import LOADED, READ, Job, Maker, carefully, is_done, run_job, silent
+from datus.shardjobs import LOADED, READ, Job, carefully, is_done, run_job, silent
 from datus.shardwork import Context
 from datus.shares import parse_share
 from datus.store import ShardReport, Store
@@ -81,6 +80,8 @@ class RunResult:
     """What people look for -> where it is."""
     next_step: str = ""
     """What to run next, where this process had only a share of the shards."""
+    warned: dict[str, list[str]] = field(default_factory=dict)
+    """Fingerprint -> what was said of a stage."""
     suspects: frozenset[str] = frozenset()
     """Shards that were under way when the last run was killed."""
 
@@ -166,10 +167,12 @@ def _run_group(
         _run_shards(config, store, result, group, console)
     for row, node in zip(result.stages[-len(group) :], group, strict=True):
         failures: dict[str, str] = {}
-        reports = _noting(failures, _reports(store, result.plan, node))
-        for warning in node.row.warn(reports):
+        found = filter(None, reports(store, result.plan.places(node), files=False))
+        noted = _noting(failures, found)
+        result.warned[node.mark] = node.row.warn(noted)
+        for warning in result.warned[node.mark]:
             console.say(f"warning: {warning}")
-        deque(reports, maxlen=0)  # those that no warning looked at
+        deque(noted, maxlen=0)  # those that no warning looked at
         row.failed = len(failures)
         _check_failures(config, node.stage, failures, len(result.index.records))
 
@@ -179,7 +182,7 @@ def _run_shards(
 ) -> None:
     """Every shard that lacks a stage of the group, through the executor."""
     started, plan = time.monotonic(), result.plan
-    lacking = [undone(store, plan.places(node)) for node in group]
+    lacking = [_undone(store, plan, node) for node in group]
     missing = [shard for shard in plan.shards if any(shard.key in keys for keys in lacking)]
     rows = [StageResult(node.label, len(plan.shards)) for node in group]
     for row, node, keys in zip(rows, group, lacking, strict=True):
@@ -196,11 +199,11 @@ def _run_shards(
     broken: list[tuple[Shard, str]] = []
     with console.bar(" + ".join(node.label for node in group), total) as advance:
         run_all = executors.by_name(config.speed.executor)
-        for outcome in run_all(run_job, jobs, _executor_settings(config, advance)):
+        for outcome in run_all(run_job, jobs, _executor_settings(config, store, advance)):
             _note(outcome, broken, console)
             if config.speed.executor == "ray" and outcome.error is None:
-                key = outcome.job.shard.key
-                check_arrived(store, [(node.stage, node.mark, key) for node in group])
+                made = outcome.job.shard
+                check_arrived(store, [(node.stage, node.mark, node.key(made)) for node in group])
     worked = [
         _seconds(store, node, [s for s in missing if s.key in keys or not node.keep])
         for node, keys in zip(group, lacking, strict=True)
@@ -209,16 +212,22 @@ def _run_shards(
     if broken:
         order = {shard.key: place for place, shard in enumerate(plan.shards)}
         shard, text = min(broken, key=lambda one: order[one[0].key])
-        failed = next((n for n in group if not is_done(store, n, shard.key)), group[-1])
+        failed = next((n for n in group if not is_done(store, n, shard)), group[-1])
         raise WorkError(
             f"{failed.label}: {len(broken)} of {len(jobs)} shards failed, the others are kept; "
             f"the first: {text}"
         )
 
 
+def _undone(store: Store, plan: Plan, node: Node) -> set[str]:
+    """Keys of the shards that a stage lacks."""
+    keys = undone(store, plan.places(node))
+    return {shard.key for shard in plan.shards if node.key(shard) in keys}
+
+
 def _seconds(store: Store, node: Node, shards: Sequence[Shard]) -> float:
     """What the finished ones of `shards` took, added up."""
-    places = [(node.stage, node.mark, shard.key) for shard in shards]
+    places = [(node.stage, node.mark, node.key(shard)) for shard in shards]
     found = reports(store, places, files=False)
     return sum(report.seconds for report in found if report is not None)
 
@@ -253,13 +262,15 @@ def _run_dataset(
 ) -> None:
     started, row = time.monotonic(), StageResult(node.label, 1, images=len(result.index.records))
     result.stages.append(row)
-    if is_done(store, node, DATASET_KEY):
+    if store.report(node.stage, node.mark, DATASET_KEY) is not None:
         return
     row.made = 1
     same, disk = unchanged(config, result.plan, node, result.index), explained(store.root, "write")
     with console.bar(node.label, len(result.index.records)) as advance, same, disk:
         work = node.row.build(Context(config, node.k, runtime_of(config)))
-        dataset = _Dataset(config, store, result, console, node)
+        dataset = StoredDataset(
+            config, store, result.plan, result.index, node, console.say, result.warned
+        )
         data: ShardData = work(dataset, advance)
     data.written.update(dataset.written)
     seconds = time.monotonic() - started
@@ -267,81 +278,6 @@ def _run_dataset(
     if store.is_local:
         store.remove(node.stage, node.mark, WORKPLACE)
     row.seconds = seconds
-
-
-WORKPLACE = "work"
-"""Folder of a dataset stage that is under way, below its fingerprint."""
-
-
-class _Dataset:
-    """What dataset stages read (gather.Dataset). A corrupt shard is made again on the way."""
-
-    def __init__(
-        self, config: Config, store: Store, result: RunResult, console: Console, node: Node
-    ) -> None:
-        self._config, self._store, self._plan, self._node = config, store, result.plan, node
-        self._console, self.written = console, dict[str, tuple[int, str]]()
-        self.index = result.index
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        rows = ((n, _reports(self._store, self._plan, n)) for n in self._plan.nodes)
-        return tuple(dict.fromkeys(w for node, reports in rows for w in node.row.warn(reports)))
-
-    def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]:
-        node = find_node(self._plan.nodes, stage, k)
-        shards: Sequence[Shard] = self._plan.shards
-        read: Iterable[ShardData | None] = read_ahead(self._store, self._plan.places(node))
-        if node.scope == "dataset":
-            shards, read = (Shard(DATASET_KEY, ()),), (None,)
-        for shard, data in zip(shards, read, strict=True):
-            if data is not None:
-                yield shard, data
-                continue
-            job = Job(self._config, self._store.url, (), self._plan.nodes, shard)
-            maker = Maker(job, silent, files=False)
-            yield shard, maker.data(node)
-            for text in maker.said:
-                self._console.say(text)
-
-    def reports(self, stage: str, k: int) -> Iterator[ShardReport]:
-        yield from _reports(self._store, self._plan, find_node(self._plan.nodes, stage, k))
-
-    def file(self, stage: str, k: int, name: str) -> bytes:
-        """Raises WorkError if it is not as it was written; its shard is made again then."""
-        node = find_node(self._plan.nodes, stage, k)
-        place = (stage, node.mark, self._plan.key_of(node, name.removesuffix(".png")))
-        report = self._store.report(*place, files=False)
-        try:
-            data = self._store.read(stage, node.mark, "files", name)
-        except FileNotFoundError:
-            data = b""
-        if report is None or sha256_of(data) != report.files[name][1]:
-            self._store.forget_shard(place)
-            raise WorkError(f"{stage}: {name} was damaged and is gone: run the same command again")
-        return data
-
-    def keep(self, name: str, content: bytes) -> None:
-        self._store.write(content, self._node.stage, self._node.mark, "files", name)
-        self.written[name] = len(content), sha256_of(content)
-
-    @contextmanager
-    def workplace(self, stage: str, k: int) -> Iterator[Path]:
-        """On an object store it does not outlive a kill."""
-        if self._store.is_local:
-            node = find_node(self._plan.nodes, stage, k)
-            folder = Path(self._store.path(stage, node.mark, WORKPLACE))
-            folder.mkdir(parents=True, exist_ok=True)
-            yield folder
-        else:
-            with tempfile.TemporaryDirectory(prefix="datus-work-") as temporary:
-                yield Path(temporary)
-
-
-def _reports(store: Store, plan: Plan, node: Node) -> Iterator[ShardReport]:
-    """Of the shards that are finished, one at a time; `is_done` has looked at their files."""
-    found = reports(store, plan.places(node), files=False)
-    return (report for report in found if report is not None)
 
 
 def _noting(failures: dict[str, str], reports: Iterable[ShardReport]) -> Iterator[ShardReport]:
@@ -356,11 +292,13 @@ def require_upstream(store: Store, plan: Plan, group: Sequence[Node]) -> None:
     for node in group:
         for upstream in plan.nodes:
             reads = upstream.stage in node.needs and (not node.k or upstream.k in (0, node.k))
-            absent = undone(store, plan.places(upstream)) if reads else set()
-            if upstream.stage not in names and absent:
+            if upstream.stage in names or not reads:
+                continue
+            absent = len(undone(store, plan.places(upstream)))
+            if absent:
                 n_places = len(list(plan.places(upstream)))
                 raise WorkError(
-                    f"{node.label} needs {upstream.label}, which lacks {len(absent)} of its "
+                    f"{node.label} needs {upstream.label}, which lacks {absent} of its "
                     f"{n_places} shards: run that first, or add --with-needs"
                 )
 
@@ -387,7 +325,13 @@ def _listed(failures: dict[str, str]) -> str:
     return "\n".join(rows + more)
 
 
-def _executor_settings(config: Config, advance: Advance) -> ExecutorSettings:
+def _executor_settings(config: Config, store: Store, advance: Advance) -> ExecutorSettings:
     speed = config.speed
+
+    def again(job: Job) -> Job:
+        if store.is_local:
+            note_loss(store.root)
+        return carefully(job)
+
     workers = speed.workers if speed.executor == "ray" else at_a_time(config)
-    return ExecutorSettings(workers, advance, carefully, executors.cluster_of(speed))
+    return ExecutorSettings(workers, advance, again, executors.cluster_of(speed))

@@ -11,7 +11,7 @@ run folder is read from there and not made again; the real run folder is never w
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,16 +45,30 @@ UNITS: dict[str, tuple[str, str]] = {
     "graphs": ("pairs", "pairs"),
     "segments": ("pairs", "patches"),
     "embeddings": ("images", "images"),
+    "samples": ("images", "images"),
     "clusters": ("images", "once"),
     "masks": ("pixels", "images"),
     "denoise-fit": ("images", "once"),
     "denoise": ("pixels", "images"),
     "evaluate": ("pixels", "images"),
+    "tallies": ("images", "images"),
     "report": ("once", "once"),
 }
 """Stage -> what its seconds and its bytes grow with; `Sample.amount` counts it."""
 
-REPORT_READS = ("segments", "embeddings", "clusters", "masks", "denoise-fit", "denoise", "evaluate")
+SUMS = ("keysums", "samples", "tallies")
+"""Shard stages that keep something of all images of a shard together."""
+
+REPORT_READS = (
+    "segments",
+    "embeddings",
+    "clusters",
+    "masks",
+    "denoise-fit",
+    "denoise",
+    "evaluate",
+    "tallies",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +164,9 @@ class Sample:
 
     # --- gather.Dataset -------------------------------------------------------------------------
 
-    def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]:
+    def data(
+        self, stage: str, k: int, images: Collection[str] | None = None
+    ) -> Iterator[tuple[Shard, ShardData]]:
         node = find_node(self.plan.nodes, stage, k)
         yield Shard(DATASET_KEY, self.index.records), self.output(node)
 
@@ -178,8 +194,9 @@ class Sample:
 
     def _stored(self, node: Node) -> ShardData | None:
         """The sample's part of the run folder's output; None if not all of it is there."""
-        keys = {DATASET_KEY} if node.scope == "dataset" else {r.shard for r in self.index.records}
         images = {record.image_id for record in self.index.records}
+        shards = {record.shard for record in self.index.records}
+        keys = {node.key(shard) for shard in self.plan.shards if shard.key in shards}
         parts = []
         for key in sorted(keys):
             try:
@@ -190,7 +207,7 @@ class Sample:
                 return None
             whole = WHOLE in found.arrays
             parts.append(found if whole else _part(found, images))
-        if node.stage == "keysums":
+        if node.stage in SUMS:
             return None if len(parts) > 1 else parts[0]
         data = merged(parts)
         if node.stage == "masks":
@@ -240,7 +257,7 @@ class Sample:
             timed.n_rest += len(some)
             if timed.rest > BUDGET_SECONDS:
                 break
-        if node.stage == "keysums":  # of all images together
+        if node.stage in SUMS:  # of all images together
             parts = [work(Shard(DATASET_KEY, tuple(records)), inputs, _silent)]
         timed.data = merged(parts)
         timed.records = records[: timed.n_rest + (len(records) > 1)]

@@ -15,7 +15,7 @@ from datus.errors import CorruptShard, WorkError
 from datus.executors import Advance
 from datus.index import Shard
 from datus.isolation import guarded
-from datus.plan import DATASET_KEY, Node, check_unchanged, find_node
+from datus.plan import Node, check_unchanged, find_node
 from datus.records import ShardData
 from datus.resources import give_back_memory, runtime_of
 from datus.shardwork import Context, ShardWork
@@ -42,7 +42,7 @@ def run_job(job: Job, advance: Advance) -> list[str]:
     maker = Maker(job, advance)
     with guarded(job.config, maker.store, job.shard.key, job.shard.records, job.careful):
         for node in job.group:
-            if is_done(maker.store, node, job.shard.key):
+            if is_done(maker.store, node, job.shard):
                 advance(len(job.shard.records))
             else:
                 maker.make(node)
@@ -94,8 +94,7 @@ class Maker:
             self._memory[node.mark] = self._made(node)
 
     def _place(self, node: Node) -> tuple[str, str, str]:
-        key = DATASET_KEY if node.scope == "dataset" else self.job.shard.key
-        return node.stage, node.mark, key
+        return node.stage, node.mark, node.key(self.job.shard)
 
     def _stored(self, node: Node) -> ShardData | None:
         try:
@@ -143,5 +142,5 @@ def silent(_: int) -> None:
     """Work that was not counted in the bar's total."""
 
 
-def is_done(store: Store, node: Node, key: str) -> bool:
-    return store.report(node.stage, node.mark, key) is not None
+def is_done(store: Store, node: Node, shard: Shard) -> bool:
+    return store.report(node.stage, node.mark, node.key(shard)) is not None

@@ -1,7 +1,8 @@
 """The table of stages: the only place that sees both the method and the machine.
 
-    index -> features (-> keysums -> center) -> graphs -> segments -> embeddings -> clusters
-          (-> edits) -> masks (-> denoise-fit -> denoise) -> evaluate -> report
+    index -> features (-> keysums -> center) -> graphs -> segments -> embeddings -> samples
+          -> clusters (-> edits) -> masks (-> denoise-fit -> denoise) -> evaluate -> tallies
+          -> report
 
 A stage of scope "shard" works on one shard: `work(shard, inputs, advance)`, module `work`. One of
 scope "dataset" works on all: `work(dataset, advance)`, module `gather`. A recipe is all that can
@@ -25,6 +26,8 @@ from datus import (
     review,
     scoring,
     stage_warnings,
+    tallies,
+    vectors,
     work,
 )
 from datus.classes import load_classes
@@ -50,6 +53,8 @@ class Stage:
     build: Callable[[Context], Any]
     per_k: bool = False
     """Runs once for each K of a sweep."""
+    sees_truth: bool = False
+    """Where there are true masks its shards are named by their contents, too."""
     warn: Callable[[Iterable[ShardReport]], list[str]] = lambda reports: []
     """What people should know of the finished stage. Reports go by once, one at a time."""
 
@@ -121,7 +126,7 @@ _OF_SPLITS = ("spherical", "restarts", "iterations", "sample")
 
 
 def _edits_needs(config: Config) -> tuple[str, ...]:
-    return ("embeddings", "clusters") if review.reads_vectors(config) else ("clusters",)
+    return ("embeddings", "samples", "clusters") if review.reads_vectors(config) else ("clusters",)
 
 
 def _masks_needs(config: Config) -> tuple[str, ...]:
@@ -164,7 +169,6 @@ def _evaluate(config: Config, k: int, index: Index) -> dict[str, Any]:
     return {
         "classes": [classes.name, list(classes.names), classes.lookup.tolist()],
         "known": np.flatnonzero(classes.known).tolist(),
-        "truth": index.truth_content,
     }
 
 
@@ -175,6 +179,8 @@ def _report(config: Config, k: int, index: Index) -> dict[str, Any]:
     settings["names"] = review.name_settings(config)
     if config.clusters.frozen:
         settings["drift"] = True
+    if config.data.truth:
+        settings["truth"] = index.truth_content
     if config.data.classes:
         settings["colours"] = [list(c) for c in load_classes(Path(config.data.classes)).colours]
     return settings
@@ -208,6 +214,10 @@ def _evaluate_needs(config: Config) -> tuple[str, ...]:
     return ("segments", "masks", *(("denoise",) if config.denoise.enabled else ()))
 
 
+def _tallies_needs(config: Config) -> tuple[str, ...]:
+    return (*_evaluate_needs(config), *(("evaluate",) if config.data.truth else ()))
+
+
 def _embedding_needs(config: Config) -> tuple[str, ...]:
     return ("features", "segments") if config.embeddings.mode == "pool" else ("segments",)
 
@@ -215,14 +225,14 @@ def _embedding_needs(config: Config) -> tuple[str, ...]:
 def _clusters_needs(config: Config) -> tuple[str, ...]:
     if config.clusters.frozen:
         return ()
-    return ("embeddings", *(("segments",) if config.clusters.corrections else ()))
+    return ("embeddings", "samples", *(("segments",) if config.clusters.corrections else ()))
 
 
 def _report_needs(config: Config) -> tuple[str, ...]:
     made: tuple[str, ...] = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
     made += ("edits",) if config.clusters.edits else ()
     made += ("denoise-fit", "denoise") if config.denoise.enabled else ()
-    return (*made, "evaluate") if config.data.truth else made
+    return (*made, "evaluate", "tallies") if config.data.truth else (*made, "tallies")
 
 
 STAGES: tuple[Stage, ...] = (
@@ -276,6 +286,14 @@ STAGES: tuple[Stage, ...] = (
         settings=_embeddings,
         build=work.build_embeddings,
         warn=stage_warnings.invalid,
+    ),
+    Stage(
+        name="samples",
+        version=1,
+        scope="shard",
+        needs=lambda config: ("embeddings",),
+        settings=lambda config, k, index: {"seed": config.seed, "share": vectors.KEPT_SHARE},
+        build=vectors.build_samples,
     ),
     Stage(
         name="clusters",
@@ -333,10 +351,21 @@ STAGES: tuple[Stage, ...] = (
         settings=_evaluate,
         build=scoring.build_evaluate,
         per_k=True,
+        sees_truth=True,
+    ),
+    Stage(
+        name="tallies",
+        version=1,
+        scope="shard",
+        needs=_tallies_needs,
+        settings=lambda config, k, index: {"gallery": config.report.gallery},
+        build=tallies.build_tallies,
+        per_k=True,
+        sees_truth=True,
     ),
     Stage(
         name="report",
-        version=3,
+        version=4,
         scope="dataset",
         needs=_report_needs,
         settings=_report,
@@ -360,4 +389,6 @@ def active_stages(config: Config) -> tuple[Stage, ...]:
         left_out |= {"keysums", "center"}
     elif config.clusters.frozen:
         left_out |= {"keysums"}
+    if config.clusters.frozen and not review.reads_vectors(config):
+        left_out |= {"samples"}
     return tuple(stage for stage in STAGES if stage.name not in left_out)

@@ -63,6 +63,8 @@ def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:
         keys |= {(*mark, DATASET_KEY) for mark in kept_marks(config)}
         rows: list[Row] = []
         total = 0
+        if remove:
+            store.sweep_temporary(everywhere=True)
         for stage in STAGE_NAMES:
             for mark in store.folders(stage):
                 stale = (

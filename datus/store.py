@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from datus import leftovers
 from datus.disk import explained
 from datus.errors import CorruptShard, StoreError
+from datus.leftovers import TEMPORARY
 from datus.records import ShardData
 from datus.remote import Patient, opened
 from datus.shardfile import NO_ARRAYS, pack, read_writable, sync_folder, unpack
-
-TEMPORARY = ".tmp-"
 
 
 def canonical_json(value: Any) -> bytes:
@@ -153,6 +153,7 @@ class Store:
         path = self.path(*parts)
         with explained(path, "write"):
             if self.is_local:
+                leftovers.note(self.root, parts)
                 _write_local(Path(path), data)
             else:
                 self.fs.pipe_file(path, data)
@@ -199,13 +200,11 @@ class Store:
         path = self.path(*parts)
         return int(self.fs.du(path)) if self.fs.exists(path) else 0
 
-    def sweep_temporary(self) -> None:
-        """Remove what killed writers left. Only while holding the lock."""
-        if not self.is_local or not Path(self.root).is_dir():
-            return
-        with explained(self.root, "write"):
-            for path in Path(self.root).rglob(f"{TEMPORARY}*"):
-                path.unlink(missing_ok=True)
+    def sweep_temporary(self, everywhere: bool = False) -> None:
+        """Remove what killed writers left (module `leftovers`). Only while holding the lock."""
+        if self.is_local and Path(self.root).is_dir():
+            with explained(self.root, "write"):
+                leftovers.sweep(self.root, everywhere)
 
     # --- stages --------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from datus.errors import StoreError, WorkError
 from datus.index import Index
 from datus.isolation import NOTES, crashed
+from datus.leftovers import end_notes
 from datus.plan import Node, Plan
 from datus.ready import undone
 from datus.shares import Share
@@ -55,6 +56,8 @@ def hold(store: Store, share: Share | None) -> Iterator[frozenset[str]]:
             if store.is_local:  # of a share that was killed while it made the index
                 Path(store.path(*INDEX_LOCK)).unlink(missing_ok=True)
             yield suspects
+            if store.is_local:
+                end_notes(store.root)
     elif store.is_local:
         with _flock(store, fcntl.LOCK_SH | fcntl.LOCK_NB, ".lock"):
             yield frozenset()

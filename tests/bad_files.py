@@ -21,7 +21,8 @@ from tiny_runs import COLOURS, SPEED
 from typer.testing import CliRunner
 
 from datus.cli import app
-from datus.store import TEMPORARY, Store
+from datus.leftovers import TEMPORARY
+from datus.store import Store
 
 FAST = [
     part

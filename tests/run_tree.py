@@ -9,7 +9,7 @@ import fsspec
 
 
 def tree(run_dir: Path) -> dict[str, str]:
-    """Every file by the hash of its content; times, owners and links left out."""
+    """Every file by the hash of its content; times, owners, links and notes left out."""
     paths = ((path, path.relative_to(run_dir).as_posix()) for path in sorted(run_dir.rglob("*")))
     return _hashes((name, path.read_bytes()) for path, name in paths if path.is_file())
 
@@ -24,7 +24,7 @@ def _hashes(files: Iterable[tuple[str, bytes]]) -> dict[str, str]:
     found = {}
     for name, data in files:
         content = data
-        if name in (".lock", "owner.json") or name.startswith("latest/"):
+        if name in (".lock", "owner.json") or name.startswith(("latest/", "writing/")):
             continue
         if name.rpartition("/")[2].startswith("shard-") and name.endswith(".json"):
             table = json.loads(data)

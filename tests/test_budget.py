@@ -48,6 +48,9 @@ def test_nothing_is_left_of_a_finished_run(tiny: Dataset, finished: Path) -> Non
     assert left(tiny.config(finished), finished) == {}
 
 
+MASKED = {"masks": 3, "evaluate": 3, "tallies": 3, "report": 1}
+
+
 def test_of_a_new_run_everything_is_left(tiny: Dataset, finished: Path, tmp_path: Path) -> None:
     _, plan, groups = planned(tiny.config(finished), finished)
     missing = todo(Store(tmp_path / "new"), plan, groups)
@@ -59,9 +62,12 @@ def test_of_a_new_run_everything_is_left(tiny: Dataset, finished: Path, tmp_path
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"clusters.k": [2]}, {"clusters": 1, "masks": 3, "evaluate": 3, "report": 1}),
-        ({"masks.noise": "ignore"}, {"masks": 3, "evaluate": 3, "report": 1}),
-        ({"report.gallery": 1}, {"report": 1}),
+        (
+            {"clusters.k": [2]},
+            {"clusters": 1, "masks": 3, "evaluate": 3, "tallies": 3, "report": 1},
+        ),
+        ({"masks.noise": "ignore"}, {"masks": 3, "evaluate": 3, "tallies": 3, "report": 1}),
+        ({"report.gallery": 1}, {"tallies": 3, "report": 1}),
     ],
 )
 def test_what_a_changed_setting_leaves_is_what_the_run_makes(

@@ -256,8 +256,8 @@ def test_one_stage_alone_and_with_its_needs(tiny: Dataset, tmp_path: Path) -> No
 def test_a_stage_that_is_none(tiny: Dataset, tmp_path: Path) -> None:
     text = error_of(call("run-stage", "masques", *tiny.arguments(tmp_path)), exit_code=2)
     assert text == (
-        "stage masques: expected one of features, graphs, segments, embeddings, clusters, masks, "
-        "evaluate, report"
+        "stage masques: expected one of features, graphs, segments, embeddings, samples, "
+        "clusters, masks, evaluate, tallies, report"
     )
 
 
@@ -291,6 +291,7 @@ def test_prune_lists_and_then_removes(tiny: Dataset, run_copy: Path, finished: P
         "clusters",
         "masks",
         "evaluate",
+        "tallies",
         "report",
     }
     assert snapshot(run_copy) == before

@@ -27,7 +27,7 @@ from datus.records import IGNORE, ImageRecord
 from datus.stages import STAGES
 from datus.store import Store
 
-AFTER = {"clusters (K = 3)", "masks (K = 3)", "evaluate (K = 3)", "report"}
+AFTER = {"clusters (K = 3)", "masks (K = 3)", "evaluate (K = 3)", "tallies (K = 3)", "report"}
 
 # --- matching -----------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ def test_without_corrections_the_recipe_is_that_of_before(tiny: Dataset, finishe
     assert set(clusters.settings(config, 3, index)) == {
         *("k", "pca", "spherical", "restarts", "iterations", "sample", "seed", "dataset")
     }
-    assert (clusters.version, clusters.needs(config)) == (3, ("embeddings",))
+    assert (clusters.version, clusters.needs(config)) == (3, ("embeddings", "samples"))
 
 
 def test_names_go_to_the_export_and_the_report(

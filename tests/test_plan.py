@@ -28,9 +28,11 @@ IN_ORDER = (
     "graphs",
     "segments",
     "embeddings",
+    "samples",
     "clusters",
     "masks",
     "evaluate",
+    "tallies",
     "report",
 )
 
@@ -125,7 +127,7 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "denoise.ema": (0.5, None),
     "denoise.rounds": (2, None),
     "report.examples": (1, "report"),
-    "report.gallery": (1, "report"),
+    "report.gallery": (1, "tallies"),
     "report.browse": (1, "report"),
     "speed.executor": ("processes", None),
     "speed.workers": (9, None),
@@ -139,6 +141,7 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "speed.ray_address": ("local", None),
     "speed.ray_cpus": (2.0, None),
     "speed.ray_gpus": (1.0, None),
+    "speed.read_ahead": (1, None),
     "speed.ray_wait": (9.0, None),
 }
 """Every setting: another value, and the first stage that is made anew for it."""
@@ -169,7 +172,7 @@ def test_a_setting_changes_its_own_stage_and_all_after_it_and_no_other(
     assert tuple(stage for stage in found if not stage.startswith("denoise")) == from_on(first)
 
 
-DENOISE = ("denoise-fit", "denoise", "evaluate", "report")
+DENOISE = ("denoise-fit", "denoise", "evaluate", "tallies", "report")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +269,7 @@ def test_images_count_where_all_of_them_are_looked_at(dataset: Dataset) -> None:
     other = plan_of(dataset, index=with_first(sha256="other"))
     assert changed(before, other) == from_on("clusters"), "shards are told apart by their keys"
     truth = plan_of(dataset, index=with_first(truth_sha256="other"))
-    assert changed(before, truth) == from_on("evaluate")
+    assert changed(before, truth) == ("report",), "shards are told apart by their keys"
     moved = plan_of(dataset, index=with_first(truth_path="x.png", path="a.jpg"))
     assert changed(before, moved) == ()
     failed = plan_of(dataset, index=dataclasses.replace(INDEX, failures={"z": "empty"}))
@@ -296,9 +299,11 @@ def test_nodes_are_in_the_order_of_work_with_labels(dataset: Dataset) -> None:
         "graphs",
         "segments",
         "embeddings",
+        "samples",
         "clusters (K = 3)",
         "masks (K = 3)",
         "evaluate (K = 3)",
+        "tallies (K = 3)",
         "report",
     ]
     for node in plan.nodes:
@@ -311,7 +316,7 @@ def test_nodes_are_in_the_order_of_work_with_labels(dataset: Dataset) -> None:
 def test_without_truth_nothing_is_evaluated(dataset: Dataset) -> None:
     less = {"data.truth": "", "data.classes": ""}
     assert "evaluate" not in {node.stage for node in plan_of(dataset, less).nodes}
-    assert changed(plan_of(dataset), plan_of(dataset, less)) == ("report",)
+    assert changed(plan_of(dataset), plan_of(dataset, less)) == ("tallies", "report")
 
 
 def test_places_are_shards_or_the_whole_dataset(dataset: Dataset) -> None:
@@ -324,19 +329,41 @@ def test_places_are_shards_or_the_whole_dataset(dataset: Dataset) -> None:
     assert list(plan.places(clusters)) == [("clusters", clusters.mark, "all")]
 
 
+def test_a_true_mask_that_changes_concerns_its_own_shard(dataset: Dataset) -> None:
+    before, after = plan_of(dataset), plan_of(dataset, index=with_first(truth_sha256="other"))
+    for stage in IN_ORDER[:-1]:
+        node = find_node(before.nodes, stage, 3)
+        assert find_node(after.nodes, stage, 3).mark == node.mark
+        old, new = ([place[2] for place in plan.places(node)] for plan in (before, after))
+        is_other = [one != other for one, other in zip(old, new, strict=True)]
+        seen = stage in ("evaluate", "tallies")
+        assert is_other == ([True, False] if seen else [False] * len(old))
+        assert seen == (old != ["aaa", "ccc"] and node.scope == "shard")
+
+
+def test_without_true_masks_shards_have_one_key(dataset: Dataset) -> None:
+    masks = find_node(plan_of(dataset).nodes, "masks", 3)
+    none = Index(tuple(dataclasses.replace(r, truth_sha256=None) for r in RECORDS), {}, 0)
+    for index, more in ((none, {}), (INDEX, {"data.truth": "", "data.classes": ""})):
+        plan = plan_of(dataset, more, index)
+        tallies = find_node(plan.nodes, "tallies", 3)
+        assert [key for _, _, key in plan.places(tallies)] == ["aaa", "ccc"]
+        assert plan.key_of(masks, "c") == "ccc"
+
+
 def test_a_sweep_shares_everything_before_clusters(dataset: Dataset) -> None:
     three, both = plan_of(dataset), plan_of(dataset, {"clusters.k": [3, 5]})
     single, sweep = marks(three), marks(both)
     assert list(sweep) == [
-        *IN_ORDER[:4],
-        *(f"{stage} (K = {k})" for k in (3, 5) for stage in ("clusters", "masks", "evaluate")),
+        *IN_ORDER[:5],
+        *(f"{stage} (K = {k})" for k in (3, 5) for stage in IN_ORDER[5:-1]),
         "report",
     ]
     assert {label for label in single if single[label] != sweep[label]} == {"report"}
     assert len(set(sweep.values())) == len(sweep)
     report = both.nodes[-1].recipe["upstream"]
     assert {name for name in report if ":" in name} == {
-        f"{stage}:{k}" for k in (3, 5) for stage in ("clusters", "masks", "evaluate")
+        f"{stage}:{k}" for k in (3, 5) for stage in IN_ORDER[5:-1]
     }
 
 
@@ -362,7 +389,7 @@ def test_what_is_not_kept_runs_with_all_that_need_it(
     keep = {"features.keep": features, "graphs.keep": graphs, "embeddings.mode": mode}
     plan = plan_of(dataset, keep)
     found = [" ".join(node.stage for node in group) for group in plan.groups()]
-    assert found == [*expected, "clusters", "masks", "evaluate", "report"]
+    assert found == [*expected, *IN_ORDER[4:]]
     assert [node for group in plan.groups() for node in group] == list(plan.nodes)
 
 
@@ -452,7 +479,7 @@ def test_why_after_other_images_or_masks(dataset: Dataset) -> None:
     assert reasons(before, images)["clusters (K = 3)"] == "the images changed"
     assert reasons(before, images)["masks (K = 3)"] == "clusters (K = 3): the images changed"
     truth = plan_of(dataset, index=with_first(truth_sha256="other"))
-    assert reasons(before, truth)["evaluate (K = 3)"] == "the true masks changed"
+    assert reasons(before, truth)["report"] == "the true masks changed"
     failed = plan_of(dataset, index=dataclasses.replace(INDEX, failures={"z": "empty"}))
     assert reasons(before, failed)["report"] == "other images failed"
 

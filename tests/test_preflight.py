@@ -67,7 +67,9 @@ def test_the_bytes_of_every_stage_are_those_of_the_run(
     assert guess.keys() == real.keys()
     for stage, n_bytes in guess.items():
         # a tiny run's JSON says how many digits a figure has; the report counts pictures
-        assert n_bytes == pytest.approx(real[stage], rel=0.1 if stage != "report" else 0.2), stage
+        luck = 10 * 776 if stage == "samples" else None  # one vector in 16, of a few hundred
+        near = pytest.approx(real[stage], rel=0.1 if stage != "report" else 0.2, abs=luck)
+        assert n_bytes == near, stage
     assert found.n_bytes == pytest.approx(sum(real.values()), rel=0.1)
 
 
@@ -115,6 +117,7 @@ def test_only_what_is_missing_is_counted(
         "clusters (K = 2)": n,
         "masks (K = 2)": n,
         "evaluate (K = 2)": n,
+        "tallies (K = 2)": n,
         "report": n,
     }
     go(config)

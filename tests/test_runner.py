@@ -25,16 +25,17 @@ from tiny_runs import (
 )
 
 import datus.affinity
-from datus import executors, runner
+from datus import executors, runner, turns
 from datus.config import Config
 from datus.errors import ClusterError, UsageError, WorkError
 from datus.executors import ExecutorSettings, serial
+from datus.leftovers import note
 from datus.metrics import RULES
 from datus.resources import resolve_device, runtime_of
 from datus.runner import RunResult, run
 from datus.store import Store
 
-LATER = ("clusters", "masks", "evaluate", "report")
+LATER = ("clusters", "masks", "evaluate", "tallies", "report")
 
 
 def report_of(result: RunResult, run_dir: Path | str) -> Any:
@@ -78,7 +79,7 @@ def test_the_report_has_all_rules_with_their_scores(finished: Path) -> None:
 
 def test_without_truth_nothing_is_scored(tiny: Dataset, run_copy: Path) -> None:
     result, _ = go(tiny.config(run_copy, {"data.truth": "", "data.classes": ""}))
-    assert made(result) == {"report": 1}
+    assert made(result) == {"tallies (K = 3)": len(result.plan.shards), "report": 1}
     report = report_of(result, run_copy)
     assert report["scores"] == {}
     assert report["headline"] is None
@@ -124,6 +125,7 @@ def test_another_number_of_clusters_makes_only_clusters_and_later(
         "clusters (K = 2)": 1,
         "masks (K = 2)": n_shards,
         "evaluate (K = 2)": n_shards,
+        "tallies (K = 2)": n_shards,
         "report": 1,
     }
     after = snapshot(run_copy)
@@ -135,7 +137,7 @@ def test_a_sweep_makes_only_what_each_number_of_clusters_needs(
 ) -> None:
     result, _ = go(tiny.config(run_copy, {"clusters.k": [2, 3, 4]}))
     assert set(made(result)) == {
-        *(f"{stage} (K = {k})" for k in (2, 4) for stage in ("clusters", "masks", "evaluate")),
+        *(f"{stage} (K = {k})" for k in (2, 4) for stage in LATER[:-1]),
         "report",
     }
     report = report_of(result, run_copy)
@@ -158,10 +160,11 @@ def test_one_changed_image_makes_its_own_shard_and_what_sees_all_images(
     n_shards = len(result.plan.shards)
     assert n_shards > 2
     assert made(result) == {
-        **dict.fromkeys(("features", "graphs", "segments", "embeddings"), 1),
+        **dict.fromkeys(("features", "graphs", "segments", "embeddings", "samples"), 1),
         "clusters (K = 3)": 1,
         "masks (K = 3)": n_shards,
         "evaluate (K = 3)": n_shards,
+        "tallies (K = 3)": n_shards,
         "report": 1,
     }
 
@@ -225,14 +228,15 @@ def test_what_is_not_kept_changes_no_byte_of_what_is(
 ) -> None:
     run_dir = tmp_path / "run"
     result, listener = go(tiny.config(run_dir, NOT_KEPT))
-    assert [row.name for row in result.stages[1:5]] == [
+    assert [row.name for row in result.stages[1:6]] == [
         "features",
         "graphs",
         "segments",
         "embeddings",
+        "samples",
     ]
-    bar = "features + graphs + segments + embeddings"
-    assert listener.bars[bar] == [4 * len(IDS), 4 * len(IDS)]
+    bar = "features + graphs + segments + embeddings + samples"
+    assert listener.bars[bar] == [5 * len(IDS), 5 * len(IDS)]
     assert shards_of(run_dir, "features") == shards_of(run_dir, "graphs") == []
     assert kept_of(run_dir) == kept_of(finished)
     before = snapshot(run_dir)
@@ -352,9 +356,28 @@ def test_a_deleted_mask_is_painted_again(tiny: Dataset, run_copy: Path, finished
 
 
 def test_what_killed_writers_left_is_swept(tiny: Dataset, run_copy: Path, finished: Path) -> None:
-    (run_copy / "features" / ".tmp-abc").write_bytes(b"torn")
+    (folder,) = (run_copy / "masks").iterdir()
+    note(str(run_copy), ("masks", folder.name, "shard-abc.json"))  # as who was killed had left it
+    for place in (folder / "files" / "b", folder, run_copy, run_copy / "index"):
+        (place / ".tmp-abc").write_bytes(b"torn")
     go(tiny.config(run_copy))
     assert tree(run_copy) == tree(finished)
+
+
+def test_a_run_that_ends_well_leaves_no_note_of_its_writers(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = set[str]()
+    end_notes = turns.end_notes
+
+    def ending(root: str) -> None:
+        noted.update(path.name.split("--")[0] for path in Path(root, "writing").iterdir())
+        end_notes(root)
+
+    monkeypatch.setattr(turns, "end_notes", ending)
+    result, _ = go(tiny.config(tmp_path))
+    assert noted == {node.stage for node in result.plan.nodes}
+    assert not (tmp_path / "writing").exists()
 
 
 # --- trouble ------------------------------------------------------------------------------------
@@ -547,14 +570,15 @@ def test_the_report_of_a_missing_mask_asks_for_the_same_command(
     run_copy: Path, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget(run_copy, "report")
-    reports = runner._reports
+    reports = runner.reports
 
-    def gone(*args: Any) -> Any:
-        for path in run_copy.glob("masks/*/files/**/*.png"):
-            path.unlink()
-        return reports(*args)
+    def gone(*args: Any, **options: Any) -> Any:
+        if not options.get("files", True):
+            for path in run_copy.glob("masks/*/files/**/*.png"):
+                path.unlink()
+        return reports(*args, **options)
 
-    monkeypatch.setattr(runner, "_reports", gone)
+    monkeypatch.setattr(runner, "reports", gone)
     with pytest.raises(WorkError, match="run the same command again"):
         go(tiny.config(run_copy))
     monkeypatch.undo()

@@ -13,7 +13,10 @@ from datus.plan import make_plan
 from datus.status import failure_lines, prune_rows, status_rows
 from datus.store import Store
 
-SHARD_STAGES = ("features", "graphs", "segments", "embeddings", "masks (K = 3)", "evaluate (K = 3)")
+SHARD_STAGES = (
+    *("features", "graphs", "segments", "embeddings", "samples"),
+    *("masks (K = 3)", "evaluate (K = 3)", "tallies (K = 3)"),
+)
 DATASET_STAGES = ("clusters (K = 3)", "report")
 
 
@@ -145,9 +148,11 @@ def test_prune_lists_first_and_then_removes_only_what_is_stale(
     needed = {(node.stage, node.mark) for node in go(current)[0].plan.nodes}
     assert {stage for stage, _, _ in rows} == {
         "embeddings",
+        "samples",
         "clusters",
         "masks",
         "evaluate",
+        "tallies",
         "report",
     }
     for stage, mark, size in rows:
@@ -180,7 +185,9 @@ def test_prune_removes_shards_of_images_that_changed(tmp_path: Path, tiny: Datas
     shards = [(stage, Path(place).suffix) for stage, place, _ in rows if "/" in place]
     assert shards == [(s, x) for s in ("features", "graphs") for x in (".json", ".safetensors")]
     folders = {stage for stage, place, _ in rows if "/" not in place}
-    assert folders == {"clusters", "masks", "evaluate", "report"}, "begun for other images"
+    assert folders == {"clusters", "masks", "evaluate", "tallies", "report"}, (
+        "begun for other images"
+    )
     before = snapshot(tmp_path / "run")
     assert made(go(config, until="graphs")[0]) == {}
     assert snapshot(tmp_path / "run") == before

@@ -58,7 +58,11 @@ def local(store: Store, *parts: str) -> Path:
 
 def everything(store: Store) -> dict[str, bytes]:
     root = Path(store.root)
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(root).as_posix(): p.read_bytes()
+        for p in root.rglob("*")
+        if p.is_file() and p.parent.name != "writing"
+    }
 
 
 def temporaries(store: Store) -> list[Path]:

@@ -1,12 +1,16 @@
 """Vectors to learn from: all of them, or an even sample that does not depend on the others."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datus.index import Shard
-from datus.records import Array, ImageRecord, ShardData
-from datus.vectors import sample_vectors
+from datus.records import WHOLE, Array, ImageRecord, ShardData
+from datus.store import ShardReport
+from datus.vectors import KEPT_SHARE, kept_sample, sample_vectors
+from datus.vectors import taken as read_taken
 
 
 def image(name: str) -> ImageRecord:
@@ -60,3 +64,56 @@ def test_a_draw_does_not_depend_on_the_other_images(counts: list[int], seed: int
     alone, _ = sample_vectors(whole[:1], n_all, limit, seed, lambda n: None)
     together, _ = sample_vectors(whole, n_all, limit, seed, lambda n: None)
     assert np.array_equal(alone, together[: len(alone)])
+
+
+class Stored:
+    """What the stages stored, and which of it was read."""
+
+    def __init__(self, embedded: list[tuple[Shard, ShardData]], seed: int) -> None:
+        self.stages = {"embeddings": embedded, "samples": list[tuple[Shard, ShardData]]()}
+        for shard, data in embedded:
+            usable = [one for one in shard.records if one.image_id in data.arrays]
+            self.stages["samples"].append((shard, kept_sample(usable, data.arrays, seed)))
+        self.read = set[str]()
+
+    def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]:
+        self.read.add(stage)
+        yield from self.stages[stage]
+
+    def reports(self, stage: str, k: int) -> Iterator[ShardReport]:
+        for _, data in self.stages[stage]:
+            yield ShardReport((), data.numbers, {}, {}, True, "", 0, 0.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=6),
+    st.integers(1, 400),
+    st.integers(0, 9),
+)
+def test_what_shards_kept_gives_the_vectors_that_all_would_give(
+    counts: list[int], limit: int, seed: int
+) -> None:
+    embedded = shards(counts)
+    embedded.insert(1, (Shard("none", (image("lost"),)), ShardData(arrays={})))
+    stored, counted = Stored(embedded, seed), list[int]()
+    rows, records = read_taken(stored, 3, limit, seed, counted.append)
+    expected, named = sample_vectors(embedded, sum(counts), limit, seed, lambda n: None)
+    assert rows.tobytes() == expected.tobytes()
+    assert (rows.shape, rows.dtype, records) == (expected.shape, expected.dtype, named)
+    assert counted == [1] * len(embedded)
+    few = limit / max(1, sum(counts)) <= KEPT_SHARE
+    assert stored.read == {"samples" if few else "embeddings"}
+
+
+def test_a_shard_keeps_a_small_even_part_in_order() -> None:
+    ((shard, data),) = shards([16_000], n_invalid=0)
+    kept = kept_sample(shard.records, data.arrays, seed=1)
+    whole = kept.arrays[WHOLE]
+    assert abs(len(whole["draws"]) - 1000) < 5 * 32  # five standard deviations
+    assert whole["draws"].max() < KEPT_SHARE
+    places = whole["vectors"][:, 1]
+    assert (np.diff(places) > 0).all()
+    assert abs(places.mean() - 8000) < 5 * 150
+    assert kept.numbers == {WHOLE: {"n_valid": 16_000.0}}
+    assert set(kept.arrays) == {WHOLE, "i0"}

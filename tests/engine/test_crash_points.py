@@ -16,7 +16,7 @@ from run_tree import tree
 
 STAGES = (
     *("index", "features", "keysums", "center", "graphs", "segments"),
-    *("embeddings", "clusters", "masks", "report"),
+    *("embeddings", "samples", "clusters", "masks", "tallies", "report"),
 )
 MOMENTS = ("before", "between", "after")
 

@@ -57,7 +57,7 @@ def test_merge_drop_and_names_change_labels_and_nothing_before(
         {"op": "rename", "cluster": 1, "name": "water <b>"},
     )  # fmt: skip
     result, _ = go(tiny.config(plain, {**MORE, "clusters.edits": str(path)}))
-    stages = {"edits (K = 4)", "masks (K = 4)", "evaluate (K = 4)", "report"}
+    stages = {"edits (K = 4)", "masks (K = 4)", "evaluate (K = 4)", "tallies (K = 4)", "report"}
     assert set(made(result)) == stages
     for image_id, mask in masks_of(plain).items():
         expected = before[image_id].copy()

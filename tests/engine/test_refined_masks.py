@@ -40,7 +40,9 @@ def test_refined_masks_are_written_and_scored(dataset: Dataset, tmp_path: Path) 
     blocks = written(tmp_path)
     config = dataset.config(tmp_path, REFINED)
     result, _ = go(config)
-    assert list(made(result)) == ["masks (K = 3)", "evaluate (K = 3)", "report"]
+    assert list(made(result)) == [
+        *("masks (K = 3)", "evaluate (K = 3)", "tallies (K = 3)", "report")
+    ]
     expected = {"noise": "nearest", "refine": "bilateral", "min_confidence": 0.0}
     assert expected in mask_settings(tmp_path)
     masks = written(tmp_path)
@@ -50,7 +52,7 @@ def test_refined_masks_are_written_and_scored(dataset: Dataset, tmp_path: Path) 
     classes, store = load_classes(dataset.classes), Store(str(tmp_path))
     node = find_node(result.plan.nodes, "evaluate", 3)
     for shard in result.plan.shards:
-        scored = store.read_shard(("evaluate", node.mark, shard.key))
+        scored = store.read_shard(("evaluate", node.mark, node.key(shard)))
         assert scored is not None
         for name, arrays in scored.arrays.items():
             truth = decode_labels((dataset.truth / f"{name}.png").read_bytes(), 10**6)

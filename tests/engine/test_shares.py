@@ -105,10 +105,15 @@ def test_shares_and_what_is_between_them_end_with_the_bytes_of_a_whole_run(
     between = share(tiny, run_dir, "none")
     assert stages_made(between) == {"center"}
     assert between.next_step.startswith("next: graphs. Run the shares (--shards 1/N ... N/N), then")
-    assert stages_made(shares(tiny, run_dir, 3)[0]) == {"graphs", "segments", "embeddings"}
+    assert stages_made(shares(tiny, run_dir, 3)[0]) == {
+        "graphs",
+        "segments",
+        "embeddings",
+        "samples",
+    }
     assert stages_made(share(tiny, run_dir, "none")) == {"clusters"}
     last = shares(tiny, run_dir, 3)
-    assert stages_made(last[2]) == {"masks", "evaluate"}
+    assert stages_made(last[2]) == {"masks", "evaluate", "tallies"}
     assert last[0].next_step == (
         "share 1/3 is done. When the others are: the same command without --shards makes the report"
     )
@@ -141,7 +146,8 @@ def test_a_sweep_takes_no_more_rounds_than_one_number_of_clusters(
         "clusters (K = 4)",
     }
     done = made(share(tiny, run_copy, "1/1", **more))
-    assert set(done) == {f"{name} (K = {k})" for name in ("masks", "evaluate") for k in (2, 4)}
+    again = {f"{name} (K = {k})" for name in ("masks", "evaluate", "tallies") for k in (2, 4)}
+    assert set(done) == again
     assert set(made(share(tiny, run_copy, "none", **more))) == {"report"}
 
 
@@ -254,8 +260,8 @@ def test_the_lock_of_a_share_killed_at_the_index_goes_with_the_next_whole_run(
 
 
 def test_a_share_leaves_what_others_are_writing(tmp_path: Path) -> None:
-    torn = tmp_path / "features" / ".tmp-of-another"
-    torn.parent.mkdir()
+    Store(tmp_path).write(b"", "features", "mark", "shard-abc.json")
+    torn = tmp_path / "features" / "mark" / ".tmp-of-another"
     torn.touch()
     with hold(Store(tmp_path), Share(1, 2)):
         assert torn.exists()

@@ -27,9 +27,11 @@ STAGES = (
     "graphs",
     "segments",
     "embeddings",
+    "samples",
     "clusters",
     "masks",
     "evaluate",
+    "tallies",
     "report",
 )
 KILLS = 10
