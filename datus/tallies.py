@@ -78,17 +78,22 @@ def build_tallies(context: Context) -> ShardWork:
         usable = [record for record in shard.records if record.image_id in masks]
         if not usable:
             return ShardData(arrays={})
-        whole = {"pixels": _total(masks, "pixels")}
+        whole = {"pixels": _total(_of(usable, masks), "pixels")}
         if "denoise" in inputs:
-            whole["denoised_pixels"] = _total(inputs["denoise"].arrays, "pixels")
+            denoised = _of(usable, inputs["denoise"].arrays)
+            whole["denoised_pixels"] = _total(denoised, "pixels")
         if "evaluate" in inputs:
-            whole |= _scored(inputs["evaluate"].arrays)
+            whole |= _scored(_of(usable, inputs["evaluate"].arrays))
         pairs = ((r, masks[r.image_id], segments[r.image_id]) for r in usable)
         found = (pair for one in pairs for pair in candidates(*one))
         best = surest(found, len(whole["pixels"]) - 1, n_best)
         return ShardData(arrays={WHOLE: whole | _packed(best)})
 
     return work
+
+
+def _of(records: list[ImageRecord], arrays: Mapping[str, Arrays]) -> dict[str, Arrays]:
+    return {r.image_id: arrays[r.image_id] for r in records if r.image_id in arrays}
 
 
 def _total(arrays: Mapping[str, Arrays], name: str) -> Array:
