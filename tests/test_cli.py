@@ -105,7 +105,7 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
         "failed",
         "seconds",
     ]
-    assert len(rows) == 9
+    assert len(rows) == 11
     made = {name: cells[0] for name, cells in rows_of(stages).items()}
     assert {name for name, count in made.items() if count != "0"} == {"stage", "index"}
     found = rows_of(scores)

@@ -108,7 +108,7 @@ def test_a_backbone_is_computed_once_for_all_k_and_embedders(
     assert folders["embeddings"] == 4
     assert folders["clusters"] == folders["masks"] == folders["evaluate"] == 8
     shards = [(cell.n_shards, cell.n_shared) for cell in found.results]
-    assert shards == [(7, 0), (7, 4), (7, 3), (7, 4)] * 2
+    assert shards == [(9, 0), (9, 5), (9, 3), (9, 5)] * 2
 
 
 def test_a_second_run_does_nothing_and_says_the_same(done: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 import typing
 from collections.abc import Callable, Sequence
@@ -195,7 +196,7 @@ def is_alive(pid: int) -> bool:
 def test_ctrl_c_waits_until_a_worker_is_started() -> None:
     def start() -> None:
         with processes._interrupts_later():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
             assert signal.SIGINT in signal.sigpending()
 
