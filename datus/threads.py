@@ -37,8 +37,7 @@ def map_threads(function: Callable[[In], Out], items: Iterable[In], n_threads: i
         return [_unless_stopped(function, item) for item in todo]
     with _one_thread_each():
         if n_threads <= 1 or len(todo) <= 1:
-            with _TURNS.one(max(1, n_threads)):
-                return [_unless_stopped(function, item) for item in todo]
+            return [_in_turn(function, item, max(1, n_threads)) for item in todo]
         return _shared_out(function, todo, min(n_threads, len(todo)))
 
 
@@ -82,16 +81,15 @@ def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -
 
     def work() -> None:
         _LIMITS.limit_thread()
-        with _TURNS.one(n_threads):
-            while not errors:
-                with guard:
-                    place = next(places, -1)
-                if place < 0:
-                    return
-                try:
-                    found[place] = _unless_stopped(function, todo[place])
-                except BaseException as error:
-                    errors[place] = error
+        while not errors:
+            with guard:
+                place = next(places, -1)
+            if place < 0:
+                return
+            try:
+                found[place] = _in_turn(function, todo[place], n_threads)
+            except BaseException as error:
+                errors[place] = error
 
     with ThreadPoolExecutor(n_threads) as pool:
         threads = [pool.submit(work) for _ in range(n_threads)]
@@ -106,8 +104,7 @@ class _Turns:
     """Several maps may run side by side (two shards of one process). All of them together work on
     no more items than the cores that each was given: more would only take each other's cache.
 
-    A thread keeps its turn until its map has no more items: handing it over at every item would
-    cost a change of threads for each image."""
+    A turn is for one item: a short map of one shard does not wait for all of a long one's."""
 
     def __init__(self) -> None:
         self._free, self._running = Condition(), 0
@@ -141,6 +138,11 @@ STOP_SECONDS = 0.2
 """A waiting thread looks this often whether all shall stop."""
 
 _TURNS = _Turns()
+
+
+def _in_turn(function: Callable[[In], Out], item: In, n_threads: int) -> Out:
+    with _TURNS.one(n_threads):
+        return _unless_stopped(function, item)
 
 
 def _unless_stopped(function: Callable[[In], Out], item: In) -> Out:
