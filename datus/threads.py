@@ -7,6 +7,7 @@ each on one thread, and results do not depend on threads, workers, batch size or
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -81,15 +82,17 @@ def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -
 
     def work() -> None:
         _LIMITS.limit_thread()
-        while not errors:
-            with guard:
-                place = next(places, -1)
-            if place < 0:
-                return
-            try:
-                found[place] = _in_turn(function, todo[place], n_threads)
-            except BaseException as error:
-                errors[place] = error
+        place = 0
+        while place >= 0 and not errors:
+            with _TURNS.one(n_threads):
+                end = time.monotonic() + TURN_SECONDS
+                while not errors and (place := _next(places, guard)) >= 0:
+                    try:
+                        found[place] = _unless_stopped(function, todo[place])
+                    except BaseException as error:
+                        errors[place] = error
+                    if time.monotonic() > end:
+                        break
 
     with ThreadPoolExecutor(n_threads) as pool:
         threads = [pool.submit(work) for _ in range(n_threads)]
@@ -100,11 +103,16 @@ def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -
     return [found[place] for place in range(len(todo))]
 
 
+def _next(places: Iterator[int], guard: Lock) -> int:
+    with guard:
+        return next(places, -1)
+
+
 class _Turns:
     """Several maps may run side by side (two shards of one process). All of them together work on
     no more items than the cores that each was given: more would only take each other's cache.
 
-    A turn is for one item: a short map of one shard does not wait for all of a long one's."""
+    A turn is for one item, or for several short ones: to hand it over takes a change of threads."""
 
     def __init__(self) -> None:
         self._free, self._running = Condition(), 0
@@ -133,6 +141,9 @@ class _Turns:
                 self._running -= 1
                 self._free.notify()
 
+
+TURN_SECONDS = 0.05
+"""After so long another map has its turn."""
 
 STOP_SECONDS = 0.2
 """A waiting thread looks this often whether all shall stop."""
