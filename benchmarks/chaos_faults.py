@@ -21,25 +21,27 @@ def at_write(stage: str, number: int, moment: str) -> Fault:
     """kill -9 at write `number` of a stage: before it, with half a temporary file, or after."""
 
     def install() -> None:
-        from datus.leftovers import TEMPORARY
+        from datus.leftovers import TEMPORARY, note
         from datus.store import Store
 
-        whole, count = Store.write, [0]
+        whole, count = Store._write, [0]
 
-        def write(self: Any, data: bytes, *parts: str) -> None:
+        def write(self: Any, data: bytes, *parts: str) -> str:
             count[0] += parts[0] == stage
             chosen = parts[0] == stage and count[0] == number
             if chosen and moment == "torn":
                 folder = Path(self.path(*parts)).parent
                 folder.mkdir(parents=True, exist_ok=True)
+                note(self.root, parts)  # as the store does before it writes
                 (folder / f"{TEMPORARY}torn").write_bytes(data[: len(data) // 2])
             if chosen and moment != "after":
                 os.kill(os.getpid(), signal.SIGKILL)
-            whole(self, data, *parts)
+            path = whole(self, data, *parts)
             if chosen:
                 os.kill(os.getpid(), signal.SIGKILL)
+            return path
 
-        Store.write = write  # type: ignore[method-assign]
+        Store._write = write  # type: ignore[method-assign]
 
     return install
 
@@ -50,16 +52,16 @@ def at_write_do(stage: str, action: Callable[[], None], number: int = 1) -> Faul
     def install() -> None:
         from datus.store import Store
 
-        whole, count = Store.write, [0]
+        whole, count = Store._write, [0]
 
-        def write(self: Any, data: bytes, *parts: str) -> None:
+        def write(self: Any, data: bytes, *parts: str) -> str:
             is_recipe = parts[-1] == "stage.json"  # those of all stages are written at the start
             count[0] += parts[0] == stage and not is_recipe
             if parts[0] == stage and not is_recipe and count[0] == number:
                 action()
-            whole(self, data, *parts)
+            return whole(self, data, *parts)
 
-        Store.write = write  # type: ignore[method-assign]
+        Store._write = write  # type: ignore[method-assign]
 
     return install
 
@@ -111,13 +113,13 @@ def slow_writes() -> None:
     """So that a second driver meets the first one at work."""
     from datus.store import Store
 
-    whole = Store.write
+    whole = Store._write
 
-    def write(self: Any, data: bytes, *parts: str) -> None:
+    def write(self: Any, data: bytes, *parts: str) -> str:
         time.sleep(0.03)
-        whole(self, data, *parts)
+        return whole(self, data, *parts)
 
-    Store.write = write  # type: ignore[method-assign]
+    Store._write = write  # type: ignore[method-assign]
 
 
 # --- an object store ----------------------------------------------------------------------------
