@@ -259,6 +259,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=list(PARTS))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        # threads of OpenMP do not outlive a fork: with one core there are none
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     for name in ("torch", "timm", "faiss", "datus.runner", "datus.cli", "datus.gather"):
         __import__(name)  # in the forked processes they are there
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it for children

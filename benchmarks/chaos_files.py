@@ -82,7 +82,7 @@ def read_only(bench: Bench) -> None:
 def _read_only_disk(bench: Bench) -> None:
     from bad_files import mount, remount, unmount
 
-    disk = bench.folder / "disk"
+    disk = bench.folder / "read-only"
     reason = mount(disk, "64m")
     if reason:
         print(f"no disk can be mounted here: {reason}", file=sys.stderr)
