@@ -4,9 +4,9 @@
     undone(store, places)                keys of those that are not finished
     contents(store, files)               what is in whole files
 
-On a local disk that is a look at one after the other. On an object store each look is a request of
-some 20 ms: folders are listed, a thousand files a request, and only what is there is read, several
-at a time.
+On a local disk, or one that is mounted, several are looked at ahead. On an object store each look
+is a request of some 20 ms: folders are listed, a thousand files a request, and only what is there
+is read, several at a time.
 """
 
 from collections import OrderedDict
