@@ -50,8 +50,14 @@ popcount: Callable[[Any], Any] = intrinsic(_popcount_code)
 def value_counts(values: Array) -> Array:
     """int64 (256,): how often each value is in uint8 (H, W)."""
     counts = np.zeros(256, np.int64)
-    for value in values.flat:
-        counts[value] += 1
+    for row in range(values.shape[0]):
+        value, n_equal = 0, 0  # masks are runs of one label: a run is added once
+        for column in range(values.shape[1]):
+            if values[row, column] != value:
+                counts[value] += n_equal
+                value, n_equal = values[row, column], 0
+            n_equal += 1
+        counts[value] += n_equal
     return counts
 
 
@@ -60,8 +66,13 @@ def pair_counts(first: Array, second: Array) -> Array:
     """int64 (256, 256): how often two values stand at one place; uint8 (H, W) each."""
     counts = np.zeros((256, 256), np.int64)
     for row in range(first.shape[0]):
+        a, b, n_equal = 0, 0, 0
         for column in range(first.shape[1]):
-            counts[first[row, column], second[row, column]] += 1
+            if first[row, column] != a or second[row, column] != b:
+                counts[a, b] += n_equal
+                a, b, n_equal = first[row, column], second[row, column], 0
+            n_equal += 1
+        counts[a, b] += n_equal
     return counts
 
 
@@ -73,10 +84,16 @@ def triple_counts(first: Array, second: Array, third: Array, sizes: tuple[int, i
     """
     counts = np.zeros(sizes, np.int64)
     for row in range(first.shape[0]):
+        a, b, c, n_equal = 0, 0, 0, 0
         for column in range(first.shape[1]):
-            a, b, c = first[row, column], second[row, column], third[row, column]
-            if a < sizes[0] and b < sizes[1] and c < sizes[2]:
-                counts[a, b, c] += 1
+            x, y, z = first[row, column], second[row, column], third[row, column]
+            if x != a or y != b or z != c:
+                if a < sizes[0] and b < sizes[1] and c < sizes[2]:
+                    counts[a, b, c] += n_equal
+                a, b, c, n_equal = x, y, z, 0
+            n_equal += 1
+        if a < sizes[0] and b < sizes[1] and c < sizes[2]:
+            counts[a, b, c] += n_equal
     return counts
 
 

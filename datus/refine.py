@@ -14,6 +14,7 @@ free.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -99,11 +100,13 @@ def _under(n_pixels: int, n_patches: int) -> Array:
     return under
 
 
+@lru_cache(64)
 def _edges(n_pixels: int, n_patches: int) -> Array:
     """int64 (n_patches + 1,): the first pixel of each patch, and the end. Some may have none."""
     return np.searchsorted(_under(n_pixels, n_patches), np.arange(n_patches + 1))
 
 
+@lru_cache(64)
 def _place_weights(n_pixels: int, n_patches: int, settings: Bilateral) -> Array:
     """float32 (2 reach + 1, n_pixels): weight of the patches around, along one side."""
     centres = (np.arange(n_pixels) + 0.5) * n_patches / n_pixels - 0.5

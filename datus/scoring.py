@@ -15,8 +15,9 @@ from datus.shardwork import Context, Inputs, ShardWork, one_image, per_image, re
 def build_evaluate(context: Context) -> ShardWork:
     from datus.confidence import bin_of, binned
     from datus.images import preview_size
-    from datus.masks import decode_labels, encode_small, labels_to_pixels, truth_classes
+    from datus.masks import encode_small, labels_to_pixels, truth_classes
     from datus.metrics import count_pixels
+    from datus.png import labels_of
 
     config = context.config
     classes = load_classes(Path(config.data.classes))
@@ -30,8 +31,7 @@ def build_evaluate(context: Context) -> ShardWork:
         found = {}
         for stage, name in (("masks", "counts"), ("denoise", "denoised")):
             if stage in inputs:
-                png = inputs[stage].arrays[record.image_id]["png"].tobytes()
-                mask = decode_labels(png, config.data.max_pixels)
+                mask = labels_of(inputs[stage].arrays[record.image_id]["png"].data)
                 found[name] = count_pixels(mask, truth, n_labels, classes.n_classes).counts
             if stage == "masks":
                 bins = bin_of(inputs[stage].arrays[record.image_id]["confidence"])

@@ -317,7 +317,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="masks",
-        version=4,
+        version=5,
         scope="shard",
         needs=_masks_needs,
         settings=_masks,
@@ -336,7 +336,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="denoise",
-        version=2,
+        version=3,
         scope="shard",
         needs=_denoise_needs,
         settings=_no_settings,
@@ -345,7 +345,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="evaluate",
-        version=3,
+        version=4,
         scope="shard",
         needs=_evaluate_needs,
         settings=_evaluate,

@@ -9,8 +9,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 from threading import Condition, Event, Lock, local
 from typing import Any, TypeVar
 
@@ -31,10 +32,10 @@ def map_threads(function: Callable[[In], Out], items: Iterable[In], n_threads: i
     """`[function(item) for item in items]`, `n_threads` items at a time, in order of the items.
 
     The first exception is raised after the running items end. numpy, OpenMP and torch are limited
-    to one thread per item meanwhile.
+    to one thread per item meanwhile. A map inside an item stays on the thread of that item.
     """
     todo = list(items)
-    if n_threads <= 1 and _TURNS.has_one:  # inside an item of another map: all limits are set
+    if _TURNS.has_one:  # inside an item of another map: its thread, and all limits are set
         return [_unless_stopped(function, item) for item in todo]
     with _one_thread_each():
         if n_threads <= 1 or len(todo) <= 1:
@@ -81,7 +82,7 @@ def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -
     places, guard = iter(range(len(todo))), Lock()
 
     def work() -> None:
-        _LIMITS.limit_thread()
+        _LIMITS.limit_worker()
         place = 0
         while place >= 0 and not errors:
             with _TURNS.one(n_threads):
@@ -94,13 +95,32 @@ def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -
                     if time.monotonic() > end:
                         break
 
-    with ThreadPoolExecutor(n_threads) as pool:
-        threads = [pool.submit(work) for _ in range(n_threads)]
+    threads = [_workers().submit(work) for _ in range(n_threads)]
+    try:
+        wait(threads)
+    except BaseException as error:  # Ctrl-C here: no further item begins
+        errors[-1] = error
+        wait(threads)
     if errors:
         raise errors[min(errors)]
     for thread in threads:
         thread.result()
     return [found[place] for place in range(len(todo))]
+
+
+@cache
+def _workers() -> ThreadPoolExecutor:
+    """Threads that wait for the next map: to make one known to OpenMP takes most of a millisecond.
+
+    As many as were ever busy at a time. A forked process has none of them and makes its own.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_workers.cache_clear)
+    return ThreadPoolExecutor(MOST_THREADS)
+
+
+MOST_THREADS = 4096
+"""More than any map asks for."""
 
 
 def _next(places: Iterator[int], guard: Lock) -> int:
@@ -175,6 +195,7 @@ class _Limits:
         self._torch_threads = 0
         self._controller: Any = None
         self._n_modules = 0
+        self._mine = local()
 
     def enter(self) -> Any:
         """Returns what `leave` wants."""
@@ -194,6 +215,12 @@ class _Limits:
         mine = self._controller.select(user_api="openmp").limit(limits=1)
         _limit_torch(1)
         return mine
+
+    def limit_worker(self) -> None:
+        """The calling thread, for good; again only after a library came."""
+        if getattr(self._mine, "limited_by", None) is not self._controller:
+            self.limit_thread()
+            self._mine.limited_by = self._controller
 
     def leave(self, mine: Any) -> None:
         with self._guard:

@@ -2,8 +2,10 @@
 
 import gc
 import os
+import signal
 import threading
 import time
+from concurrent import futures
 
 import pytest
 import torch
@@ -49,6 +51,56 @@ def test_no_more_items_at_a_time_than_threads() -> None:
 
     map_threads(count, range(12), 3)
     assert most <= 3
+
+
+def test_threads_are_used_again() -> None:
+    meet = threading.Barrier(2, timeout=20)
+    map_threads(lambda _: meet.wait(), range(2), 2)
+    n_threads = threading.active_count()
+    map_threads(lambda _: meet.wait(), range(2), 2)
+    assert threading.active_count() == n_threads
+
+
+def test_a_map_inside_an_item_stays_on_its_thread() -> None:
+    def inner(_: int) -> bool:
+        names = map_threads(lambda _: threading.current_thread().name, range(4), 3)
+        return set(names) == {threading.current_thread().name}
+
+    assert all(map_threads(inner, range(6), 3))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    assert map_threads(abs, range(4), 2) == [0, 1, 2, 3]
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if map_threads(abs, range(4), 2) == [0, 1, 2, 3] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_after_ctrl_c_no_further_item_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def slow(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.05)
+
+    waits = iter([KeyboardInterrupt()])
+
+    def interrupted(threads: object) -> None:
+        for error in waits:
+            raise error
+        futures.wait(threads)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("datus.threads.wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        map_threads(slow, range(50), 2)
+    n_begun = len(begun)
+    assert n_begun < 50
+    time.sleep(0.2)
+    assert len(begun) == n_begun
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])

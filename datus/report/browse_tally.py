@@ -81,7 +81,8 @@ def touching(clusters: Array, k: int) -> Array:
     pairs = np.zeros((k, k), np.int64)
     for one, other in ((clusters[:, :-1], clusters[:, 1:]), (clusters[:-1], clusters[1:])):
         both = (one >= 0) & (other >= 0) & (one != other)
-        np.add.at(pairs, (one[both].astype(np.int64), other[both].astype(np.int64)), 1)
+        flat = one[both].astype(np.int64) * k + other[both]
+        pairs += np.bincount(flat, minlength=k * k).reshape(k, k)
     return pairs + pairs.T
 
 
