@@ -4,15 +4,15 @@
     python benchmarks/bench_pipeline.py --images DIR [--truth DIR --classes TOML] [--sizes 0,4000]
 
 For each size (0 = the folder as it is; more = its images again under new names) a process of its
-own makes a whole run, then the same ViT passes alone: same images, batch, precision, threads and
-device.
+own makes a whole run, and before and after it the same ViT passes alone: same images, batch,
+precision, threads and device.
 
-    overhead = seconds of the run / seconds of the passes alone
+    overhead = seconds of the run / seconds of the passes alone, mean of before and after
 
-Both after the libraries were loaded, which is told apart ("start"). With crops the passes are those
-of the crops, too. Passes alone are timed on `--alone` images and scaled. Columns of the table:
-seconds, images a second, share of the cores that was busy, bytes in the run folder. Peak memory is
-that of the process (and of the GPU).
+All after the libraries were loaded, which is told apart ("start"). With crops the passes are those
+of the crops, too, timed after the run. Passes alone are timed on `--alone` images and scaled.
+Columns of the table: seconds, images a second, share of the cores that was busy, bytes in the run
+folder. Peak memory is that of the process and its workers together (and of the GPU).
 """
 
 import argparse
@@ -22,9 +22,10 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Watch:
         wall, cpu = time.perf_counter(), _cpu_seconds()
         yield lambda n: None
         row = {"name": name, "seconds": time.perf_counter() - wall, "cpu": _cpu_seconds() - cpu}
-        row["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        row["peak"] = PEAK.most
         self.rows.append(row)
 
     def say(self, text: str) -> None:
@@ -53,11 +54,55 @@ class Watch:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of the workers that ended."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
+    """Of this process, of its workers, and of those that ended."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    for child in workers():
+        with suppress(OSError):
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def workers() -> list[str]:
+    """Process ids of the children that live now."""
+    found: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):
+            found += (task / "children").read_text().split()
+    return found
+
+
+class Peak(threading.Thread):
+    """The most memory that this process and its workers have in use together.
+
+    Pages that several processes hold are counted for each: the sum is an upper bound.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0
+
+    def run(self) -> None:
+        while True:
+            found = [self.alone(), *map(resident, workers())]
+            self.most = max(self.most, sum(found))
+            time.sleep(0.1)
+
+    @staticmethod
+    def alone() -> int:
+        return resident("self")
+
+
+def resident(process: str) -> int:
+    """Bytes in memory; 0 if it has ended."""
+    with suppress(OSError):
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+    return 0
+
+
+PEAK = Peak()
 
 
 # --- one size, in a process of its own ----------------------------------------------------------
@@ -76,16 +121,22 @@ def measure(given: dict[str, Any], n_alone: int) -> dict[str, Any]:
     config = Config.load(None, given)
     warm_up(config)
     start = time.perf_counter() - started
+    records = index_of(config).records
+    passes_alone(config, records, 32)  # or the first ones would be slower than those of the run
+    before = passes_alone(config, records, n_alone)
     watch, store = Watch(), Store(config.run_path)
+    PEAK.start()
     started = time.perf_counter()
     result = run(config, store, watch)
     whole = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = PEAK.most
     marks = {node.stage: (node.stage, node.mark) for node in result.plan.nodes}
     for row in watch.rows:
         names = [one.split(" ")[0] for one in row["name"].split(" + ")]
         row["bytes"] = sum(store.disk_bytes(*marks.get(name, (name,))) for name in names)
-    alone, passes = passes_alone(config, result, n_alone)
+    after = passes_alone(config, records, n_alone)
+    crops, passes = crops_alone(config, result, n_alone)
+    alone = (before + after) / 2 + crops
     on_gpu = resolve_device(config).startswith("cuda")
     return {
         "n_images": len(result.index.records),
@@ -94,6 +145,7 @@ def measure(given: dict[str, Any], n_alone: int) -> dict[str, Any]:
         "rows": watch.rows,
         "whole": whole,
         "alone": alone,
+        "before_after": (before, after),
         "passes": passes,
         "peak": peak,
         "gpu_peak": torch.cuda.max_memory_allocated() if on_gpu else 0,
@@ -123,10 +175,18 @@ def warm_up(config: Any) -> None:
         run(few, Store(str(Path(folder) / "run")))
 
 
-def passes_alone(config: Any, result: Any, n_alone: int) -> tuple[float, float]:
-    """(seconds of all forward passes, how many passes an image); decoding is not counted."""
+def index_of(config: Any) -> Any:
+    """The images of a run that is still to come."""
+    from datus.index import make_index
+    from datus.store import Store
+
+    with tempfile.TemporaryDirectory() as folder:
+        return make_index(config, Store(folder), Watch().bar, isolate=False)
+
+
+def passes_alone(config: Any, records: Any, n_alone: int) -> float:
+    """Seconds of a forward pass for each image; decoding is not counted."""
     from datus.backbones import load_backbone
-    from datus.embeddings import crop_side
     from datus.images import fit_size, normalise
     from datus.resources import runtime_of
     from datus.shardwork import vit_image
@@ -135,7 +195,6 @@ def passes_alone(config: Any, result: Any, n_alone: int) -> tuple[float, float]:
     model = load_backbone(
         settings.backbone, settings.weights, settings, runtime.device, config.seed
     )
-    records = result.index.records
     some = records[:: max(1, len(records) // n_alone)][:n_alone]
     seconds = 0.0
     for first in range(0, len(some), 64):  # as many decoded images in memory
@@ -155,9 +214,21 @@ def passes_alone(config: Any, result: Any, n_alone: int) -> tuple[float, float]:
         started = time.perf_counter()
         model.features(images, runtime.threads, runtime.batch)
         seconds += time.perf_counter() - started
-    whole = seconds * len(records) / len(some)
+    return seconds * len(records) / len(some)
+
+
+def crops_alone(config: Any, result: Any, n_alone: int) -> tuple[float, float]:
+    """(seconds of the passes of all crops, passes an image with that of the image)."""
     if config.embeddings.mode == "pool":
-        return whole, 1.0
+        return 0.0, 1.0
+    from datus.backbones import load_backbone
+    from datus.embeddings import crop_side
+    from datus.resources import runtime_of
+
+    runtime, settings = runtime_of(config), config.features
+    model = load_backbone(
+        settings.backbone, settings.weights, settings, runtime.device, config.seed
+    )
     n_crops = _n_crops(config, result)
     side = crop_side(config.embeddings.crop_px, model.patch_px)
     crop = np.zeros((3, side, side), np.float32)
@@ -167,7 +238,7 @@ def passes_alone(config: Any, result: Any, n_alone: int) -> tuple[float, float]:
         n_some = min(64, n_timed - first)
         model.class_tokens([crop] * n_some, runtime.threads, runtime.batch)
     per_crop = (time.perf_counter() - started) / max(1, n_timed)
-    return whole + per_crop * n_crops, 1.0 + n_crops / len(records)
+    return per_crop * n_crops, 1.0 + n_crops / len(result.index.records)
 
 
 def _n_crops(config: Any, result: Any) -> int:
@@ -259,6 +330,7 @@ def table(found: dict[str, Any]) -> str:
         "",
         f"overhead {found['whole'] / found['alone']:.2f}; start {found['start']:.1f} s; "
         f"peak memory {found['peak'] / MIB:.0f} MiB"
+        + "; passes before and after the run {:.2f} and {:.2f} s".format(*found["before_after"])
         + (f", GPU {found['gpu_peak'] / MIB:.0f} MiB" if found["gpu_peak"] else ""),
     ]
     return "\n".join(lines)

@@ -133,12 +133,15 @@ class MasksConfig:
 class SpeedConfig:
     """How fast, never what: nothing here changes a byte of the results on a CPU."""
 
-    executor: Literal["serial", "processes", "ray"] = "serial"
-    """In this process, in several of this machine, or on a Ray cluster (docs/cluster.md)."""
+    executor: Literal["auto", "serial", "processes", "ray"] = "auto"
+    """In this process (serial), in several of this machine, or on a Ray cluster (docs/cluster.md).
+    auto = in this process what has a model to run, and what has none in one process for each core,
+    if there are four cores and a thousand images to do, or `workers` is set."""
     workers: int = 0
     """Processes; 0 = one per core; on a Ray cluster as many as there is room for."""
     threads: int = 0
-    """Images worked on at a time in one process; 0 = the cores, divided by the workers."""
+    """Images worked on at a time in one process, with auto in all; 0 = the cores, divided by the
+    workers."""
     batch: int = 16
     """Images or crops a GPU sees at once. A CPU takes one at a time: same bytes on any machine."""
     device: str = "auto"

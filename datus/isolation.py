@@ -52,7 +52,7 @@ def guarded(
     config: Config, store: Store, key: str, records: Iterable[ImageRecord], careful: bool
 ) -> Iterator[None]:
     """In the process that works on a shard. careful: it ended one, so look through it first."""
-    if config.speed.executor == "serial":
+    if config.speed.executor in ("serial", "auto"):
         with under_way(store, key):
             if careful:
                 look_through(config, records)

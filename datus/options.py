@@ -31,7 +31,7 @@ RunDir = Annotated[str, typer.Option("--run-dir", help="default: runs/<name of t
 Preset = Annotated[str, typer.Option("--preset", help="best (default) or paper")]
 Backbone = Annotated[str, typer.Option("--backbone", help="see datus backbones; or any timm ViT")]
 Weights = Annotated[str, typer.Option("--weights", help="auto, hub, random, or a checkpoint file")]
-Executor = Annotated[str, typer.Option("--executor", help="serial (default), processes, ray")]
+Executor = Annotated[str, typer.Option("--executor", help="auto (default), serial, processes, ray")]
 Workers = Annotated[
     int, typer.Option("--workers", help="processes; 0 = one per core", show_default=False)
 ]

@@ -22,6 +22,30 @@ IN_FLIGHT = 2
 """Shards that are under way in one process. A third one would only take memory."""
 
 
+APART = 1000, 4
+"""Images and cores from which on worker processes are worth their start, a second, and their
+memory, a quarter of a gigabyte each."""
+
+
+def placed(config: Config, n_images: int, on_device: Callable[[], bool]) -> Config:
+    """`config` for one group of stages, with `auto` decided.
+
+    n_images: that lack a stage of it; on_device: whether it runs a model or a GPU. Threads of one
+    process share one interpreter: two of them lose a tenth of their time by it, and of many all but
+    a few wait. Models are loaded once, and keep their threads busy outside the interpreter.
+    """
+    speed = config.speed
+    if speed.executor != "auto":
+        return config
+    workers = speed.workers or speed.threads or n_cores()
+    few = not speed.workers and (n_images < APART[0] or workers < APART[1])
+    if workers == 1 or few or on_device():
+        return replace(config, speed=replace(speed, executor="serial"))
+    device = resolve_device(config)  # auto would load torch in each of them
+    apart = replace(speed, executor="processes", workers=workers, threads=1, device=device)
+    return replace(config, speed=apart)
+
+
 def at_a_time(config: Config) -> int:
     """Shards that are under way in all processes."""
     return parallel(config)[0] if config.speed.executor == "processes" else IN_FLIGHT
@@ -60,13 +84,18 @@ def frugal() -> Iterator[None]:
 
     Each search goes through what torch has loaded, and a run makes hardly any of them.
     """
-    _few_arenas()
     before = gc.get_threshold()
-    gc.set_threshold(OBJECTS_BEFORE_COLLECTION, *before[1:])
+    be_frugal()
     try:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+def be_frugal() -> None:
+    """For good: in worker processes."""
+    _few_arenas()
+    gc.set_threshold(OBJECTS_BEFORE_COLLECTION, *gc.get_threshold()[1:])
 
 
 _M_ARENA_MAX = -8

@@ -28,7 +28,7 @@ from datus.leftovers import note_loss
 from datus.plan import DATASET_KEY, Node, Plan, make_plan, unchanged, wanted_groups
 from datus.ready import reports, undone
 from datus.records import ShardData
-from datus.resources import at_a_time, frugal, in_workers, runtime_of
+from datus.resources import at_a_time, be_frugal, frugal, in_workers, placed, runtime_of
 from datus.shardjobs import LOADED, READ, Job, carefully, is_done, run_job, silent
 from datus.shardwork import Context
 from datus.shares import parse_share
@@ -193,13 +193,15 @@ def _run_shards(
         return
     nodes = tuple(node for node in plan.nodes if node.stage != "report")
     careful = {s.key for s in missing if config.speed.isolate or s.key in result.suspects}
-    theirs = in_workers(config)
+    n_images = sum(len(shard.records) for shard in missing)
+    here = placed(config, n_images, lambda: any(node.row.on_device(config) for node in group))
+    theirs = in_workers(here)
     jobs = [Job(theirs, store.url, group, nodes, s, s.key in careful) for s in missing]
-    total = len(group) * sum(len(shard.records) for shard in missing)
     broken: list[tuple[Shard, str]] = []
-    with console.bar(" + ".join(node.label for node in group), total) as advance:
-        run_all = executors.by_name(config.speed.executor)
-        for outcome in run_all(run_job, jobs, _executor_settings(config, store, advance)):
+    with console.bar(" + ".join(node.label for node in group), len(group) * n_images) as advance:
+        run_all = executors.by_name(here.speed.executor)
+        settings = _executor_settings(here, store, advance, config.speed.executor == "auto")
+        for outcome in run_all(run_job, jobs, settings):
             _note(outcome, broken, console)
             if config.speed.executor == "ray" and outcome.error is None:
                 made = outcome.job.shard
@@ -325,7 +327,9 @@ def _listed(failures: dict[str, str]) -> str:
     return "\n".join(rows + more)
 
 
-def _executor_settings(config: Config, store: Store, advance: Advance) -> ExecutorSettings:
+def _executor_settings(
+    config: Config, store: Store, advance: Advance, keep: bool
+) -> ExecutorSettings:
     speed = config.speed
 
     def again(job: Job) -> Job:
@@ -334,4 +338,5 @@ def _executor_settings(config: Config, store: Store, advance: Advance) -> Execut
         return carefully(job)
 
     workers = speed.workers if speed.executor == "ray" else at_a_time(config)
-    return ExecutorSettings(workers, advance, again, executors.cluster_of(speed))
+    cluster = executors.cluster_of(speed)
+    return ExecutorSettings(workers, advance, again, cluster, be_frugal, keep)

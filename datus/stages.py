@@ -33,6 +33,7 @@ from datus import (
 from datus.classes import load_classes
 from datus.config import Config, settings_of
 from datus.index import Index
+from datus.resources import resolve_device
 from datus.shardwork import Context
 from datus.store import ShardReport
 
@@ -53,6 +54,8 @@ class Stage:
     build: Callable[[Context], Any]
     per_k: bool = False
     """Runs once for each K of a sweep."""
+    on_device: Callable[[Config], bool] = lambda config: False
+    """Has work for a GPU, or runs a model: what it loads is too large to be loaded often."""
     sees_truth: bool = False
     """Where there are true masks its shards are named by their contents, too."""
     warn: Callable[[Iterable[ShardReport]], list[str]] = lambda reports: []
@@ -243,6 +246,7 @@ STAGES: tuple[Stage, ...] = (
         needs=_nothing,
         settings=_features,
         build=work.build_features,
+        on_device=lambda config: True,
     ),
     Stage(
         name="keysums",
@@ -267,6 +271,7 @@ STAGES: tuple[Stage, ...] = (
         needs=lambda config: ("features", "center") if _centred(config) else ("features",),
         settings=_graphs,
         build=work.build_graphs,
+        on_device=lambda config: resolve_device(config) != "cpu",
         warn=stage_warnings.degenerate,
     ),
     Stage(
@@ -285,6 +290,7 @@ STAGES: tuple[Stage, ...] = (
         needs=_embedding_needs,
         settings=_embeddings,
         build=work.build_embeddings,
+        on_device=lambda config: config.embeddings.mode == "crop",
         warn=stage_warnings.invalid,
     ),
     Stage(
@@ -341,6 +347,7 @@ STAGES: tuple[Stage, ...] = (
         needs=_denoise_needs,
         settings=_no_settings,
         build=denoising.build_denoise,
+        on_device=lambda config: True,
         per_k=True,
     ),
     Stage(

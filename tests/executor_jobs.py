@@ -120,3 +120,19 @@ def tells_where_it_is(job: Job, advance: Advance) -> tuple[int, str, str, str]:
     """(process, folder, and two settings of its environment)."""
     named = (os.environ.get(name, "none") for name in ("DATUS_OFFLINE", "CUDA_VISIBLE_DEVICES"))
     return os.getpid(), os.getcwd(), *named  # type: ignore[return-value]
+
+
+def says_its_pid(job: Job, advance: Advance) -> int:
+    time.sleep(0.1)
+    return os.getpid()
+
+
+_marks: list[str] = []
+
+
+def leaves_a_mark() -> None:
+    _marks.append("here")
+
+
+def finds_the_mark(job: Job, advance: Advance) -> bool:
+    return _marks == ["here"]

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from datus.executors import ExecutorSettings, Outcome, by_name, processes
 NAMES = typing.get_args(typing.get_type_hints(SpeedConfig)["executor"])
 """Whatever the settings offer is held to the contract."""
 
-WITH_WORKERS = [name for name in NAMES if name != "serial"]
+WITH_WORKERS = [name for name in NAMES if name not in ("serial", "auto")]
 
 RAY = (
     pytest.mark.slow,  # seconds for a cluster, and a process for each worker of each test
@@ -181,6 +184,68 @@ def test_leaving_early_ends_the_workers(name: str, tmp_path: Path) -> None:
     workers = [int(path.name) for path in tmp_path.iterdir()]
     assert workers
     assert not [worker for worker in workers if is_alive(worker)]
+
+
+def pids_of(settings: ExecutorSettings, folder: Path, n_jobs: int = 4) -> set[int]:
+    jobs: list[Job] = [(number, str(folder)) for number in range(n_jobs)]
+    return {one.result for one in processes.run(work.says_its_pid, jobs, settings)}
+
+
+def kept_pids() -> set[int]:
+    return {one.pid or 0 for crew in processes._kept for one in processes._processes(crew.pool)}
+
+
+def test_workers_are_kept_for_the_next_jobs_and_stopped_at_the_end(tmp_path: Path) -> None:
+    settings = ExecutorSettings(2, lambda n: None, keep=True)
+    with processes.kept():
+        assert pids_of(settings, tmp_path) <= kept_pids()
+        two = kept_pids()
+        assert pids_of(settings, tmp_path, n_jobs=1) <= two
+        assert kept_pids() == two
+        pids_of(replace(settings, workers=3), tmp_path)  # two are not enough
+        three = kept_pids()
+        assert not three & two
+        assert not [worker for worker in two if is_alive(worker)]
+    assert (len(two), len(three)) == (2, 3)
+    assert not [worker for worker in three if is_alive(worker)]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_workers_that_nobody_keeps_are_stopped(keep: bool, tmp_path: Path) -> None:
+    settings = ExecutorSettings(1, lambda n: None, keep=keep)
+    with processes.kept() if not keep else nullcontext():
+        found = pids_of(settings, tmp_path, n_jobs=1)
+        assert not [worker for worker in found if is_alive(worker)]
+
+
+def test_kept_workers_that_were_killed_are_replaced(tmp_path: Path) -> None:
+    settings = ExecutorSettings(2, lambda n: None, keep=True)
+    with processes.kept():
+        first = pids_of(settings, tmp_path)
+        for worker in kept_pids():
+            os.kill(worker, signal.SIGKILL)
+        assert not [worker for worker in first if is_alive(worker)]
+        assert not pids_of(settings, tmp_path) & first
+
+
+def test_a_worker_is_prepared(tmp_path: Path) -> None:
+    settings = ExecutorSettings(1, lambda n: None, prepare=work.leaves_a_mark)
+    (outcome,) = processes.run(work.finds_the_mark, [(0, str(tmp_path))], settings)
+    assert outcome.result is True
+
+
+def test_a_script_that_does_not_ask_whether_it_is_main_runs_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('begun')\n"
+        "import executor_jobs as work\n"
+        "from datus.executors import ExecutorSettings, processes\n"
+        "settings = ExecutorSettings(2, lambda n: None)\n"
+        "found = processes.run(work.square, [(1, ''), (2, ''), (3, '')], settings)\n"
+        "print(sorted(one.result for one in found))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("begun\n[1, 4, 9]\n", "")
 
 
 def is_alive(pid: int) -> bool:

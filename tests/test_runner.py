@@ -31,8 +31,9 @@ from datus.errors import ClusterError, UsageError, WorkError
 from datus.executors import ExecutorSettings, serial
 from datus.leftovers import note
 from datus.metrics import RULES
-from datus.resources import resolve_device, runtime_of
+from datus.resources import placed, resolve_device, runtime_of
 from datus.runner import RunResult, run
+from datus.stages import STAGES
 from datus.store import Store
 
 LATER = ("clusters", "masks", "evaluate", "tallies", "report")
@@ -217,6 +218,37 @@ def test_work_that_travels_changes_no_byte(
 
     monkeypatch.setattr(executors, "by_name", {"processes": travelling}.__getitem__)
     run_with_workers(tiny, finished, tmp_path / "run")
+
+
+def test_auto_places_stages_without_a_model_in_workers_and_changes_no_byte(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"graphs.center": "dataset"}
+    go(tiny.config(tmp_path / "serial", more))
+    where: dict[str, tuple[str, bool]] = {}
+
+    def noting(name: str) -> Any:
+        def here(function: Any, jobs: Any, settings: ExecutorSettings) -> Any:
+            for node in jobs[0].group:
+                where[node.stage] = name, settings.keep
+            yield from serial.run(function, jobs, settings)
+
+        return here
+
+    monkeypatch.setattr(executors, "by_name", noting)
+    go(tiny.config(tmp_path / "run", {**more, "speed.workers": 2}))
+    assert tree(tmp_path / "run") == tree(tmp_path / "serial")
+    here = {stage for stage, (name, _) in where.items() if name == "serial"}
+    assert here == {"features", "keysums"}
+    assert where["graphs"] == where["masks"] == ("processes", True)
+
+
+@pytest.mark.slow
+def test_auto_with_real_workers_changes_no_byte(tiny: Dataset, tmp_path: Path) -> None:
+    for name, workers in (("serial", 1), ("run", 2)):
+        settings = {"graphs.center": "dataset", "speed.workers": workers}
+        go(tiny.config(tmp_path / name, settings))
+    assert tree(tmp_path / "run") == tree(tmp_path / "serial")
 
 
 def kept_of(run_dir: Path) -> dict[str, str]:
@@ -518,6 +550,47 @@ def test_threads_and_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) ->
     assert threads(executor="processes") == 1
     assert threads(executor="processes", workers=20) == 1
     assert threads(executor="processes", workers=4, threads=5) == 5
+
+
+@pytest.mark.parametrize(
+    ("speed", "n_images", "on_device", "expected"),
+    [
+        ({}, 1000, False, ("processes", 8, 1)),
+        ({}, 999, False, ("serial", 0, 0)),
+        ({}, 1000, True, ("serial", 0, 0)),
+        ({"workers": 3}, 1, False, ("processes", 3, 1)),
+        ({"workers": 1}, 5000, False, ("serial", 1, 0)),
+        ({"threads": 4}, 1000, False, ("processes", 4, 1)),
+        ({"threads": 3}, 1000, False, ("serial", 0, 3)),
+        ({"threads": 1}, 5000, False, ("serial", 0, 1)),
+        ({"executor": "serial"}, 5000, False, ("serial", 0, 0)),
+        ({"executor": "processes"}, 1, True, ("processes", 0, 0)),
+        ({"executor": "ray"}, 5000, True, ("ray", 0, 0)),
+    ],
+)
+def test_auto_is_decided_for_each_group_of_stages(
+    speed: dict[str, Any],
+    n_images: int,
+    on_device: bool,
+    expected: tuple[str, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("datus.resources.n_cores", lambda: 8)
+    more = {f"speed.{name}": value for name, value in speed.items()}
+    config = Config.load(None, {"speed.device": "cuda:1", **more})
+    found = placed(config, n_images, lambda: on_device).speed
+    assert (found.executor, found.workers, found.threads) == expected
+    assert found.device == "cuda:1"
+
+
+def test_only_what_runs_a_model_or_a_gpu_stays_in_the_first_process() -> None:
+    def stay(more: dict[str, Any]) -> set[str]:
+        config = Config.load(None, {"speed.device": "cpu", **more})
+        return {stage.name for stage in STAGES if stage.on_device(config)}
+
+    assert stay({}) == {"features", "denoise"}
+    assert stay({"embeddings.mode": "crop"}) == {"features", "denoise", "embeddings"}
+    assert stay({"speed.device": "cuda"}) == {"features", "denoise", "graphs"}
 
 
 def test_a_device_is_taken_as_it_is_given() -> None:

@@ -33,8 +33,9 @@ __all__ = [
 
 
 def by_name(name: str) -> Executor:
-    """'serial', 'processes' or 'ray'. Imports only the one that is asked for."""
-    if name == "serial":
+    """'serial', 'processes' or 'ray'. Imports only the one that is asked for. 'auto' is one of the
+    first two for each group of stages (`resources.placed`); undecided it is 'serial'."""
+    if name in ("serial", "auto"):
         from datus.executors import serial
 
         return serial.run
@@ -53,9 +54,14 @@ def cluster_of(speed: SpeedConfig) -> Cluster:
 
 
 def connected(speed: SpeedConfig) -> AbstractContextManager[None]:
-    """What a whole run holds. With Ray, a cluster that answers: no answer is said at the door."""
-    if speed.executor != "ray":
+    """What a whole run holds. With Ray, a cluster that answers: no answer is said at the door. Else
+    worker processes, once there are some."""
+    if speed.executor == "serial":
         return nullcontext()
+    if speed.executor != "ray":
+        from datus.executors import processes
+
+        return processes.kept()
     from datus.executors import ray
 
     return ray.connected(cluster_of(speed))

@@ -34,6 +34,10 @@ class Cluster:
     """Seconds until a node must be there that has room for a worker."""
 
 
+def nothing() -> None:
+    """What a worker does before its first job, if it is told nothing else."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExecutorSettings:
     """Nothing here changes results."""
@@ -43,6 +47,10 @@ class ExecutorSettings:
     again: Callable[[Any], Any] = lambda job: job
     """(job that a worker died on) -> the job as it is tried again."""
     cluster: Cluster = Cluster()
+    prepare: Callable[[], None] = nothing
+    """Called once in a worker process."""
+    keep: bool = False
+    """Worker processes wait for the next jobs of this run: they hold nothing large."""
 
 
 Executor = Callable[[ShardFunction, Sequence[Any], ExecutorSettings], Iterator[Outcome]]
