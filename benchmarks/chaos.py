@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -149,29 +150,35 @@ def object_stores(bench: Bench) -> None:
 
 
 def workers(bench: Bench, n_kills: int = 4) -> None:
-    """Worker processes are killed while the driver lives; then the driver, above its workers."""
-    given = ("--executor", "processes", "--workers", "2")
-    run_dir, log = bench.fresh(without="index"), bench.folder / "log"
-    child = bench.start(["run", *bench.arguments(run_dir, *given)], log, slow_writes)
-    for _ in range(n_kills):
-        time.sleep(bench.rng.uniform(1.0, 4.0))
-        living = worker_processes(child)
-        if living:
-            os.kill(bench.rng.choice(living), signal.SIGKILL)
-            bench.counts["kills"] += 1
-    ended = bench.wait(child, log)
-    bench.note("workers: kill -9", ANY, bench.after_end(ended, lambda: bench.heals(run_dir)))
-    run_dir = bench.fresh(without="index")
-    killed = bench.run(run_dir, *given, seconds=10 + bench.rng.uniform(0, 5), fault=slow_writes)
-    bench.counts["kills"] += killed.code == -signal.SIGKILL
-    bench.note("driver of workers: kill -9", ANY, bench.heals(run_dir))
+    """Worker processes are killed while the driver lives; then the driver, above its workers. With
+    `auto` only stages without a model have some, which stay for the later ones."""
+    for name in ("processes", "auto"):
+        given = ("--executor", name, "--workers", "2")
+        run_dir, log = bench.fresh(without="index"), bench.folder / "log"
+        child = bench.start(["run", *bench.arguments(run_dir, *given)], log, slow_writes)
+        for _ in range(n_kills):
+            time.sleep(bench.rng.uniform(1.0, 4.0))
+            living = worker_processes(child)
+            if living:
+                os.kill(bench.rng.choice(living), signal.SIGKILL)
+                bench.counts["kills"] += 1
+        ended = bench.wait(child, log)
+        outcome = bench.after_end(ended, partial(bench.heals, run_dir))
+        bench.note(f"workers ({name}): kill -9", ANY, outcome)
+        run_dir, limit = bench.fresh(without="index"), 10 if name == "processes" else 4
+        killed = bench.run(
+            run_dir, *given, seconds=limit + bench.rng.uniform(0, 5), fault=slow_writes
+        )
+        bench.counts["kills"] += killed.code == -signal.SIGKILL
+        bench.note(f"driver of workers ({name}): kill -9", ANY, bench.heals(run_dir))
 
 
 def worker_processes(driver: int) -> list[int]:
     found = []
-    for text in Path(f"/proc/{driver}/task/{driver}/children").read_text().split():
-        if b"spawn_main" in Path(f"/proc/{text}/cmdline").read_bytes():
-            found.append(int(text))
+    with suppress(OSError):  # one of them has ended
+        for text in Path(f"/proc/{driver}/task/{driver}/children").read_text().split():
+            if b"spawn_main" in Path(f"/proc/{text}/cmdline").read_bytes():
+                found.append(int(text))
     return found
 
 

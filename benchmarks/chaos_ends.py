@@ -118,8 +118,8 @@ def signals(bench: Bench, n_runs: int = 3, n_each: int = 5) -> None:
             unclear = unclear or ("" if n_ended else "no run was ended by it")
             outcome = bench.problem(unclear) if unclear else bench.heals(run_dir)
             bench.note(row, ANY, outcome)
-        for way in ((), ("--executor", "processes", "--workers", "2")):
-            said = f"{row}: {'workers' if way else 'from the first moment'}"
+        for way in ((), ("--executor", "processes", "--workers", "2"), ("--workers", "2")):
+            said = f"{row}: {' '.join(way) or 'from the first moment'}"
             _terminal(bench, said, number, way)
 
 

@@ -88,6 +88,7 @@ def wait_for_stage(process: subprocess.Popen[bytes], stage: str) -> bool:
 # the stages with workers of their own run alike: three of them stand for all
 CASES = [(stage, "serial") for stage in STAGES]
 CASES += [(stage, "processes") for stage in ("features", "segments", "masks")]
+CASES += [(stage, "auto") for stage in ("segments", "masks")]
 
 
 @pytest.mark.parametrize(("stage", "executor"), CASES)
