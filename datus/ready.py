@@ -40,7 +40,8 @@ def reports(
         yield from read_ahead(lambda place: store.report(*place, files), places, ahead.AT_ONCE)
         return
     listings, waiting = _Listings(store), iter(places)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         while some := list(islice(waiting, AHEAD)):
             # with `files` nobody knows yet what is there; without, it was just made
             there = [not files or listings.has(*place) for place in some]
@@ -51,6 +52,8 @@ def reports(
             for place, future in zip(some, futures, strict=True):
                 report = future.result() if future else None
                 yield report if not files or listings.whole(place, report) else None
+    finally:  # a store that is down would let each that waits try for minutes
+        pool.shutdown(cancel_futures=True)
 
 
 def contents(store: Store, files: Iterable[Sequence[str]]) -> Iterator[bytes | None]:

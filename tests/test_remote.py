@@ -1,6 +1,7 @@
 """Calls to an object store are tried again, and as few as will do; local disks are asked once."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from tiny_runs import Dataset, go
 
 from datus import remote
 from datus.errors import CorruptShard, MissingPackage, StoreError
-from datus.ready import reports, undone
+from datus.ready import AT_ONCE, reports, undone
 from datus.records import ShardData
 from datus.remote import FINAL, TRIES, Patient
 from datus.store import Store
@@ -222,6 +223,23 @@ def test_many_reports_are_those_that_one_look_after_the_other_finds(
     assert undone(store, masks) == {masks[0][2]}
     lasting = list(reports(store, places, files=False))
     assert lasting == [store.report(*place, files=False) for place in places]
+
+
+def test_a_store_that_is_down_is_asked_for_no_more_reports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def down(self: Store, stage: str, mark: str, key: str, files: bool = True) -> None:
+        asked.append(key)
+        time.sleep(0.05)
+        raise StoreError("cannot read it")
+
+    monkeypatch.setattr(Store, "report", down)
+    places = [("graphs", "0f", str(number)) for number in range(60)]
+    with pytest.raises(StoreError):
+        list(reports(Store(f"memory://{uuid4().hex}"), places, files=False))
+    assert len(asked) <= 2 * AT_ONCE
 
 
 def test_arrays_that_are_gone_are_a_corrupt_shard() -> None:

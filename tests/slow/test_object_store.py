@@ -159,7 +159,7 @@ def test_ray(photos: Dataset, local: Path, s3: Server, tmp_path: Path, lost: boo
 
 def test_status_and_verify(remote: str, s3: Server) -> None:
     status = call("status", remote)
-    assert (status.returncode, status.stdout.count(" done ")) == (0, 10), status.stdout
+    assert (status.returncode, status.stdout.count(" done ")) == (0, 12), status.stdout
     verified = call("verify", remote)
     assert verified.returncode == 0, verified.stderr
     assert verified.stdout.endswith("files read, 0 damaged\n")
