@@ -1,6 +1,7 @@
 """`python -m datus`, and the `datus` command."""
 
 import io
+import signal
 import sys
 
 from datus.errors import INTERRUPTED
@@ -21,6 +22,9 @@ def main() -> None:
         if _is_interrupt(stop):
             _interrupted()
         raise
+    finally:
+        # all is said and done: Ctrl-C while Python ends would only take the exit code away
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _is_interrupt(stop: SystemExit) -> bool:

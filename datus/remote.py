@@ -8,6 +8,7 @@ a local disk: there an error is an answer, and the second try would get the same
 says for good (no such file, not allowed) is passed on at once.
 """
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -43,9 +44,13 @@ def opened(root: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(root)
         return fs, str(path)
     name = root.partition("://")[0].rpartition("::")[2]
+    options: dict[str, Any] = {}
+    if PACKAGES.get(name) == "s3fs" and "AWS_MAX_ATTEMPTS" not in os.environ:
+        # five tries by botocore in each of five by s3fs in each of ours are a quarter of an hour
+        options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}
     try:
         # a listing that a client remembers does not know what other processes write
-        fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
+        fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False, **options)
     except ImportError:
         package = PACKAGES.get(name, f"the fsspec package for {name}")
         raise MissingPackage(f"{root} needs {package}: pip install {package}") from None

@@ -394,6 +394,8 @@ def test_ctrl_c_before_a_command_works_is_said_too(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
+    last: list[tuple[object, ...]] = []
+    monkeypatch.setattr(signal, "signal", lambda *given: last.append(given))
     options = typer.Typer()
     options.command()(interrupted)  # as where options are read
     for command in (interrupted, options):
@@ -404,6 +406,7 @@ def test_ctrl_c_before_a_command_works_is_said_too(
         assert stop.value.code == 130
         said = capsys.readouterr().err
         assert said == "interrupted: the same command goes on where it stopped\n"
+        assert last.pop() == (signal.SIGINT, signal.SIG_IGN), "nothing is left to interrupt"
 
 
 # --- backbones ----------------------------------------------------------------------------------
