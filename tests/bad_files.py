@@ -20,6 +20,7 @@ from PIL import Image
 from tiny_runs import COLOURS, SPEED
 from typer.testing import CliRunner
 
+from datus import threads
 from datus.cli import app
 from datus.leftovers import TEMPORARY
 from datus.store import Store
@@ -200,6 +201,12 @@ CAPABILITIES_VERSION_3 = 0x20080522
 READ_AND_WRITE_ANYTHING = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
+def _new_threads() -> None:
+    """Threads that wait for work have the rights of their start."""
+    threads._workers().shutdown()
+    threads._workers.cache_clear()
+
+
 @contextmanager
 def _without_capabilities() -> Iterator[None]:
     """Linux only. Holds for this thread and those that it starts meanwhile."""
@@ -214,8 +221,10 @@ def _without_capabilities() -> Iterator[None]:
     sets[0] &= ~READ_AND_WRITE_ANYTHING & 0xFFFFFFFF
     if libc.capset(header, sets):
         raise OSError(ctypes.get_errno(), "capset")
+    _new_threads()
     try:
         yield
     finally:
         sets[0] = before
         libc.capset(header, sets)
+        _new_threads()
