@@ -31,8 +31,8 @@ def placed(config: Config, n_images: int, on_device: Callable[[], bool]) -> Conf
     """`config` for one group of stages, with `auto` decided.
 
     n_images: that lack a stage of it; on_device: whether it runs a model or a GPU. Threads of one
-    process share one interpreter: two of them lose a tenth of their time by it, and of many all but
-    a few wait. Models are loaded once, and keep their threads busy outside the interpreter.
+    process share one interpreter and wait for it, the more the more there are. Models are loaded
+    once, and keep their threads busy outside the interpreter (docs/decisions.md 62).
     """
     speed = config.speed
     if speed.executor != "auto":
