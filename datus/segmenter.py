@@ -341,7 +341,7 @@ def load_segmenter(path: Path, device: str = "cpu") -> Segmenter:
 
 
 _BROKEN = (
-    *(KeyError, TypeError, ValueError, AttributeError, AssertionError),
+    *(LookupError, TypeError, ValueError, AttributeError, AssertionError),
     *(ArithmeticError, RuntimeError),
 )
 """What records of another shape raise on the way."""

@@ -255,6 +255,14 @@ def test_a_record_that_does_not_fit_is_refused(name: str, saved: Path) -> None:
     assert len(str(error.value).splitlines()) <= 2
 
 
+def test_a_side_that_is_missing_from_an_architecture_is_refused(tmp_path: Path) -> None:
+    segmenter = build_segmenter(SegmenterSpec(head="linear", n_classes=3), 0)
+    save_segmenter(segmenter, tmp_path / "m", CLASSES, {})
+    change(tmp_path / "m", lambda r: r["backbone"]["architecture"].update(img_size=[128]))
+    with pytest.raises(BackboneError, match=r"m\.json: "):
+        load_segmenter(tmp_path / "m")
+
+
 def test_damaged_files_are_refused(saved: Path) -> None:
     weights = Path(f"{saved}.safetensors")
     data = weights.read_bytes()
