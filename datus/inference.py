@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datus.errors import UsageError
+from datus.onednn import products
 from datus.records import Array
 from datus.threads import map_threads
 
@@ -50,7 +51,9 @@ def forward_pass(images: list[Array], device: str, precision: str) -> Iterator[A
     lower = dtype[precision]
     kind = torch.device(device).type
     pixels = torch.from_numpy(np.stack(images)).to(device)
-    with torch.inference_mode(), torch.autocast(kind, lower, enabled=lower is not None):
+    lowered = torch.autocast(kind, lower, enabled=lower is not None)
+    exact = products() if kind == "cpu" and lower is None else contextlib.nullcontext()
+    with torch.inference_mode(), lowered, exact:
         yield pixels
 
 

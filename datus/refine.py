@@ -43,6 +43,9 @@ class Bilateral:
 
 STANDARD = Bilateral()
 
+LANES = 16
+"""float32 in the widest vectors."""
+
 _NO_COLOUR = np.float32(1e-6)
 """Weight of a patch of quite another colour. Not 0: where no colour is near, place decides."""
 
@@ -59,7 +62,7 @@ def refine(image: Array, labels: Array, settings: Bilateral = STANDARD) -> Array
         return np.full((height, width), labels[0, 0], np.uint8)
     return _vote(
         _blurred(image, labels.shape, settings.blur_patches),
-        _mean_colours(image, labels.shape),
+        _mean_colours(np.ascontiguousarray(image), *labels.shape),
         np.where(labels == IGNORE, -1, labels.astype(np.int64)),
         (_edges(height, labels.shape[0]), _edges(width, labels.shape[1])),
         (
@@ -88,10 +91,43 @@ def _blurred(image: Array, grid: tuple[int, int], blur_patches: float) -> Array:
     return np.asarray(blurred, np.uint8)
 
 
-def _mean_colours(image: Array, grid: tuple[int, int]) -> Array:
-    """float32 (gh, gw, 3), whole numbers 0..255."""
-    mean = cv2.resize(image, (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
-    return np.asarray(mean, np.float32)
+@compiled
+def _mean_colours(image: Array, n_rows: int, n_columns: int) -> Array:
+    """float32 (gh, gw, 3): mean colours of the patches, whole numbers 0..255, halves upwards.
+
+    image: uint8 (H, W, 3), C order. A pixel that lies in several patches counts in each by its
+    share, in whole units of 1 / gh and 1 / gw of a pixel: sums are exact. Rows are added first, at
+    the width of the machine's vectors.
+    """
+    height, width = image.shape[:2]
+    lines = image.reshape(height, width * 3)
+    sums = np.zeros(width * 3, np.int32)
+    means = np.empty((n_rows, n_columns, 3), np.float32)
+    for row in range(n_rows):
+        sums[:] = 0
+        for y in range(row * height // n_rows, -(-(row + 1) * height // n_rows)):
+            share = np.int32(_shared(y, row, n_rows, height))
+            line = lines[y]
+            for i in range(width * 3):
+                sums[i] += share * np.int32(line[i])
+        for column in range(n_columns):
+            red, green, blue = 0, 0, 0
+            for x in range(column * width // n_columns, -(-(column + 1) * width // n_columns)):
+                part = _shared(x, column, n_columns, width)
+                red += part * sums[3 * x]
+                green += part * sums[3 * x + 1]
+                blue += part * sums[3 * x + 2]
+            for channel, total in enumerate((red, green, blue)):
+                means[row, column, channel] = (2 * total + height * width) // (2 * height * width)
+    return means
+
+
+@inlined
+def _shared(pixel: int, patch: int, n_patches: int, n_pixels: int) -> int:
+    """What a pixel and a patch have in common along one side, in units of 1 / n_patches pixels."""
+    return min((pixel + 1) * n_patches, (patch + 1) * n_pixels) - max(
+        pixel * n_patches, patch * n_pixels
+    )
 
 
 def _under(n_pixels: int, n_patches: int) -> Array:
@@ -136,11 +172,11 @@ def _vote(
     """
     tops, lefts = edges
     reach = len(weights[0]) // 2
-    n_most = np.diff(tops).max() * np.diff(lefts).max()
+    n_most = _padded(np.diff(tops).max() * np.diff(lefts).max())
     points = np.empty((2, n_most), np.int64)
     memory = (
-        np.empty((3, n_most), np.float32),
-        np.empty((2, 2 * reach + 1, n_most), np.float32),
+        np.zeros((3, n_most), np.float32),
+        np.zeros((2, 2 * reach + 1, n_most), np.float32),
         np.empty((min(IGNORE, (2 * reach + 1) ** 2), n_most), np.float32),
     )
     slots, names = np.full(IGNORE, -1), np.empty(IGNORE, np.int64)
@@ -167,6 +203,12 @@ def _vote(
                     _decide(image, points, window, weights, (*known, n_points), memory, won)
             slots[names[:n_names]] = -1
     return won
+
+
+@inlined
+def _padded(n_points: int) -> int:
+    """Whole vectors: what is left over would be counted one by one."""
+    return (n_points + LANES - 1) // LANES * LANES
 
 
 @inlined
@@ -249,8 +291,9 @@ def _decide(
     for column in range(around.shape[1]):
         for i in range(n_points):
             by_place[1, column, i] = weights[1][first_column + column, points[1, i]]
-    votes[: len(names), :n_points] = 0
-    _count(colours, by_place, (around, patches), (slots, weights[2], n_points), votes)
+    n_padded = _padded(n_points)
+    votes[: len(names), :n_padded] = 0
+    _count(colours, by_place, (around, patches), (slots, weights[2], n_padded), votes)
     _elect(votes, names, (points, n_points), won)
 
 

@@ -241,7 +241,7 @@ def _report_needs(config: Config) -> tuple[str, ...]:
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="features",
-        version=1,
+        version=2,
         scope="shard",
         needs=_nothing,
         settings=_features,

@@ -135,11 +135,11 @@ class Store:
             read = self.fs.cat_file if self.is_local else self.fs.read
             return bytes(read(path) if self.is_local else read(path, n_bytes))
 
-    def read_writable(self, *parts: str, n_bytes: int = 0) -> bytearray:
+    def read_writable(self, *parts: str, n_bytes: int = 0) -> memoryview:
         """The same, for arrays that lie in it: torch wants memory that could be written to."""
         path = self.path(*parts)
         if not self.is_local:
-            return bytearray(self.read(*parts, n_bytes=n_bytes))
+            return memoryview(bytearray(self.read(*parts, n_bytes=n_bytes)))
         with explained(path, "read"):
             return read_writable(path)
 
@@ -148,7 +148,7 @@ class Store:
         self._write(data, *parts)
         self._sync_folders([self.path(*parts)])
 
-    def _write(self, data: bytes, *parts: str) -> str:
+    def _write(self, data: bytes | memoryview, *parts: str) -> str:
         """The same, but the name is on disk only after `_sync_folders`. Returns the path."""
         path = self.path(*parts)
         with explained(path, "write"):
@@ -156,7 +156,7 @@ class Store:
                 leftovers.note(self.root, parts)
                 _write_local(Path(path), data)
             else:
-                self.fs.pipe_file(path, data)
+                self.fs.pipe_file(path, bytes(data))
         return path
 
     def _sync_folders(self, paths: Iterable[str]) -> None:
@@ -285,7 +285,7 @@ class Store:
             ]
         )
         images = sorted(data.arrays)
-        packed = pack(images, data.arrays) if keep else b""
+        packed = pack(images, data.arrays) if keep else memoryview(b"")
         if keep:
             self._write(
                 packed, stage, mark, f"shard-{key}.safetensors"
@@ -368,7 +368,7 @@ def in_use(root: str) -> str:
     return f"{root} is in use by {who}: wait for it, stop it, or choose another --run-dir"
 
 
-def _write_local(path: Path, data: bytes) -> None:
+def _write_local(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
@@ -382,5 +382,5 @@ def _write_local(path: Path, data: bytes) -> None:
         raise
 
 
-def _sha256(data: bytes | bytearray) -> str:
+def _sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()

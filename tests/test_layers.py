@@ -20,7 +20,7 @@ LAYERS = (
     {"classes", "grid"},
     # the method: these do not import one another, but for the helpers of the first rows
     {"compiled", "png"},
-    {"halves"},
+    {"halves", "onednn"},
     {"zoo", "converters"},
     {"pixels", "checkpoints", "louvain_kernel", "sources", "inference", "partitions"},
     {"embedders", "selfsupervised", "textimage"},

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from datus.errors import ImageError
 from datus.masks import labels_to_pixels
 from datus.records import IGNORE, Array
-from datus.refine import Bilateral, refine
+from datus.refine import Bilateral, _mean_colours, refine
 
 U = IGNORE
 SHARP = Bilateral(blur_patches=0.0)
@@ -81,10 +81,18 @@ def test_one_label_stays_everywhere(label):
 # --- against a reference ------------------------------------------------------------------------
 
 
+def slow_means(image: Array, n_rows: int, n_columns: int) -> Array:
+    """Every pixel is cut into n_rows x n_columns equal pieces, every patch takes its own."""
+    pieces = image.repeat(n_rows, axis=0).repeat(n_columns, axis=1).astype(float)
+    height, width = image.shape[:2]
+    blocks = pieces.reshape(n_rows, height, n_columns, width, 3)
+    return np.floor(blocks.mean(axis=(1, 3)) + 0.5)
+
+
 def slow(image: Array, labels: Array, settings: Bilateral) -> Array:
     """Sums of exact weights, pixel by pixel; nothing is rounded. NaN-free float64 (H, W, 256)."""
     height, width = image.shape[:2]
-    mean = cv2.resize(image, labels.shape[::-1], interpolation=cv2.INTER_AREA).astype(float)
+    mean = slow_means(image, *labels.shape)
     votes = np.zeros((height, width, 256))
     for y, x in np.ndindex(height, width):
         row = (2 * y + 1) * labels.shape[0] // (2 * height)
@@ -99,6 +107,21 @@ def slow(image: Array, labels: Array, settings: Bilateral) -> Array:
                 alike = max(1 - colour**2 / 16, 0) ** 8 + 1e-6  # e^(-colour²/2), and an end
                 votes[y, x, labels[v, u]] += math.exp(-(place**2) / 2) * alike
     return votes
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.data())
+def test_mean_colours_are_exact(height, width, n_rows, n_columns, data):
+    seed = data.draw(st.integers(0, 2**31))
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = slow_means(image, n_rows, n_columns)
+    assert np.array_equal(_mean_colours(image, n_rows, n_columns), expected)
+
+
+def test_mean_colours_of_a_photo_are_those_of_opencv():
+    image = np.random.default_rng(0).integers(0, 256, (360, 480, 3), dtype=np.uint8)
+    expected = cv2.resize(image, (32, 24), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(_mean_colours(image, 24, 32), expected)
 
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4))
