@@ -26,17 +26,18 @@ def at_write(stage: str, number: int, moment: str) -> Fault:
 
         whole, count = Store._write, [0]
 
-        def write(self: Any, data: bytes, *parts: str) -> str:
+        def write(self: Any, pieces: Any, *parts: str) -> str:
             count[0] += parts[0] == stage
             chosen = parts[0] == stage and count[0] == number
             if chosen and moment == "torn":
                 folder = Path(self.path(*parts)).parent
                 folder.mkdir(parents=True, exist_ok=True)
                 note(self.root, parts)  # as the store does before it writes
+                data = b"".join(pieces)
                 (folder / f"{TEMPORARY}torn").write_bytes(data[: len(data) // 2])
             if chosen and moment != "after":
                 os.kill(os.getpid(), signal.SIGKILL)
-            path = whole(self, data, *parts)
+            path = whole(self, pieces, *parts)
             if chosen:
                 os.kill(os.getpid(), signal.SIGKILL)
             return path
@@ -54,12 +55,12 @@ def at_write_do(stage: str, action: Callable[[], None], number: int = 1) -> Faul
 
         whole, count = Store._write, [0]
 
-        def write(self: Any, data: bytes, *parts: str) -> str:
+        def write(self: Any, pieces: Any, *parts: str) -> str:
             is_recipe = parts[-1] == "stage.json"  # those of all stages are written at the start
             count[0] += parts[0] == stage and not is_recipe
             if parts[0] == stage and not is_recipe and count[0] == number:
                 action()
-            return whole(self, data, *parts)
+            return whole(self, pieces, *parts)
 
         Store._write = write  # type: ignore[method-assign]
 
@@ -115,9 +116,9 @@ def slow_writes() -> None:
 
     whole = Store._write
 
-    def write(self: Any, data: bytes, *parts: str) -> str:
+    def write(self: Any, pieces: Any, *parts: str) -> str:
         time.sleep(0.03)
-        return whole(self, data, *parts)
+        return whole(self, pieces, *parts)
 
     Store._write = write  # type: ignore[method-assign]
 

@@ -31,7 +31,8 @@ def build_evaluate(context: Context) -> ShardWork:
         found = {}
         for stage, name in (("masks", "counts"), ("denoise", "denoised")):
             if stage in inputs:
-                mask = labels_of(inputs[stage].arrays[record.image_id]["png"].data)
+                png = inputs[stage].arrays[record.image_id]["png"].data
+                mask = labels_of(png, config.data.max_pixels)
                 found[name] = count_pixels(mask, truth, n_labels, classes.n_classes).counts
             if stage == "masks":
                 bins = bin_of(inputs[stage].arrays[record.image_id]["confidence"])

@@ -1,6 +1,6 @@
 """The arrays of a shard as one safetensors file, and back.
 
-    pack(images, arrays)        bytes; the same arrays give the same bytes
+    pack(images, arrays)        bytes in pieces; the same arrays give the same bytes
     unpack(images, packed)      the arrays, by image and name: views of `packed`, nothing is copied
     read_writable(path)         a file for `unpack`
     sync_folder(path)           the names of its files are on the disk
@@ -37,13 +37,14 @@ NO_ARRAYS = (
 """What `unpack` raises for bytes that are none of `pack`'s."""
 
 
-def pack(images: Sequence[str], arrays: Mapping[str, Mapping[str, Array]]) -> memoryview:
+def pack(images: Sequence[str], arrays: Mapping[str, Mapping[str, Array]]) -> list[memoryview]:
     """`arrays` of each image by name; those of `images`, in that order.
 
-    The bytes that `safetensors.numpy.save` makes, in one copy where it takes two.
+    All pieces together are the bytes that `safetensors.numpy.save` makes; it copies the arrays
+    twice, here they are where they were.
     """
     tensors = {
-        f"{row:06d}/{name}": np.asarray(array, order="C")
+        f"{row:06d}/{name}": _little(array)
         for row, image_id in enumerate(images)
         for name, array in arrays[image_id].items()
     }
@@ -57,14 +58,13 @@ def pack(images: Sequence[str], arrays: Mapping[str, Mapping[str, Array]]) -> me
         header[name] = {"dtype": dtypes[name], "shape": shape, "data_offsets": [first, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    start = 8 + len(text)
-    packed = np.empty(start + end, np.uint8)
-    packed[:8] = np.frombuffer(len(text).to_bytes(8, "little"), np.uint8)
-    packed[8:start] = np.frombuffer(text, np.uint8)
-    for name in names:
-        first, end = (start + offset for offset in header[name]["data_offsets"])
-        packed[first:end].view(_DTYPES[dtypes[name]])[:] = tensors[name].reshape(-1)
-    return packed.data
+    start = memoryview(len(text).to_bytes(8, "little") + text)
+    return [start, *(tensors[name].reshape(-1).view(np.uint8).data for name in names)]
+
+
+def _little(array: Array) -> Array:
+    """Lying row by row, the lowest byte of a number first."""
+    return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
 
 def unpack(images: Sequence[str], packed: memoryview) -> dict[str, dict[str, Array]]:

@@ -18,7 +18,7 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,9 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
     """16 hex digits of the sha256 of a recipe."""
     return hashlib.sha256(canonical_json(recipe)).hexdigest()[:16]
 
+
+Pieces = Sequence[bytes | memoryview]
+"""A file, in parts that follow one another."""
 
 SEAL = "seal"
 """In a stored table: sha256 of the rest of it, so that a flipped bit is seen."""
@@ -145,18 +148,18 @@ class Store:
 
     def write(self, data: bytes, *parts: str) -> None:
         """The whole file or nothing, on disk when this returns."""
-        self._write(data, *parts)
+        self._write([data], *parts)
         self._sync_folders([self.path(*parts)])
 
-    def _write(self, data: bytes | memoryview, *parts: str) -> str:
+    def _write(self, pieces: Pieces, *parts: str) -> str:
         """The same, but the name is on disk only after `_sync_folders`. Returns the path."""
         path = self.path(*parts)
         with explained(path, "write"):
             if self.is_local:
                 leftovers.note(self.root, parts)
-                _write_local(Path(path), data)
+                _write_local(Path(path), pieces)
             else:
-                self.fs.pipe_file(path, bytes(data))
+                self.fs.pipe_file(path, b"".join(pieces))
         return path
 
     def _sync_folders(self, paths: Iterable[str]) -> None:
@@ -280,12 +283,12 @@ class Store:
         stage, mark, key = place
         self._sync_folders(
             [
-                self._write(content, stage, mark, "files", name)
+                self._write([content], stage, mark, "files", name)
                 for name, content in data.files.items()
             ]
         )
         images = sorted(data.arrays)
-        packed = pack(images, data.arrays) if keep else memoryview(b"")
+        packed = pack(images, data.arrays) if keep else []
         if keep:
             self._write(
                 packed, stage, mark, f"shard-{key}.safetensors"
@@ -297,8 +300,8 @@ class Store:
             "files": data.written
             | {n: (len(file), _sha256(file)) for n, file in data.files.items()},
             "stored": keep,
-            "sha256": _sha256(packed),
-            "n_bytes": len(packed),
+            "sha256": _sha256(*packed),
+            "n_bytes": sum(map(len, packed)),
             "seconds": round(seconds, 3),
         }
         text = json.dumps(sealed(table), indent=1, sort_keys=True, allow_nan=False)
@@ -368,12 +371,13 @@ def in_use(root: str) -> str:
     return f"{root} is in use by {who}: wait for it, stop it, or choose another --run-dir"
 
 
-def _write_local(path: Path, data: bytes | memoryview) -> None:
+def _write_local(path: Path, pieces: Pieces) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as stream:
-            stream.write(data)
+            for piece in pieces:
+                stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -382,5 +386,8 @@ def _write_local(path: Path, data: bytes | memoryview) -> None:
         raise
 
 
-def _sha256(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _sha256(*pieces: bytes | memoryview) -> str:
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()

@@ -9,6 +9,7 @@ One shard is in memory at a time; what stays is `limit` vectors, however many th
 which are all that would be drawn, and so the same ones.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 from zlib import crc32
@@ -41,14 +42,36 @@ def taken(
     share = limit / max(1, n_all)
     if share > KEPT_SHARE:
         return sample_vectors(dataset.data("embeddings", k), n_all, limit, seed, advance)
-    parts, records = [], []
+    found, records = _Rows(n_all, share), []
     for shard, stored in dataset.data("samples", k):
         if WHOLE in stored.arrays:
             kept = stored.arrays[WHOLE]
-            parts.append(kept["vectors"][kept["draws"] < share])
+            found.add(kept["vectors"][kept["draws"] < share])
         records += [record for record in shard.records if record.image_id in stored.arrays]
         advance(len(shard.records))
-    return np.concatenate(parts), records
+    return found.rows, records
+
+
+class _Rows:
+    """float32 (n, E), where they will stay: gathered in parts they would be there twice."""
+
+    def __init__(self, n_all: int, share: float) -> None:
+        """Room for as many of `n_all` as a draw with the chance `share` gives, and then some."""
+        self._room = min(n_all, int(n_all * share + 6 * math.sqrt(n_all * share)) + 1)
+        self._rows, self._n = np.zeros((0, 1), np.float32), 0
+
+    def add(self, rows: Array) -> None:
+        end = self._n + len(rows)
+        if self._n == 0:
+            self._rows = np.empty((max(self._room, end), rows.shape[1]), rows.dtype)
+        elif end > len(self._rows):
+            self._rows = np.concatenate([self._rows[: self._n], np.empty_like(rows)])
+        self._rows[self._n : end] = rows
+        self._n = end
+
+    @property
+    def rows(self) -> Array:
+        return self._rows[: self._n]
 
 
 def count_valid(dataset: Stored, k: int) -> int:
@@ -66,8 +89,8 @@ def sample_vectors(
     of them all are taken. Of more, each is taken with the same chance, so that about `limit` are;
     the draw of an image depends on the seed and its id alone, not on the other images.
     """
-    parts, records = [], []
     share = min(1.0, limit / max(1, n_all))
+    found, records = _Rows(n_all, share), []
     for shard, stored in data:
         for record in shard.records:
             if record.image_id in stored.arrays:
@@ -75,10 +98,10 @@ def sample_vectors(
                 rows = arrays["vectors"][arrays["valid"]]
                 if share < 1:
                     rows = rows[_draws(record, seed, len(rows)) < share]
-                parts.append(rows)
+                found.add(rows)
                 records.append(record)
         advance(len(shard.records))
-    return (np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)), records
+    return found.rows, records
 
 
 # --- samples: of the shard, vectors float32 (m, E), draws float64 (m,) ----------------------------

@@ -17,6 +17,9 @@ from datus.records import Array
 IDS = np.array([[0, 0, 1, 255], [7, 7, 7, 7], [254, 3, 2, 1]], np.uint8)
 LABELS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=40))
 
+MOST = 10_000
+"""Pixels."""
+
 
 @given(LABELS, st.booleans())
 def test_pillow_reads_the_same_labels(labels: Array, coloured: bool) -> None:
@@ -30,8 +33,8 @@ def test_pillow_reads_the_same_labels(labels: Array, coloured: bool) -> None:
 @given(LABELS, st.booleans())
 def test_back_again(labels: Array, coloured: bool) -> None:
     data = png_of(labels, PALETTE if coloured else None)
-    assert np.array_equal(labels_of(data), labels)
-    assert np.array_equal(labels_of(np.frombuffer(data, np.uint8).data), labels)
+    assert np.array_equal(labels_of(data, MOST), labels)
+    assert np.array_equal(labels_of(np.frombuffer(data, np.uint8).data, MOST), labels)
 
 
 def test_order_in_memory_changes_no_byte() -> None:
@@ -43,14 +46,14 @@ def test_any_changed_byte_is_seen(place: int, change: int) -> None:
     data = bytearray(png_of(IDS))
     data[place % len(data)] ^= change
     with pytest.raises(ImageError, match=r"^not a PNG of labels as datus writes them: "):
-        labels_of(bytes(data))
+        labels_of(bytes(data), MOST)
 
 
 @given(st.integers(0, 400))
 def test_any_missing_end_is_seen(length: int) -> None:
     data = png_of(IDS)
     with pytest.raises(ImageError, match=r"^not a PNG of labels"):
-        labels_of(data[: length % len(data)])
+        labels_of(data[: length % len(data)], MOST)
 
 
 def saved(image: Image.Image) -> bytes:
@@ -69,7 +72,7 @@ def saved(image: Image.Image) -> bytes:
 )
 def test_files_of_others(data: bytes, said: str) -> None:
     with pytest.raises(ImageError, match=f"^not a PNG of labels as datus writes them: {said}$"):
-        labels_of(data)
+        labels_of(data, MOST)
 
 
 def test_more_pixels_than_the_header_says() -> None:
@@ -78,4 +81,11 @@ def test_more_pixels_than_the_header_says() -> None:
     start, end = (larger.index(name) - 4 for name in (b"IDAT", b"IEND"))
     mixed = data[: data.index(b"IDAT") - 4] + larger[start:end] + data[data.index(b"IEND") - 4 :]
     with pytest.raises(ImageError, match=r"16 bytes of pixels for 3x4$"):
-        labels_of(mixed)
+        labels_of(mixed, MOST)
+
+
+def test_a_header_that_asks_for_too_much_is_refused_before_anything_is_unpacked() -> None:
+    bomb = png_of(np.zeros((3000, 3000), np.uint8))
+    assert len(bomb) < 50_000
+    with pytest.raises(ImageError, match=r": 3000x3000 pixels, more than 10000$"):
+        labels_of(bomb, MOST)

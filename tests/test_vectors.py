@@ -1,5 +1,6 @@
 """Vectors to learn from: all of them, or an even sample that does not depend on the others."""
 
+import tracemalloc
 from collections.abc import Iterator
 
 import numpy as np
@@ -117,3 +118,22 @@ def test_a_shard_keeps_a_small_even_part_in_order() -> None:
     assert abs(places.mean() - 8000) < 5 * 150
     assert kept.numbers == {WHOLE: {"n_valid": 16_000.0}}
     assert set(kept.arrays) == {WHOLE, "i0"}
+
+
+def test_more_than_were_counted_are_all_there() -> None:
+    counts = [5, 0, 7, 3]
+    expected, _ = sample_vectors(shards(counts), sum(counts), 100, 0, lambda n: None)
+    found, _ = sample_vectors(shards(counts), 4, 100, 0, lambda n: None)
+    assert np.array_equal(found, expected)
+
+
+def test_they_are_gathered_where_they_stay() -> None:
+    counts = [200] * 50
+    stored = shards(counts)
+    tracemalloc.start()
+    try:
+        rows, _ = sample_vectors(stored, sum(counts), sum(counts), 0, lambda n: None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.3 * rows.nbytes

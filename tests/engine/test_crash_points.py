@@ -7,6 +7,7 @@ rename, or right after. Children are forked from a server that has loaded the pa
 import multiprocessing
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def run_and_die(images: str, run_dir: str, stage: str, number: int, moment: str)
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def write(path: Path, data: bytes) -> None:
+    def write(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
         nonlocal count
         here = f"/{stage}/" in path.as_posix()
         count += here
@@ -58,9 +59,10 @@ def run_and_die(images: str, run_dir: str, stage: str, number: int, moment: str)
             die()
         if chosen and moment == "between":
             path.parent.mkdir(parents=True, exist_ok=True)
+            data = b"".join(pieces)
             (path.parent / f"{store.TEMPORARY}torn").write_bytes(data[: len(data) // 2])
             die()
-        whole(path, data)
+        whole(path, pieces)
         if chosen:
             die()
 
