@@ -154,6 +154,7 @@ class Bench:
             os.dup2(number, 1)
             os.dup2(number, 2)
             sys.argv = ["datus", *command]
+            _own_lock_for_bars()
             if fault:
                 fault()
             from datus.__main__ import main
@@ -301,6 +302,14 @@ class Bench:
 def settings(*texts: str) -> tuple[str, ...]:
     """Options of the command line."""
     return tuple(part for text in texts for part in ("--set", text))
+
+
+def _own_lock_for_bars() -> None:
+    """A fork shares the lock that tqdm holds while it writes: who is killed then would keep it for
+    ever, and every later command would wait for it. A command that is started anew has its own."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
 
 
 def write_edits(run_dir: Path, folder: Path) -> Path:
