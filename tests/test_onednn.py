@@ -6,6 +6,8 @@ import torch
 from torch.nn import functional
 
 from datus import onednn
+from datus.backbones import load_backbone
+from datus.config import Config
 from datus.inference import forward_pass
 
 needs_onednn = pytest.mark.skipif(
@@ -156,3 +158,23 @@ def test_without_a_list_of_processors_torch_stays_as_it_is(monkeypatch, tmp_path
         assert not onednn.wanted()
     finally:
         onednn.wanted.cache_clear()
+
+
+def test_a_whole_model_says_the_same_and_threads_change_no_byte(monkeypatch, calls):
+    config = Config.load(None, {"data.images": "images"})
+    names = config.features.backbone, config.features.weights
+    model = load_backbone(*names, config.features, "cpu", 0)
+    rng = np.random.default_rng(0)
+    images = [rng.normal(size=(3, 64, 48)).astype(np.float32) for _ in range(4)]
+    monkeypatch.setattr(onednn, "wanted", lambda: False)
+    expected = model.features(images, n_threads=1, batch=1)
+    assert calls == []
+    monkeypatch.setattr(onednn, "wanted", lambda: True)
+    alone = model.features(images, n_threads=1, batch=1)
+    assert calls.count("attention") == len(images) * len(model._model.blocks)
+    together = model.features(images, n_threads=2, batch=4)
+    for one, other, torchs in zip(alone, together, expected, strict=True):
+        for part in ("keys", "tokens", "cls"):
+            found = getattr(one, part)
+            assert found.tobytes() == getattr(other, part).tobytes()
+            np.testing.assert_allclose(found, getattr(torchs, part), atol=1e-4, rtol=1e-4)
