@@ -52,8 +52,8 @@ def forward_pass(images: list[Array], device: str, precision: str) -> Iterator[A
     kind = torch.device(device).type
     pixels = torch.from_numpy(np.stack(images)).to(device)
     lowered = torch.autocast(kind, lower, enabled=lower is not None)
-    exact = products() if kind == "cpu" and lower is None else contextlib.nullcontext()
-    with torch.inference_mode(), lowered, exact:
+    quick = products() if kind == "cpu" and lower is None else contextlib.nullcontext()
+    with torch.inference_mode(), lowered, quick:
         yield pixels
 
 

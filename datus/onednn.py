@@ -20,7 +20,6 @@ ROWS = 384
 """Queries at a time: their products with all keys stay in a cache, and memory does not grow with
 the square of the patches."""
 
-
 CPUINFO = Path("/proc/cpuinfo")
 """Where Linux says what processor this is."""
 
@@ -102,10 +101,11 @@ def _mode() -> Callable[[], AbstractContextManager[Any]]:
     def is_off(option: Any) -> bool:
         return option is None or (isinstance(option, bool | int | float) and not option)
 
-    def by_onednn(inputs: Any, weight: Any, bias: Any = None) -> Any:
-        if not is_plain(inputs, weight):
-            return functional.linear(inputs, weight, bias)
-        return linear(inputs, weight, bias)
+    # the names of the arguments are torch's: some models of timm call by name
+    def by_onednn(input: Any, weight: Any, bias: Any = None) -> Any:
+        if not is_plain(input, weight):
+            return functional.linear(input, weight, bias)
+        return linear(input, weight, bias)
 
     def attended(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> Any:
         others = [one for name, one in more.items() if name != "scale"]

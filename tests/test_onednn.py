@@ -72,6 +72,18 @@ def test_attention_is_torchs(inside, calls, n_patches, scale):
     torch.testing.assert_close(found, expected)
 
 
+def test_arguments_may_be_named(inside, calls):
+    inputs, weight, bias = drawn(5, 7), drawn(6, 7), drawn(6)
+    heads = drawn(1, 2, 9, 8)
+    with inside():
+        found = functional.linear(input=inputs, weight=weight, bias=bias)
+        mixed = functional.scaled_dot_product_attention(query=heads, key=heads, value=heads)
+    assert calls[:2] == ["linear", "attention"]
+    torch.testing.assert_close(found, functional.linear(inputs, weight, bias))
+    expected = functional.scaled_dot_product_attention(heads, heads, heads)
+    torch.testing.assert_close(mixed, expected)
+
+
 def test_attention_against_the_formula_by_hand():
     one = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
     with torch.inference_mode():
