@@ -93,6 +93,20 @@ def pixel(page: Page, selector: str, x: float = 0.2, y: float = 0.2) -> list[int
     )
 
 
+def drawn(page: Page) -> None:
+    """Two frames later: what a key or a slider asked for is painted, on a slow machine too."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def shows(page: Page, selector: str, colour: list[int]) -> None:
+    """Waits until that pixel of the canvas has the colour."""
+    for _ in range(100):
+        if pixel(page, selector) == colour:
+            return
+        page.wait_for_timeout(50)
+    assert pixel(page, selector) == colour
+
+
 def view_button(page: Page, view: str) -> Locator:
     return page.locator(f"#views [data-value={view}]")
 
@@ -130,7 +144,7 @@ def test_views_paint_what_they_say(page: Page) -> None:
     for key, view in enumerate(("photo", "mask", "overlay", "truth", "errors", "confidence"), 1):
         page.keyboard.press(str(key))
         expect(view_button(page, view)).to_have_attribute("aria-checked", "true")
-        page.wait_for_timeout(80)
+        drawn(page)
         seen[view] = np.array(pixel(page, FIRST))
     assert image.cluster[0] == 0
     sea = np.array([0, 114, 178])
@@ -145,11 +159,10 @@ def test_views_paint_what_they_say(page: Page) -> None:
 def test_opacity_and_size(page: Page) -> None:
     painted(page)
     page.locator("#opacity").fill("100")
-    page.wait_for_timeout(80)
-    assert pixel(page, FIRST) == [0, 114, 178]
+    shows(page, FIRST, [0, 114, 178])
     before = page.locator(".card").first.bounding_box()
     page.locator("#zoom").fill("400")
-    page.wait_for_timeout(80)
+    drawn(page)
     after = page.locator(".card").first.bounding_box()
     assert before
     assert after
@@ -266,8 +279,7 @@ def test_zoom_and_fit(page: Page) -> None:
     assert page.evaluate(width) == pytest.approx(before, rel=0.01)
     page.locator("#stage").hover()
     page.mouse.wheel(0, -300)
-    page.wait_for_timeout(100)
-    assert page.evaluate(width) > 2 * before
+    page.wait_for_function(f"{width} > {2 * before}")
 
 
 # --- clusters and edits --------------------------------------------------------------------------
@@ -345,12 +357,14 @@ def test_edits_of_before_the_run_stay_and_come_first(browser: Browser, tmp_path:
     site = Site(images, truth=False, k=5, before=before).write(tmp_path)
     for page in opened(browser, site):
         page.keyboard.press("c")
+        expect(page.locator(".cluster-card")).to_have_count(4)
         assert sorted(cluster_names(page)) == ["3 weed", "cluster 0", "cluster 2", "cluster 4"]
         tick(page, 4)
         page.locator("#selection").get_by_text("Rename").click()
         page.locator("#ask input").fill("kelp")
         page.keyboard.press("Enter")
         page.keyboard.press("r")
+        # the key comes right after the Enter, and the edit is there
         assert page.locator("#edit-list li").count() == 4
         with page.expect_download() as saved:
             page.locator("#save").click()
@@ -361,15 +375,14 @@ def test_edits_of_before_the_run_stay_and_come_first(browser: Browser, tmp_path:
 def test_a_merge_repaints_at_once_and_outlives_a_reload(page: Page) -> None:
     page.keyboard.press("2")
     painted(page)
-    assert pixel(page, FIRST) == [0, 114, 178]
+    shows(page, FIRST, [0, 114, 178])
     page.keyboard.press("c")
     tick(page, 0, 1)
     page.locator("#selection").get_by_text("Merge").click()
     page.locator("#ask select").select_option("1")
     page.locator("#ask-ok").click()
     page.keyboard.press("i")
-    page.wait_for_timeout(150)
-    assert pixel(page, FIRST) == [230, 159, 0]
+    shows(page, FIRST, [230, 159, 0])
     page.reload()
     page.wait_for_selector("body[data-ready=yes]")
     expect(page.locator("#n-edits")).to_have_text("1")

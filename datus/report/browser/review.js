@@ -32,10 +32,11 @@ function ask(title, label, input, note = "") {
   dialog.showModal();
   input.focus();
   input.select?.();
+  // With the press itself: "close" comes some time after it, and a key pressed in between (z, r)
+  // would find the edit not yet made.
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      resolve(dialog.returnValue === "ok" ? input.value : null);
-    }, { once: true });
+    dialog.onsubmit = (event) => resolve(event.submitter.value === "ok" ? input.value : null);
+    dialog.onclose = () => resolve(null);
   });
 }
 
