@@ -1,15 +1,56 @@
 """`python -m datus`, and the `datus` command."""
 
+import atexit
 import io
+import os
 import signal
 import sys
+import threading
 
 from datus.errors import INTERRUPTED
+
+
+def command() -> None:
+    """`main` as a process of its own: it ends without needless work."""
+    code: object = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code
+    if code is None or isinstance(code, int):
+        _end(code or 0)
+    raise SystemExit(code)
+
+
+def _end(code: int) -> None:
+    """Leave at once, if nothing is under way: to take apart what torch and timm have loaded, piece
+    by piece, took a second and more. What was registered for the end is done before.
+
+    Returns where Python must end in its own way: a thread still works, somebody measures (profiles,
+    coverage), or what was said cannot be written.
+    """
+    if "datus.threads" in sys.modules:
+        from datus.threads import end_waiting
+
+        end_waiting()
+    others = set(threading.enumerate()) - {threading.current_thread()}
+    if not all(thread.daemon for thread in others) or sys.getprofile() or sys.gettrace():
+        return
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(code)
 
 
 def main() -> None:
     """The command line. Ctrl-C at any moment, also while libraries load, is one line and 130."""
     try:
+        from datus.memory import be_frugal
+
+        be_frugal()
         from datus.cli import app
 
         for stream in (sys.stdout, sys.stderr):
@@ -41,4 +82,4 @@ def _interrupted() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command()

@@ -1,9 +1,6 @@
 """What a run may use: processes, threads, shards at a time, a device. Never what it makes."""
 
-import ctypes
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 from datus.config import Config
@@ -71,51 +68,3 @@ def resolve_device(config: Config) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-OBJECTS_BEFORE_COLLECTION = 50_000
-"""Python's own number is 700 to 2,000."""
-
-
-@contextmanager
-def frugal() -> Iterator[None]:
-    """Inside, Python looks for objects that hold one another less often, and C's memory is kept in
-    few places.
-
-    Each search goes through what torch has loaded, and a run makes hardly any of them.
-    """
-    before = gc.get_threshold()
-    be_frugal()
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
-def be_frugal() -> None:
-    """For good: in worker processes."""
-    _few_arenas()
-    gc.set_threshold(OBJECTS_BEFORE_COLLECTION, *gc.get_threshold()[1:])
-
-
-_M_ARENA_MAX = -8
-"""Of glibc's mallopt."""
-
-
-def _few_arenas() -> None:
-    """glibc keeps up to eight stores of freed memory a core, each with holes of its own. A run
-    asks for few large pieces: one for each four cores is enough, and took a tenth less memory."""
-    mallopt: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, max(2, n_cores() // 4))
-
-
-def give_back_memory() -> None:
-    """What was freed goes back to the system, where the C library can be told.
-
-    Threads of glibc keep what they freed, each in a place of its own; after thousands of shards
-    that was hundreds of megabytes.
-    """
-    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

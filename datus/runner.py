@@ -25,10 +25,11 @@ from datus.index import Index, Shard, check_inputs, make_index
 from datus.isolation import under_way
 from datus.latest import point
 from datus.leftovers import note_loss
+from datus.memory import be_frugal, frugal
 from datus.plan import DATASET_KEY, Node, Plan, make_plan, unchanged, wanted_groups
 from datus.ready import reports, undone
 from datus.records import ShardData
-from datus.resources import at_a_time, be_frugal, frugal, in_workers, placed, runtime_of
+from datus.resources import at_a_time, in_workers, placed, runtime_of
 from datus.shardjobs import LOADED, READ, Job, carefully, is_done, run_job, silent
 from datus.shardwork import Context
 from datus.shares import parse_share

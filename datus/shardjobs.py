@@ -15,9 +15,10 @@ from datus.errors import CorruptShard, WorkError
 from datus.executors import Advance
 from datus.index import Shard
 from datus.isolation import guarded
+from datus.memory import give_back_memory
 from datus.plan import Node, check_unchanged, find_node
 from datus.records import ShardData
-from datus.resources import give_back_memory, runtime_of
+from datus.resources import runtime_of
 from datus.shardwork import Context, ShardWork
 from datus.store import Store
 

@@ -123,6 +123,13 @@ MOST_THREADS = 4096
 """More than any map asks for."""
 
 
+def end_waiting() -> None:
+    """The threads that wait for a next map end; one that comes makes its own."""
+    if _workers.cache_info().currsize:
+        _workers().shutdown()
+        _workers.cache_clear()
+
+
 def _next(places: Iterator[int], guard: Lock) -> int:
     with guard:
         return next(places, -1)

@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"records"},
     {"threads"},
-    {"denoise_config", "clusters_config", "report_config", "shares"},
+    {"memory", "denoise_config", "clusters_config", "report_config", "shares"},
     {"config"},
     {"classes", "grid"},
     # the method: these do not import one another, but for the helpers of the first rows

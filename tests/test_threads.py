@@ -11,7 +11,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from datus.resources import frugal
+from datus.memory import frugal
 from datus.threads import map_threads, n_cores, thread_pool
 
 
