@@ -97,6 +97,7 @@ def test_coco_runs_go_down_the_columns(labels: Array) -> None:
     for part in find_parts(labels):
         counts = coco_counts(part, labels.size)
         assert counts.sum() == labels.size
+        assert (counts[1:] > 0).all(), "the foot of a column and the head of the next are one run"
         values = np.repeat(np.arange(len(counts)) % 2, counts)
         columns = values.reshape(labels.shape[::-1]).T
         np.testing.assert_array_equal(columns, whole(part, labels))

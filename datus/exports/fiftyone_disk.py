@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from datus.errors import UsageError
 from datus.exports.folder import put, write_json
-from datus.exports.pngs import png_bytes
 from datus.exports.records import Classes, Item, Options
+from datus.png import png_of
 from datus.records import IGNORE, Array
 
 FIELD = "segmentation"
@@ -56,4 +55,4 @@ def _sample(item: Item) -> dict[str, Any]:
 def _grey(labels: Array) -> bytes:
     """Grey, not in colours: FiftyOne takes a palette for three channels."""
     shifted = np.where(labels == IGNORE, IGNORE, labels + np.uint8(1)).astype(np.uint8)
-    return png_bytes(Image.fromarray(shifted))
+    return png_of(shifted)

@@ -10,9 +10,8 @@ even-odd and by winding number, leave the holes open, since rim and holes run in
 
 import numpy as np
 
+from datus.compiled import compiled, inlined
 from datus.records import Array
-
-Ring = list[tuple[int, int]]
 
 
 def outline(part: Array, centres: bool = False) -> Array:
@@ -22,84 +21,150 @@ def outline(part: Array, centres: bool = False) -> Array:
     part: bool (h, w), connected by sides of pixels. (0, 0) is the upper left corner of the first
     pixel, or with `centres` its centre.
     """
-    return np.array(_joined(_rings(part, centres)), np.int32)
+    return _path(part, centres)
 
 
-def _rings(part: Array, centres: bool) -> list[Ring]:
-    """The rim, then the holes from left to right. The part is at the right hand of who walks."""
+_CORNERS = np.full((16, 2), -1)
+"""Of four pixels around a point, one bit each (upper left, upper right, lower left, lower right):
+the pixel of the part that each corner goes around. Where two pixels touch in a point there are two
+corners, the upper one first."""
+for _pixel in range(4):
+    _CORNERS[1 << _pixel, 0] = _pixel
+    _CORNERS[15 - (1 << _pixel), 0] = 3 - _pixel
+_CORNERS[0b1001], _CORNERS[0b0110] = (0, 3), (1, 2)
+
+
+@compiled
+def _path(part: Array, centres: bool) -> Array:
     points, steps = _corners(part)
-    # two corners in one point: in their row, the one whose pixel is on the left comes first
-    upper = np.r_[(points[1:] == points[:-1]).all(1), False]
-    lower = np.r_[False, upper[:-1]]
-    later = 1.5 * (upper & (steps[:, 0] > 0)) - 1.5 * (lower & (steps[:, 0] < 0))
-    column_mates = _mates(points[:, 0], points[:, 1], np.zeros(len(points)))
-    row_mates = _mates(points[:, 1], points[:, 0], later)
-    # who walks down has the part to the left
-    down = points[column_mates, 1] > points[:, 1]
-    leads = down == (steps[:, 0] < 0)
-    rings = _walked(column_mates.tolist(), row_mates.tolist(), leads.tolist())
-    places = (points + (steps - 1) // 2 if centres else points).tolist()
-    return [[(places[one][0], places[one][1]) for one in ring] for ring in rings]
+    order, edges = _walked(points, steps, _row_mates(points, steps, part.shape[0]))
+    rings = np.empty((len(points), 2), np.int32)
+    for place in range(len(order)):
+        for axis in range(2):
+            back = centres and steps[order[place], axis] < 0
+            rings[place, axis] = points[order[place], axis] - back
+    return _joined(rings, edges)
 
 
+@inlined
 def _corners(part: Array) -> tuple[Array, Array]:
-    """((n, 2) x and y, (n, 2) of -1 or 1: where the part's pixel lies), by column, then row.
+    """(int32 (n, 2) x and y, (n, 2) of -1 or 1: where the part's pixel lies), by column, then row.
 
-    Where two pixels of the part touch in a point there are two corners, the upper one first.
+    So each two in turn are the ends of one side along a column.
     """
-    padded = np.pad(part, 1)
-    pixels = np.stack((padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]), -1)
-    n_set = pixels.sum(-1)
-    touching = (n_set == 2) & (pixels[..., 0] == pixels[..., 3])
-    y, x = np.nonzero((n_set == 1) | (n_set == 3))
-    inside = pixels[y, x] == (n_set[y, x] == 1)[:, None]  # the odd one of the four
-    odd = inside.argmax(1)
-    where = np.where(n_set[y, x] == 1, odd, 3 - odd)
-    pinch_y, pinch_x = np.nonzero(touching)
-    upper = pixels[pinch_y, pinch_x, 1].astype(np.int64)  # upper left or upper right
-    every = np.concatenate([where, upper, 3 - upper])
-    points = np.c_[np.r_[x, pinch_x, pinch_x], np.r_[y, pinch_y, pinch_y]]
-    order = np.lexsort((every, points[:, 1], points[:, 0]))
-    steps = np.c_[2 * (every % 2) - 1, 2 * (every // 2) - 1]
-    return points[order], steps[order]
+    height, width = part.shape
+    around = np.zeros((width + 1, height + 1), np.int64)
+    for y in range(height):
+        for x in range(width):
+            if part[y, x]:
+                around[x + 1, y + 1] += 1
+                around[x, y + 1] += 2
+                around[x + 1, y] += 4
+                around[x, y] += 8
+    n_corners = 0
+    for x in range(width + 1):
+        for y in range(height + 1):
+            for pixel in range(2):
+                n_corners += _CORNERS[around[x, y], pixel] >= 0
+    points, steps = np.empty((n_corners, 2), np.int32), np.empty((n_corners, 2), np.int32)
+    n_corners = 0
+    for x in range(width + 1):
+        for y in range(height + 1):
+            for one in range(2):
+                pixel = _CORNERS[around[x, y], one]
+                if pixel >= 0:
+                    points[n_corners, 0], points[n_corners, 1] = x, y
+                    steps[n_corners, 0] = 2 * (pixel % 2) - 1
+                    steps[n_corners, 1] = 2 * (pixel // 2) - 1
+                    n_corners += 1
+    return points, steps
 
 
-def _mates(line: Array, along: Array, later: Array) -> Array:
-    """(n,): the other end of each corner's side on its line; they come in pairs along it."""
-    order = np.lexsort((np.arange(len(line)) + later, along, line))
-    mates = np.empty(len(line), np.int64)
-    mates[order[0::2]], mates[order[1::2]] = order[1::2], order[0::2]
+@inlined
+def _row_mates(points: Array, steps: Array, height: int) -> Array:
+    """int64 (n,): the other end of each corner's side along its row."""
+    ends = np.zeros(height + 2, np.int64)
+    for corner in range(len(points)):
+        ends[points[corner, 1] + 1] += 1
+    for y in range(height + 1):
+        ends[y + 1] += ends[y]
+    order, mates = np.empty(len(points), np.int64), np.empty(len(points), np.int64)
+    for corner in range(len(points)):
+        x, y = points[corner, 0], points[corner, 1]
+        place = ends[y]
+        order[place] = corner
+        ends[y] += 1
+        # two corners in one point: the one whose pixel is on the left comes first
+        second = corner > 0 and points[corner - 1, 0] == x and points[corner - 1, 1] == y
+        if second and steps[corner, 0] < 0:
+            order[place - 1], order[place] = corner, corner - 1
+    for place in range(0, len(order), 2):
+        mates[order[place]], mates[order[place + 1]] = order[place + 1], order[place]
     return mates
 
 
-def _walked(columns: list[int], rows: list[int], leads: list[bool]) -> list[list[int]]:
-    """Corners of each ring: along a column, along a row, and so on. leads: may begin a walk."""
-    seen = [False] * len(leads)
-    rings = []
-    for start, may_begin in enumerate(leads):
-        if seen[start] or not may_begin:
+@inlined
+def _walked(points: Array, steps: Array, row_mates: Array) -> tuple[Array, Array]:
+    """(corners, ring after ring, first of each ring and the end): the rim, then the holes from left
+    to right, each along a column, along a row, and so on. The part is at the right hand."""
+    seen = np.zeros(len(points), np.bool_)
+    order, edges = np.empty(len(points), np.int64), np.empty(len(points) + 1, np.int64)
+    n_walked = n_rings = 0
+    for start in range(len(points)):
+        # the other end of its side along the column; who walks down has the part to the left
+        down = points[start ^ 1, 1] > points[start, 1]
+        if seen[start] or down != (steps[start, 0] < 0):
             continue
-        ring, here, mates, others = [], start, columns, rows
+        edges[n_rings] = n_walked
+        n_rings += 1
+        here, along_column = start, True
         while not seen[here]:
             seen[here] = True
-            ring.append(here)
-            here, mates, others = mates[here], others, mates
-        rings.append(ring)
-    return rings
+            order[n_walked] = here
+            n_walked += 1
+            here = here ^ 1 if along_column else row_mates[here]
+            along_column = not along_column
+    edges[n_rings] = n_walked
+    return order, edges[: n_rings + 1]
 
 
-def _joined(rings: list[Ring]) -> Ring:
+@inlined
+def _joined(points: Array, edges: Array) -> Array:
     """One path. A cut to the left of a hole meets the rim or a hole that came before."""
-    path = rings[0]
-    for hole in rings[1:]:
-        lead = hole.index(min(hole))  # leftmost, uppermost
-        x, y = hole[lead]
-        xs, ys = np.array(path).T
-        next_ys = np.roll(ys, -1)
-        meets = (xs == np.roll(xs, -1)) & (xs <= x)
-        meets &= (np.minimum(ys, next_ys) <= y) & (np.maximum(ys, next_ys) >= y)
-        candidates = np.flatnonzero(meets)
-        side = int(candidates[np.argmax(xs[candidates])])
-        cut = (int(xs[side]), y)
-        path = [*path[: side + 1], cut, *hole[lead:], *hole[:lead], (x, y), cut, *path[side + 1 :]]
+    path = np.empty((len(points) + 3 * (len(edges) - 2), 2), np.int32)
+    n_path = edges[1]
+    for i in range(n_path):
+        path[i, 0], path[i, 1] = points[i, 0], points[i, 1]
+    for hole in range(1, len(edges) - 1):
+        first, end = edges[hole], edges[hole + 1]
+        lead = first  # leftmost, uppermost
+        for i in range(first, end):
+            level = points[i, 0] == points[lead, 0] and points[i, 1] < points[lead, 1]
+            lead = i if points[i, 0] < points[lead, 0] or level else lead
+        x, y = points[lead, 0], points[lead, 1]
+        side = _left_of(path, n_path, x, y)
+        cut_x, n_more = path[side, 0], end - first + 3
+        for i in range(n_path - 1, side, -1):
+            path[i + n_more, 0], path[i + n_more, 1] = path[i, 0], path[i, 1]
+        path[side + 1, 0], path[side + 1, 1] = cut_x, y
+        for i in range(end - first):
+            from_lead = lead + i if lead + i < end else lead + i - (end - first)
+            path[side + 2 + i, 0] = points[from_lead, 0]
+            path[side + 2 + i, 1] = points[from_lead, 1]
+        path[side + n_more - 1, 0], path[side + n_more - 1, 1] = x, y
+        path[side + n_more, 0], path[side + n_more, 1] = cut_x, y
+        n_path += n_more
     return path
+
+
+@inlined
+def _left_of(path: Array, n_path: int, x: int, y: int) -> int:
+    """The nearest side of the path along a column, level with the point or at it."""
+    side = -1
+    for i in range(n_path):
+        after = i + 1 if i + 1 < n_path else 0
+        if path[i, 0] == path[after, 0] and path[i, 0] <= x:
+            above, below = min(path[i, 1], path[after, 1]), max(path[i, 1], path[after, 1])
+            if above <= y <= below and (side < 0 or path[i, 0] > path[side, 0]):
+                side = i
+    return side

@@ -19,8 +19,8 @@ import numpy as np
 
 from datus.errors import MissingPackage
 from datus.exports.folder import put, write_json
-from datus.exports.pngs import palette_png
 from datus.exports.records import Classes, Item, Options
+from datus.png import png_of
 from datus.records import IGNORE
 
 ROW_BYTES = 32_000_000
@@ -103,7 +103,7 @@ def _schema(pyarrow: Any, classes: Classes) -> Any:
 
 
 def _row(item: Item, classes: Classes) -> dict[str, Any]:
-    mask = palette_png(item.labels, classes.colours)
+    mask = png_of(item.labels, classes.colours)
     return {
         "image_id": item.image_id,
         "image": {"bytes": item.image or b"", "path": item.file_name},

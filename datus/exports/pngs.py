@@ -20,6 +20,7 @@ from datus.errors import UsageError
 from datus.exports.folder import put, write_json
 from datus.exports.parts import find_parts
 from datus.exports.records import Classes, Item, Options
+from datus.png import png_of
 from datus.records import IGNORE, Array
 
 Put = Callable[[str, bytes], None]
@@ -42,11 +43,11 @@ def write_png(folder: Path, items: Iterable[Item], classes: Classes, options: Op
     confidence: grey, 255 times the confidence of the segment, 0 where there is none.
     """
     for item in items:
-        png = palette_png(item.labels, classes.colours)
+        png = png_of(item.labels, classes.colours)
         put(folder, f"{PNG_MASKS}/{item.image_id}.png", png)
         if item.confidence is not None:
             grey = np.rint(255 * np.nan_to_num(item.confidence)).astype(np.uint8)
-            png = png_bytes(Image.fromarray(np.where(item.labels == IGNORE, 0, grey)))
+            png = png_of(np.where(item.labels == IGNORE, np.uint8(0), grey))
             put(folder, f"confidence/training/{item.image_id}.png", png)
         if item.image is not None:
             put(folder, f"images/training/{item.file_name}", item.image)
@@ -105,8 +106,8 @@ def _write_classes_and_objects(
         ):
             raise UsageError(f"image {item.image_id!r}: lists of this format cannot hold that name")
         labels = np.where(item.labels == IGNORE, void, item.labels + np.uint8(1))
-        add(f"{CLASS_MASKS}/{item.image_id}.png", palette_png(labels, palette))
-        objects = palette_png(_objects(item.labels), VOC_COLOURS)
+        add(f"{CLASS_MASKS}/{item.image_id}.png", png_of(labels, palette))
+        objects = png_of(_objects(item.labels), VOC_COLOURS)
         add(f"SegmentationObject/{item.image_id}.png", objects)
         if item.image is not None:
             add(f"JPEGImages/{item.file_name}", item.image)
@@ -151,14 +152,8 @@ def _lines(lines: list[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def palette_png(labels: Array, colours: Array) -> bytes:
-    """uint8 (H, W) -> 8-bit PNG that keeps the ids and shows them in colours, uint8 (256, 3)."""
-    image = Image.fromarray(np.ascontiguousarray(labels.astype(np.uint8)))
-    image.putpalette(colours.tobytes())
-    return png_bytes(image)
-
-
 def png_bytes(image: Image.Image) -> bytes:
+    """For pictures of colours; labels are written by `png.png_of`."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=False, compress_level=6)
     return buffer.getvalue()

@@ -9,9 +9,8 @@ cuts decimals off gets the same pixel.
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
 
 from datus.exports.folder import put
 from datus.exports.outlines import outline
@@ -35,6 +34,12 @@ def write_yolo(folder: Path, items: Iterable[Item], classes: Classes, options: O
 
 def _line(part: Part, size: tuple[int, ...]) -> str:
     top, left, _, _ = part.box
-    points = np.add(outline(part.mask, centres=True), (left + 0.25, top + 0.25))
-    shares = points / (size[1], size[0])
-    return f"{part.label} " + " ".join(f"{value:.7g}" for value in shares.ravel().tolist()) + "\n"
+    columns, rows = _shares(size[1]), _shares(size[0])
+    points = [f"{columns[left + x]} {rows[top + y]}" for x, y in outline(part.mask, True).tolist()]
+    return f"{part.label} {' '.join(points)}\n"
+
+
+@lru_cache(8)
+def _shares(n_pixels: int) -> list[str]:
+    """What is written for each pixel of a side."""
+    return [f"{(pixel + 0.25) / n_pixels:.7g}" for pixel in range(n_pixels)]

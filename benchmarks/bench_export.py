@@ -1,0 +1,66 @@
+"""What an export costs, format by format, beside reading the masks.
+
+    python benchmarks/bench_export.py RUN IMAGES
+
+RUN: a finished run (with several K: the first); IMAGES: its images. Prints milliseconds an image,
+and how many times as long that is as reading and checking the masks alone.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datus.export_run import Masks, Request, export_run, find_masks, read_labels
+from datus.exports.formats import FORMATS
+from datus.exports.records import Options
+from datus.latest import names
+from datus.ready import reports
+from datus.store import Store
+
+
+def main() -> None:
+    store, images = Store(sys.argv[1]), Path(sys.argv[2])
+    found = [name.removeprefix("masks-k") for name in names(store) if name.startswith("masks-k")]
+    masks = find_masks(store, min(map(int, found)))
+    n_images = sum(len(shard.records) for shard in masks.index.shards)
+    with tempfile.TemporaryDirectory() as folder:
+        requests = {
+            name: Request(name, FORMATS[name], Options(), Path(folder) / name, images=images)
+            for name in FORMATS
+        }
+        first = next(iter(requests.values()))
+        seconds(export_run, store, masks, first)  # libraries are loaded, kernels compiled
+        alone = seconds(read_all, store, masks)
+        print(f"| {n_images} images | ms an image | times reading |\n|---|---|---|")
+        print(f"| reading the masks | {1000 * alone / n_images:.2f} | 1.0 |")
+        for name, request in requests.items():
+            taken = seconds(export_run, store, masks, replaced(request))
+            print(f"| {name} | {1000 * taken / n_images:.2f} | {taken / alone:.1f} |")
+
+
+def replaced(request: Request) -> Request:
+    """The same, into a folder that is not there yet."""
+    from dataclasses import replace
+
+    return replace(request, out=request.out.with_name(f"{request.name}-again"))
+
+
+def read_all(store: Store, masks: Masks) -> None:
+    places = [(masks.stage, masks.mark, shard.key) for shard in masks.index.shards]
+    for shard, report in zip(masks.index.shards, reports(store, places), strict=True):
+        assert report is not None
+        for record in shard.records:
+            read_labels(store, masks, record, report)
+
+
+def seconds(function: Callable[..., Any], *given: Any) -> float:
+    start = time.perf_counter()
+    function(*given)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
