@@ -38,8 +38,9 @@ def _end(code: int) -> None:
         return
     atexit._run_exitfuncs()
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed before the program began
+                stream.flush()
     except (OSError, ValueError):
         return
     os._exit(code)

@@ -87,6 +87,12 @@ def test_an_error_of_ours_has_its_traceback() -> None:
     assert (code, said, errors[-1]) == (1, ["taken apart"], "RuntimeError: a bug")
 
 
+def test_a_stream_that_was_closed_before_the_start_is_no_failure() -> None:
+    script = BEFORE.format(app="sys.exit(0)")
+    command = ["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, script]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
 def test_a_pipe_that_was_closed_is_no_clean_end() -> None:
     script = BEFORE.format(app="print('x' * 100_000)")
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
