@@ -27,9 +27,9 @@ class Verified:
 
     n_files: int = 0
     n_missing: int = 0
-    """Shards that are not finished, or whose report is damaged: the next run makes them."""
+    """Shards that are not finished: the next run makes them."""
     damaged: list[str] = field(default_factory=list)
-    """Of each damaged file: where it is in the run folder."""
+    """Of each file that changed, was cut short or is gone: where it is, or was."""
 
 
 def verify(config: Config, mend: bool, bar: Bar) -> Verified:
@@ -45,7 +45,7 @@ def verify(config: Config, mend: bool, bar: Bar) -> Verified:
     plan = make_plan(config, index)
     places = [place for node in plan.nodes for place in plan.places(node)]
     with store.lock() if mend else nullcontext(), bar("verify", len(places)) as advance:
-        for place, report in zip(places, reports(store, places), strict=True):
+        for place, report in zip(places, reports(store, places, files=False), strict=True):
             damaged = _look(store, place, report, found)
             found.damaged += damaged
             if damaged and mend:
@@ -56,13 +56,16 @@ def verify(config: Config, mend: bool, bar: Bar) -> Verified:
 
 def _look(store: Store, place: Place, report: ShardReport | None, found: Verified) -> list[str]:
     stage, mark, key = place
-    if report is None:
+    if report is None and not store.exists(stage, mark, f"shard-{key}.json"):
         found.n_missing += 1
         return []
+    if report is None:
+        found.n_files += 1
+        return [f"{stage}/{mark}/shard-{key}.json"]
     damaged = []
     try:
         found.n_files += 1 + report.stored + len(report.files)
-        store.read_shard(place)
+        store.read_shard(place, files=False)
     except CorruptShard:
         damaged.append(f"{stage}/{mark}/shard-{key}.safetensors")
     files = contents(store, [(stage, mark, "files", name) for name in report.files])

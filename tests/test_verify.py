@@ -25,12 +25,12 @@ def test_flipped_bits_are_found_and_with_mend_the_next_run_has_the_old_bytes(
     flip_byte(arrays)
     flip_byte(mask)
     torn.write_bytes(b"{")
-    names = [path.relative_to(run_copy).as_posix() for path in (arrays, mask)]
+    names = [path.relative_to(run_copy).as_posix() for path in (arrays, torn, mask)]
     found = datus("verify", *tiny.arguments(run_copy))
     assert found.exit_code == 1
     lines = found.stdout.splitlines()
-    assert lines[:2] == [f"damaged: {name}" for name in names]
-    assert lines[2].endswith(" files read, 2 damaged, 1 shards are not finished")
+    assert lines[:3] == [f"damaged: {name}" for name in names]
+    assert lines[3].endswith(" files read, 3 damaged")
     assert found.error == "damaged files: add --mend, then datus run makes them again"
     assert arrays.exists()
 
@@ -38,6 +38,35 @@ def test_flipped_bits_are_found_and_with_mend_the_next_run_has_the_old_bytes(
     assert not arrays.exists()
     assert datus("run", *tiny.arguments(run_copy)).exit_code == 0
     assert tree(run_copy) == tree(finished)
+
+
+@pytest.mark.parametrize("how", ["cut short", "gone"])
+@pytest.mark.parametrize("which", ["embeddings/*/shard-*.safetensors", "masks/*/files/*.png"])
+def test_files_that_are_cut_short_or_gone_are_damaged(
+    which: str, how: str, tiny: Dataset, finished: Path, run_copy: Path
+) -> None:
+    path = next(run_copy.glob(which))
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:50])
+    found = datus("verify", *tiny.arguments(run_copy))
+    assert found.exit_code == 1
+    line, last = found.stdout.splitlines()
+    assert line == f"damaged: {path.relative_to(run_copy).as_posix()}"
+    assert last.endswith(" files read, 1 damaged")
+    assert datus("verify", *tiny.arguments(run_copy), "--mend").exit_code == 0
+    assert datus("run", *tiny.arguments(run_copy)).exit_code == 0
+    assert tree(run_copy) == tree(finished)
+
+
+def test_a_shard_that_was_never_made_is_not_damaged(tiny: Dataset, run_copy: Path) -> None:
+    report = next(run_copy.glob("embeddings/*/shard-*.json"))
+    report.unlink()
+    report.with_suffix(".safetensors").unlink()
+    found = datus("verify", *tiny.arguments(run_copy))
+    assert found.exit_code == 0
+    assert found.stdout.endswith(" files read, 0 damaged, 1 shards are not finished\n")
 
 
 def test_a_damaged_index_is_said_and_a_run_makes_it_again(
