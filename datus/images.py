@@ -33,7 +33,7 @@ from PIL import Image
 
 from datus.errors import ImageError, UsageError
 from datus.pixels import load_picture, picture_size, pillow_errors
-from datus.records import Array
+from datus.records import EXPORT_MARK, RUN_MARK, Array
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .apng .bmp .tif .tiff .gif .webp .pbm .pgm .ppm .pnm"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
@@ -62,9 +62,10 @@ class FoundImages:
 def find_images(folder: Path) -> FoundImages:
     """All image files at any depth below `folder`, by suffix.
 
-    Names that start with a dot are skipped. Linked folders are read, each folder once, under its
-    own name before that of a link. A link that leads nowhere counts as an image if it is called
-    one, so that reading it fails where failures are recorded.
+    Names that start with a dot are skipped, and runs and exports that lie among the images: their
+    masks are no images. Linked folders are read, each folder once, under its own name before that
+    of a link. A link that leads nowhere counts as an image if it is called one, so that reading it
+    fails where failures are recorded.
 
     Raises UsageError: no such folder, no image in it, a name that is not UTF-8, two images with the
     same id, or a folder called as the mask of an image.
@@ -220,12 +221,18 @@ def _files_below(folder: Path) -> Iterator[str]:
         if identity in seen:
             continue
         seen.add(identity)
+        if below and any(os.path.isfile(os.path.join(here, mark)) for mark in OURS):
+            continue
         for entry in _entries(here):
             path = f"{below}/{entry.name}" if below else entry.name
             if _is_folder(entry):
                 (linked if entry.is_symlink() else real).append(path)
             else:
                 yield path
+
+
+OURS = (RUN_MARK, EXPORT_MARK)
+"""What a folder has that DatUS wrote."""
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

@@ -59,6 +59,8 @@ class Index:
     """image id -> reason."""
     n_other: int
     """Files that do not have the suffix of an image."""
+    n_replaced: int = 0
+    """Images that the last look saw, if none of them is among these. Not stored."""
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -81,6 +83,9 @@ class Index:
 
 def check_inputs(config: Config) -> None:
     """Before anything is written. Raises UsageError: folders do not fit, a wrong class table."""
+    folder = Path(config.data.images)
+    if Path(config.run_path).resolve() == folder.resolve():
+        raise UsageError(f"run_dir: {folder} is the folder of images: choose another --run-dir")
     _find_truth(config.data.truth, find_images(Path(config.data.images)).paths)
     if config.data.truth:
         load_classes(Path(config.data.classes))
@@ -115,9 +120,18 @@ def make_index(config: Config, store: Store, bar: Bar, isolate: bool = False) ->
     truth_rows = _hash_truth(Path(config.data.truth), truths, known, seen)
     records = [_record(path, row, truth_rows.get(image_id_of(path))) for path, row in rows]
     records.sort(key=lambda record: record.image_id)
-    index = Index(_sharded(records, config.data.shard_images), failures, paths.n_other)
+    shards = _sharded(records, config.data.shard_images)
+    index = Index(shards, failures, paths.n_other, _n_replaced(known, records))
     _write(store, index, seen)
     return index
+
+
+def _n_replaced(known: Mapping[str, Any], records: list[ImageRecord]) -> int:
+    """How many images were here before, if all of them are gone: 0 as soon as one is the same."""
+    if any(record.path in known and known[record.path][2] == record.sha256 for record in records):
+        return 0
+    before = {row[2] for path, row in known.items() if not path.startswith("truth:")}
+    return 0 if any(record.sha256 in before for record in records) else len(before)
 
 
 def read_index(store: Store) -> Index | None:

@@ -2,6 +2,7 @@
 
     reports(store, places)               a ShardReport or None for each place, in order
     undone(store, places)                keys of those that are not finished
+    dropped(store, stage, mark, places)  what is stored and belongs to none of the places
     contents(store, files)               what is in whole files
 
 On a local disk, or one that is mounted, several are looked at ahead. On an object store each look
@@ -9,6 +10,7 @@ is a request of some 20 ms: folders are listed, a thousand files a request, and 
 is read, several at a time.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +74,31 @@ def undone(store: Store, places: Iterable[Place]) -> set[str]:
     wanted = list(places)
     found = reports(store, wanted)
     return {place[2] for place, report in zip(wanted, found, strict=True) if report is None}
+
+
+SHARD = re.compile(r"shard-([0-9a-z]+)\.(json|safetensors)")
+
+
+def dropped(store: Store, stage: str, mark: str, places: Sequence[Place]) -> list[tuple[str, ...]]:
+    """Of shards that are not wanted any more, since their images went or changed: names below the
+    stage's folder, reports first, and the files that no wanted shard has."""
+    keys = {place[2] for place in places if place[:2] == (stage, mark)}
+    found: list[tuple[str, ...]] = []
+    files: set[str] = set()
+    for name in store.files(stage, mark):
+        match = SHARD.fullmatch(name)
+        if match and match[1] not in keys:
+            found.append((name,))
+            report = store.report(stage, mark, match[1], files=False)
+            files |= set(report.files) if report else set()
+    for report in (
+        reports(store, ((stage, mark, key) for key in keys), files=False) if files else ()
+    ):
+        files -= report.files.keys() if report else set()
+    owned = [("files", *name.split("/")) for name in sorted(files)]
+    return sorted(found) + [
+        name for name in owned if ".." not in name and store.size(stage, mark, *name) >= 0
+    ]
 
 
 class _Listings:

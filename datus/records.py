@@ -19,6 +19,13 @@ IGNORE = 255
 WHOLE = ""
 """Where stages keep arrays by image id: the key of what belongs to no single image."""
 
+RUN_MARK = "index/index.jsonl"
+"""The file that makes a folder a run folder."""
+
+EXPORT_MARK = "datus_export.about"
+"""The file that makes a folder an export: what it is and where it comes from, as JSON. Importers
+read whatever is called .json, so this is not."""
+
 MAX_CLUSTERS = 255
 """Masks are 8-bit and IGNORE takes one value, so K <= 255."""
 

@@ -27,7 +27,7 @@ from datus.latest import point
 from datus.leftovers import note_loss
 from datus.memory import be_frugal, frugal
 from datus.plan import DATASET_KEY, Node, Plan, make_plan, unchanged, wanted_groups
-from datus.ready import reports, undone
+from datus.ready import dropped, reports, undone
 from datus.records import ShardData
 from datus.resources import at_a_time, in_workers, placed, runtime_of
 from datus.shardjobs import LOADED, READ, Job, carefully, is_done, run_job, silent
@@ -116,6 +116,8 @@ def run(
             _run_group(config, store, result, group, console)
         result.next_step = turns.next_step(made=any(one.made for one in result.stages[1:]))
         if until == "report" and not result.next_step:
+            if share is None:
+                _forget_dropped(store, result.plan)
             result.links = _link(store, result.plan)
     return result
 
@@ -129,6 +131,11 @@ def _indexed(config: Config, store: Store, console: Console, suspects: frozenset
         isolate = config.speed.isolate or "index" in suspects
         make = partial(make_index, config, store, console.bar, isolate)
         index = agreed_index(make, store, share)
+    if index.n_replaced:
+        console.say(
+            f"warning: none of the {index.n_replaced} images of the last run in {store.url} is "
+            "among these: if they are of another folder, give this one a --run-dir of its own"
+        )
     row = StageResult("index", 1, 1, len(index.records), len(index.failures))
     row.seconds = time.monotonic() - started
     _check_failures(config, "index", index.failures, len(index.records))
@@ -142,6 +149,14 @@ LINKS = {
     "denoise": ("denoised-k{}", "de-noised masks of K = {}"),
 }
 """Stage -> name of the link, and what people are told it is."""
+
+
+def _forget_dropped(store: Store, plan: Plan) -> None:
+    """Masks of images that went, where frozen clusters keep the folder: people take all of it."""
+    for node in plan.nodes:
+        if node.stage in LINKS and node.scope == "shard":
+            for name in dropped(store, node.stage, node.mark, list(plan.places(node))):
+                store.remove(node.stage, node.mark, *name)
 
 
 def _link(store: Store, plan: Plan) -> dict[str, str]:

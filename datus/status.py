@@ -1,13 +1,11 @@
 """What is done in a run folder, what is not and why, what nobody needs. Loads no torch."""
 
-import re
-
 from datus.config import Config
 from datus.errors import WorkError
 from datus.frozen import kept_marks
 from datus.index import read_index
 from datus.plan import DATASET_KEY, Plan, make_plan, why
-from datus.ready import reports
+from datus.ready import dropped, reports
 from datus.stages import STAGE_NAMES
 from datus.store import Store
 
@@ -15,8 +13,6 @@ Row = tuple[str, ...]
 
 SHOWN = 20
 """Images that a list of failures names."""
-
-SHARD = re.compile(r"shard-([0-9a-z]+)\.(json|safetensors)")
 
 
 def status_rows(config: Config, explain: bool) -> list[Row]:
@@ -67,9 +63,9 @@ def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:
             store.sweep_temporary(everywhere=True)
         for stage in STAGE_NAMES:
             for mark in store.folders(stage):
-                stale = (
-                    [()] if (stage, mark) not in marks else _stale_shards(store, stage, mark, keys)
-                )
+                stale: list[tuple[str, ...]] = [()]
+                if (stage, mark) in marks:
+                    stale = dropped(store, stage, mark, sorted(keys))
                 for name in stale:
                     size = store.disk_bytes(stage, mark, *name)
                     rows.append((stage, "/".join((mark, *name)), str(size)))
@@ -77,18 +73,6 @@ def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:
                     if remove:
                         store.remove(stage, mark, *name)
         return rows, total
-
-
-def _stale_shards(
-    store: Store, stage: str, mark: str, keys: set[tuple[str, str, str]]
-) -> list[tuple[str, ...]]:
-    """Shards of a current stage whose images are no longer there in that form; reports first."""
-    found = []
-    for name in store.files(stage, mark):
-        match = SHARD.fullmatch(name)
-        if match and (stage, mark, match[1]) not in keys:
-            found.append((name,))
-    return sorted(found)
 
 
 def _plan(config: Config, store: Store) -> Plan:

@@ -19,12 +19,12 @@ from PIL import Image
 
 from datus.errors import UsageError
 from datus.exports import pngs
-from datus.exports.folder import ABOUT, new_folder, put
+from datus.exports.folder import new_folder, put
 from datus.exports.formats import FORMATS, find_format
 from datus.exports.names import default_names, make_classes, matched_names, read_names
 from datus.exports.records import Item, Options
 from datus.masks import PALETTE
-from datus.records import IGNORE
+from datus.records import EXPORT_MARK, IGNORE
 
 WITHOUT_EXTRAS = [name for name in FORMATS if name != "hf"]
 
@@ -417,8 +417,8 @@ def test_overwrite_replaces_an_export_whole(tmp_path: Path) -> None:
     for number in range(2):
         with new_folder(tmp_path / "out", bool(number), {"n": number}) as folder:
             put(folder, f"{number}.txt", b"")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1.txt", ABOUT]
-    assert read_json(tmp_path / "out", ABOUT) == {"n": 1}
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1.txt", EXPORT_MARK]
+    assert read_json(tmp_path / "out", EXPORT_MARK) == {"n": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -97,6 +97,14 @@ def test_hidden_files_and_folders_are_not_seen_at_all(tmp_path):
     assert find_images(tmp_path) == FoundImages(("x.jpg",), 0)
 
 
+def test_masks_of_runs_and_exports_among_the_images_are_no_images(tmp_path):
+    touch(tmp_path, "x.jpg", "runs/x/index/index.jsonl", "runs/x/masks/0/files/x.png")
+    touch(tmp_path, "for coco/datus_export.about", "for coco/images/x.png", "index/y.png")
+    assert find_images(tmp_path).paths == ("index/y.png", "x.jpg")
+    # who names such a folder means it
+    assert find_images(tmp_path / "for coco").paths == ("images/x.png",)
+
+
 def test_names_keep_their_unicode_form(tmp_path):
     composed, decomposed = "\u00e9.png", "e\u0301.jpg"
     touch(tmp_path, composed, decomposed, "深海 (1).jpg")

@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datus.errors import UsageError, WorkError
-
-ABOUT = "datus_export.about"
-"""What an export is and where it comes from, as JSON; its mark, too. Importers read whatever is
-called .json, so this is not."""
+from datus.records import EXPORT_MARK
 
 
 @contextmanager
@@ -30,7 +27,7 @@ def new_folder(out: Path, overwrite: bool, about: dict[str, Any]) -> Iterator[Pa
     try:
         fresh.mkdir(parents=True)
         yield fresh
-        write_json(fresh / ABOUT, about)
+        write_json(fresh / EXPORT_MARK, about)
         _take_place(fresh, out)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -47,7 +44,7 @@ def check_free(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UsageError(f"{out} is there already: choose another --out, or add --overwrite")
-    if out.is_symlink() or not (out / ABOUT).is_file():
+    if out.is_symlink() or not (out / EXPORT_MARK).is_file():
         raise UsageError(f"{out} is not an export of datus, it stays: choose another --out")
 
 

@@ -93,6 +93,68 @@ ONE_SHARD = (
 )
 
 
+def remove(dataset: Dataset, image_id: str) -> None:
+    (dataset.images / f"{image_id}.png").unlink()
+    (dataset.truth / f"{image_id}.png").unlink()
+
+
+def test_masks_of_images_that_went_do_not_stay_in_the_folder(growing: Dataset) -> None:
+    run_dir = growing.root / "run"
+    before = masks_of(run_dir)
+    for image_id in ("a/0", "b/2"):
+        remove(growing, image_id)
+    go(with_frozen(growing, run_dir, run_dir))
+    after = masks_of(run_dir)
+    assert before.keys() - after.keys() == {"a/0.png", "b/2.png"}
+    assert after.items() <= before.items()
+
+
+def test_prune_takes_masks_of_images_that_went(growing: Dataset) -> None:
+    """As after shares of a run: they remove nothing, since others write beside them."""
+    run_dir = growing.root / "run"
+    config = with_frozen(growing, run_dir, run_dir)
+    remove(growing, "a/0")
+    go(config, until="evaluate")
+    assert "a/0.png" in masks_of(run_dir)
+    rows, _ = prune_rows(config, remove=True)
+    assert [row[1].split("/", 1)[1] for row in rows if row[1].endswith(".png")] == ["files/a/0.png"]
+    assert "a/0.png" not in masks_of(run_dir)
+    assert len(masks_of(run_dir)) == len(IDS) - 1
+
+
+def test_a_folder_of_other_images_is_said(growing: Dataset, tmp_path: Path) -> None:
+    """runs/photos of two folders called photos: the second takes the place of the first."""
+    run_dir, other = growing.root / "run", Dataset(tmp_path / "other" / "photos")
+    shutil.copytree(growing.root, other.root)
+    shutil.rmtree(other.images)
+    shutil.rmtree(other.truth)
+    for number, image_id in enumerate(IDS):
+        write_pair(other, image_id, 500 + number)
+    _, heard = go(other.config(run_dir, POSITION))
+    assert heard.said[0] == (
+        f"warning: none of the 12 images of the last run in {run_dir} is among these: "
+        "if they are of another folder, give this one a --run-dir of its own"
+    )
+    _, heard = go(other.config(run_dir, POSITION))
+    assert not any("of the last run" in text for text in heard.said)
+
+
+def test_a_run_folder_is_not_the_folder_of_images(growing: Dataset) -> None:
+    with pytest.raises(UsageError) as caught:
+        go(growing.config(growing.images))
+    assert str(caught.value) == (
+        f"run_dir: {growing.images} is the folder of images: choose another --run-dir"
+    )
+
+
+def test_a_run_folder_among_the_images_adds_no_images(growing: Dataset) -> None:
+    config = growing.config(growing.images / "runs" / "photos", POSITION)
+    go(config)
+    result, _ = go(config)
+    assert made(result) == {}
+    assert len(result.index.records) == len(IDS)
+
+
 def test_in_its_own_folder_a_run_makes_new_shards_only(growing: Dataset) -> None:
     run_dir = growing.root / "run"
     before = masks_of(run_dir)
