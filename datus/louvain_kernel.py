@@ -146,7 +146,8 @@ def _first_level(graph: Graph, order: Array) -> Array:
     """
     rows, degrees, by_degree, link_weight, volume_weight = graph
     n_nodes, n_slots = len(order), 0
-    labels, masks, volumes = _no_communities(n_nodes, n_nodes // 2 + 1, rows.shape[1])
+    # a turn opens one slot at most; half as many are not enough, since nodes leave slots, too
+    labels, masks, volumes = _no_communities(n_nodes, n_nodes, rows.shape[1])
     all_links = np.zeros(len(volumes), np.int64)
     rank = np.empty(n_nodes, np.int64)
     rank[by_degree] = np.arange(n_nodes)

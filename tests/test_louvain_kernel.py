@@ -129,6 +129,31 @@ def test_a_long_ring_is_partitioned_well() -> None:
     assert 10 < sizes.mean() < 40
 
 
+def test_chains_that_open_more_communities_than_half_their_nodes() -> None:
+    """Seven nodes whose first pass asks for five slots: nodes leave them for new ones."""
+    chain = np.array([3, 7, 14, 28, 40, 80, 32])[:, None] >> np.arange(7) & 1
+    chains = pack(np.kron(np.eye(112, dtype=np.int64), chain) > 0)
+    graph = louvain_kernel._graph(chains.bits, 1, 1)
+    n_slots = louvain_kernel._first_level(graph, np.arange(784)).max() + 1
+    assert n_slots == 5 * 112 > 784 // 2 + 1
+    found = partition(chains, "bits", 1.0, 2, 0)
+    assert found.modularity == pytest.approx(modularity(chains, found.labels))
+    assert found.modularity > 0.98
+
+
+@pytest.mark.slow
+def test_no_kernel_writes_beside_its_arrays(tmp_path: Path) -> None:
+    """Their tests once more, every index checked: memory that is hurt says so later, or never."""
+    names = "louvain louvain_kernel compiled refine segments centering halves exports_parts"
+    files = [str(ROOT / "tests" / f"test_{name}.py") for name in names.split()]
+    checks = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *files], env=checks, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 def test_a_graph_that_is_not_symmetric_ends() -> None:
     bits = np.zeros((8, 1), np.uint64)
     bits[:] = 1
