@@ -39,6 +39,16 @@ def as_float16(values: Array) -> Array:
     return found
 
 
+TOO_LARGE = 65520
+"""What rounds to no finite float16."""
+
+
+def too_large(values: Array) -> float | None:
+    """The largest absolute value, if it would become infinite as float16."""
+    largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
+    return largest if largest >= TOO_LARGE else None
+
+
 @cache
 def _table() -> Array:
     """float32 (65536,) of all float16."""

@@ -159,7 +159,7 @@ def _look(
     """[bytes, times, sha256, height, width] of an image, or the reason why it cannot be used."""
     try:
         stamp = _stamp(path)
-        if known and known[:2] == stamp:
+        if known and known[:2] == stamp and known[3] * known[4] <= max_pixels:
             return known
         if decoder and (reason := decoder.reason("size", str(path))):
             return reason

@@ -4,6 +4,7 @@
     reading(config, sha256)                  around the decoding of a file
     crashed(store)                           what was under way when the last run was killed
     under_way(store, name)                   the note of it, while it lasts
+    too_slow(store, seconds)                 shards with a file that shorter limits left out
 
 A decoder is C code: one wrong byte may crash it, or keep it busy for ever, and no `except` helps.
 So a shard that killed its worker is looked through here before it is tried again: a child decodes
@@ -55,11 +56,11 @@ def guarded(
     if config.speed.executor in ("serial", "auto"):
         with under_way(store, key):
             if careful:
-                look_through(config, records)
+                _look_through(config, store, key, records)
             yield
         return
     if careful:
-        look_through(config, records)
+        _look_through(config, store, key, records)
     _limited.set()
     try:
         yield
@@ -67,15 +68,26 @@ def guarded(
         _limited.clear()
 
 
-def look_through(config: Config, records: Iterable[ImageRecord]) -> None:
-    """Decode all files of these images in a child; `reading` one that it did not survive fails."""
+def _look_through(config: Config, store: Store, key: str, records: Iterable[ImageRecord]) -> None:
+    if SLOW in look_through(config, records):
+        store.write(str(config.speed.decode_seconds).encode(), SLOW_NOTES, key)
+
+
+def look_through(config: Config, records: Iterable[ImageRecord]) -> set[str]:
+    """Decode all files of these images in a child; `reading` one that it did not survive fails.
+
+    Returns the reasons that there were.
+    """
     folders = (("image", config.data.images), ("truth", config.data.truth))
+    reasons = set()
     with Decoder(config.data.max_pixels, config.speed.decode_seconds) as decoder:
         for record in records:
             files = (record.path, record.sha256), (record.truth_path, record.truth_sha256)
             for (kind, folder), (path, sha256) in zip(folders, files, strict=True):
                 if path and sha256 and (reason := decoder.reason(kind, str(Path(folder) / path))):
                     _refused[sha256] = reason
+                    reasons.add(reason)
+    return reasons
 
 
 @contextmanager
@@ -139,6 +151,23 @@ def under_way(store: Store, name: str) -> Iterator[None]:
         if noted:
             with suppress(OSError):
                 note.unlink(missing_ok=True)
+
+
+SLOW_NOTES = "slow"
+"""Folder in the run folder: by shard, the limit in seconds that a file of it was left out by."""
+
+
+def too_slow(store: Store, seconds: float) -> list[str]:
+    """Keys of shards that a limit below `seconds` left a file of out: it may be decoded now. Their
+    notes are removed. Only while holding the lock."""
+    _refused.clear()
+    found = []
+    for key in store.files(SLOW_NOTES):
+        with suppress(ValueError, FileNotFoundError):
+            if float(store.read(SLOW_NOTES, key)) < seconds:
+                found.append(key)
+                store.remove(SLOW_NOTES, key)
+    return found
 
 
 # --- the child ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from datus.disk import explained
 from datus.errors import DatusError, TooManyFailures, WorkError
 from datus.executors import Advance, ExecutorSettings, Outcome
 from datus.index import Index, Shard, check_inputs, make_index
-from datus.isolation import under_way
+from datus.isolation import too_slow, under_way
 from datus.latest import point
 from datus.leftovers import note_loss
 from datus.memory import be_frugal, frugal
@@ -140,7 +140,20 @@ def _indexed(config: Config, store: Store, console: Console, suspects: frozenset
     row.seconds = time.monotonic() - started
     _check_failures(config, "index", index.failures, len(index.records))
     plan = part_of(make_plan(config, index), share)
-    return RunResult(plan, index, [row], suspects=suspects | left_notes(store, plan, share))
+    suspects |= left_notes(store, plan, share)
+    if share is None:
+        suspects |= _looked_at_again(config, store, plan)
+    return RunResult(plan, index, [row], suspects=suspects)
+
+
+def _looked_at_again(config: Config, store: Store, plan: Plan) -> frozenset[str]:
+    """Shards with a file that a shorter speed.decode_seconds left out: they are made again."""
+    keys = frozenset(too_slow(store, config.speed.decode_seconds))
+    for shard in (shard for shard in plan.shards if shard.key in keys):
+        for node in plan.nodes:
+            if node.scope == "shard":
+                store.forget_shard((node.stage, node.mark, node.key(shard)))
+    return keys
 
 
 LINKS = {

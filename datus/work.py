@@ -15,6 +15,7 @@ import numpy as np
 from datus.centering import KeySums
 from datus.config import Config
 from datus.corrected import Drawn, drawn_in
+from datus.errors import BackboneError
 from datus.executors import Advance
 from datus.index import Shard
 from datus.modelarrays import cluster_model
@@ -48,12 +49,12 @@ from datus.threads import map_threads
 
 def build_features(context: Context) -> ShardWork:
     from datus.backbones import load_backbone
-    from datus.halves import as_float16, as_float32
+    from datus.halves import as_float16, as_float32, too_large
     from datus.images import fit_size, normalise
 
     config, runtime = context.config, context.runtime
     settings = config.features
-    rounded = as_float16 if settings.store == "float16" else as_float32
+    halved = settings.store == "float16"
     backbone = load_backbone(
         settings.backbone, settings.weights, settings, runtime.device, config.seed
     )
@@ -63,6 +64,14 @@ def build_features(context: Context) -> ShardWork:
             record.height, record.width, settings.image_px, backbone.patch_px, settings.resize
         )
         return normalise(vit_image(config, record, size), settings.channels)
+
+    def rounded(values: Array) -> Array:
+        if not halved or (largest := too_large(values)) is None:
+            return as_float16(values) if halved else as_float32(values)
+        raise BackboneError(
+            f"{settings.backbone}: a key or token is {largest:.3g}, float16 ends at 65504: add "
+            "--set features.store=float32"
+        )
 
     def stored(record: ImageRecord, grid: FeatureGrid) -> ShardData:
         rows, columns = grid.keys.shape[:2]

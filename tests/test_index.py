@@ -104,6 +104,12 @@ def test_an_image_beyond_the_limit_of_pixels_is_recorded(three: Folder) -> None:
     assert "60" in index.failures["a.b"]
 
 
+def test_a_lower_limit_of_pixels_counts_for_images_that_are_known(three: Folder) -> None:
+    assert three.index().failures == {}
+    assert set(three.index(max_pixels=55).failures) == {"a.b"}
+    assert three.index().failures == {}
+
+
 def test_a_turned_photograph_has_the_size_that_people_see(folder: Folder) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn

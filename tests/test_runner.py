@@ -26,6 +26,7 @@ from tiny_runs import (
 
 import datus.affinity
 from datus import executors, runner, turns
+from datus.backbones import Backbone
 from datus.config import Config
 from datus.errors import ClusterError, UsageError, WorkError
 from datus.executors import ExecutorSettings, serial
@@ -657,3 +658,37 @@ def test_the_report_of_a_missing_mask_asks_for_the_same_command(
     monkeypatch.undo()
     result, _ = go(tiny.config(run_copy))
     assert "masks (K = 3)" in made(result)
+
+
+def test_features_too_large_for_float16_are_an_error_with_the_cure(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = Backbone.features
+
+    def larger(self: Backbone, *given: Any) -> Any:
+        grids = features(self, *given)
+        for grid in grids:
+            grid.keys[0, 0, 0] = -1e5
+        return grids
+
+    monkeypatch.setattr(Backbone, "features", larger)
+    with pytest.raises(WorkError) as caught:
+        go(tiny.config(tmp_path / "run"))
+    assert str(caught.value).endswith(
+        "a key or token is 1e+05, float16 ends at 65504: add --set features.store=float32"
+    )
+    result, _ = go(tiny.config(tmp_path / "run", {"features.store": "float32"}))
+    assert made(result)["masks (K = 3)"]
+
+
+def test_the_report_follows_the_order_of_a_sweep(tiny: Dataset, tmp_path: Path) -> None:
+    """The page shows the first K."""
+
+    def shown(*k: int) -> tuple[list[int], dict[str, int]]:
+        config = tiny.config(tmp_path / "run", {"clusters.k": list(k)})
+        result, _ = go(config)
+        report = Path(result.links["report"]).parent / "report.json"
+        return [row["k"] for row in json.loads(report.read_text())["sweep"]], made(result)
+
+    assert shown(2, 3)[0] == [2, 3]
+    assert shown(3, 2) == ([3, 2], {"report": 1})

@@ -12,11 +12,12 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from executor_jobs import died_and_careful
 from run_tree import tree
-from tiny_runs import Dataset, make_dataset
+from tiny_runs import Dataset, go, made, make_dataset
 
 from datus import isolation
 from datus.errors import ImageError, WorkError
@@ -142,6 +143,27 @@ def test_notes_of_what_was_under_way_outlive_a_kill_and_nothing_else(tmp_path: P
         assert suspects == frozenset()
         raise KeyboardInterrupt
     assert list(tmp_path.rglob("*")) == [tmp_path / "run"]
+
+
+def test_an_image_that_a_short_limit_left_out_is_tried_again_under_a_longer_one(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reason(self: Decoder, kind: str, path: str) -> str:
+        return isolation.SLOW if path.endswith("images/b.png") and self._seconds < 5 else ""
+
+    monkeypatch.setattr(Decoder, "reason", reason)
+    more: dict[str, Any] = {"speed.isolate": True, "speed.max_failed": 1}
+
+    def images_of_masks(seconds: float) -> set[str]:
+        config = dataset.config(tmp_path / "run", {**more, "speed.decode_seconds": seconds})
+        result, _ = go(config)
+        return {path.stem for path in Path(result.links["masks of K = 3"]).glob("*.png")}
+
+    assert "b" not in images_of_masks(2.0)
+    assert "b" not in images_of_masks(1.0), "a lower limit finds nothing new"
+    assert "b" in images_of_masks(60.0)
+    config = dataset.config(tmp_path / "run", {**more, "speed.decode_seconds": 60.0})
+    assert made(go(config)[0]) == {}
 
 
 # --- whole runs ---------------------------------------------------------------------------------
