@@ -104,7 +104,7 @@ def frozen_file_reader(scratch: Path) -> Reader:
 
     whole = frozen.load(os.environ[RUN], 3)
     file = scratch / "words.safetensors"
-    frozen.save(whole, file)
+    frozen.save(whole, file, overwrite=True)
     size = max(whole.model.pca_axes.shape[-1], whole.model.centroids.shape[1])
 
     def mend(data: bytes) -> bytes:

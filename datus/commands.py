@@ -17,7 +17,6 @@ from datus.options import (
     MaxFailed,
     Offline,
     RunDir,
-    Seed,
     Set,
     Truth,
 )
@@ -50,17 +49,21 @@ def freeze(
     run: Annotated[str, typer.Argument(help="folder of a finished run")],
     out: Annotated[Path, typer.Option("--out", help="file to write, .safetensors")],
     clusters: Annotated[int, typer.Option("--clusters", help="which, if there are several")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the file if it is there")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """The clusters of a finished run in one small file, for --frozen-clusters."""
     with errors(debug):
-        from datus.frozen import known_k, load, save
+        from datus.frozen import check_new, known_k, load, save
 
+        check_new(out)
         known = known_k(run)
         if not clusters and len(known) > 1:
             listed = " and ".join(map(str, known))
             raise UsageError(f"{run} has clusters for K = {listed}: choose with --clusters")
-        n_bytes = save(load(run, clusters or known[0]), out)
+        n_bytes = save(load(run, clusters or known[0]), out, overwrite)
         print(f"{clusters or known[0]} clusters, {size_text(n_bytes)}: {out}")
 
 
@@ -115,11 +118,13 @@ def pretrain(
     images: Images = "",
     out: Annotated[Path, typer.Option("--out", help="folder of the weights")] = Path("pretrained"),
     name: Annotated[str, typer.Option("--name", help="of the model")] = "own_vit_t8",
-    views: Annotated[int, typer.Option("--views", help="crops to learn from")] = 128_000,
-    pairs: Annotated[int, typer.Option("--pairs", help="pairs of crops after that")] = 48_000,
-    seed: Seed = 0,
+    views: Annotated[int, typer.Option("--views", help="crops to learn from", min=1)] = 128_000,
+    pairs: Annotated[
+        int, typer.Option("--pairs", help="pairs of crops after that; 0 = none", min=0)
+    ] = 48_000,
+    seed: Annotated[int, typer.Option("--seed", help="of everything random", min=0)] = 0,
     device: Device = "cpu",
-    threads: Annotated[int, typer.Option("--threads", help="0 = one per core")] = 0,
+    threads: Annotated[int, typer.Option("--threads", help="0 = one per core", min=0)] = 0,
     debug: Debug = False,
 ) -> None:
     """Train a small backbone on your own images, without labels. Goes on where it stopped."""

@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from datus.disk import check_writable
 from datus.errors import UsageError
 from datus.options import Debug
 from datus.records import MAX_CLUSTERS
 from datus.terminal import Bars, Row, errors, shown, table
 
 if TYPE_CHECKING:
+    from datus.store import Store
+    from datus.suggest import Suggestion
     from datus.trust import KFigures  # loads scipy
 
 COLUMNS = ("stability", "silhouette", "content")
@@ -26,7 +30,7 @@ def suggest_k(
     sample: Annotated[
         int, typer.Option("--sample", help="segments that are looked at, about")
     ] = 4000,
-    threads: Annotated[int, typer.Option("--threads", help="0 = one per core")] = 0,
+    threads: Annotated[int, typer.Option("--threads", help="0 = one per core", min=0)] = 0,
     debug: Debug = False,
 ) -> None:
     """Suggest a number of clusters, and say what speaks against them. Needs no true masks."""
@@ -36,14 +40,14 @@ def suggest_k(
             raise UsageError(f"--sample {sample}: expected at least 256 segments")
         if seed < 0:
             raise UsageError(f"--seed {seed}: expected 0 or more")
-        from datus.report.drawing import to_png, to_svg
-        from datus.report.kplot import k_plot
         from datus.store import Store
         from datus.suggest import find_source, read_points, suggest, tried_k
         from datus.threads import n_cores
 
-        store, console = Store(run), Bars()
+        store, console = Store(run, option=""), Bars()
         source = find_source(store)
+        if store.is_local:  # before minutes of work
+            check_writable(Path(store.path(f"{FILES}.json")), "")
         with console.bar("read segments", len(source.index.records)) as advance:
             points = read_points(store, source, seed, sample, advance)
         tried = tried_k(points, source, ks)
@@ -57,13 +61,25 @@ def suggest_k(
             print(f"also worth a look: K = {', '.join(map(str, found.choice.others))}")
         for one in told(found.choice.k, source.clusters.k, found.verdicts):
             print(f"K = {one}: {found.verdicts[one].words}")
-        text = json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n"
-        drawing = k_plot(found.found, found.choice.k)
-        files = {"json": text.encode(), "svg": to_svg(drawing), "png": to_png(drawing)}
-        for suffix, data in files.items():
-            store.write(data, f"suggest_k.{suffix}")
-        figures, plot = (store.address(f"suggest_k.{suffix}") for suffix in ("json", "png"))
+        write_all(store, found)
+        figures, plot = (store.address(f"{FILES}.{suffix}") for suffix in ("json", "png"))
         print(shown(f"figures: {figures}, plot: {plot}"))
+
+
+FILES = "suggest_k"
+"""Name of what is written, before the suffix."""
+
+
+def write_all(store: "Store", found: "Suggestion") -> None:
+    """Figures and plot. Raises StoreError."""
+    from datus.report.drawing import to_png, to_svg
+    from datus.report.kplot import k_plot
+
+    text = json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n"
+    drawing = k_plot(found.found, found.choice.k)
+    files = {"json": text.encode(), "svg": to_svg(drawing), "png": to_png(drawing)}
+    for suffix, data in files.items():
+        store.write(data, f"{FILES}.{suffix}")
 
 
 def wanted_k(text: str) -> list[int]:

@@ -14,6 +14,7 @@ nothing of its old images is made again.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from datus.config import Config
+from datus.disk import check_writable
 from datus.drift import Drift, Reference, drift, reference
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.index import Shard
@@ -195,7 +197,7 @@ def _image_number(record: ImageRecord) -> int:
 
 
 def _source(origin: str) -> Store:
-    store = Store(origin)
+    store = Store(origin, "")
     if not store.fs.exists(store.root):
         raise UsageError(
             f"clusters.frozen: {origin}: no such run folder or file; expected a finished run, "
@@ -296,16 +298,35 @@ def _arrays(store: Store, origin: str, stage: str, mark: str) -> Arrays:
 # --- a file -------------------------------------------------------------------------------------
 
 
-def save(found: Frozen, path: Path) -> int:
-    """One safetensors file; its size in bytes. The same clusters give the same bytes."""
+def check_new(path: Path) -> None:
+    """UsageError unless `path` is the name of a file; StoreError unless it can be written."""
+    if not path.name or os.path.isdir(path):
+        raise UsageError(f"--out {path}: expected the name of a file, such as words.safetensors")
+    check_writable(path, "--out")
+
+
+def save(found: Frozen, path: Path, overwrite: bool = False) -> int:
+    """One safetensors file; its size in bytes. The same clusters give the same bytes.
+
+    Raises UsageError if the file is there with other bytes, unless `overwrite`.
+    """
     tensors = {f"clusters/{name}": array for name, array in found.clusters.items()}
     tensors |= {f"center/{name}": array for name, array in found.center.items()}
     about = canonical_json(
         {"format": FORMAT, "recipes": found.recipes, "sha256": arrays_id(tensors)}
     )
     packed = save_tensors({**tensors, "about": np.frombuffer(about, np.uint8)})
-    Store(path.parent).write(packed, path.name)
+    if not overwrite and os.path.lexists(path) and not _holds(path, packed):
+        raise UsageError(f"{path} is there already: choose another --out, or add --overwrite")
+    Store(path.parent, "--out").write(packed, path.name)
     return len(packed)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def _read_file(store: Store, origin: str) -> Frozen:

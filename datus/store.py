@@ -28,7 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from datus import leftovers
-from datus.disk import explained
+from datus.disk import RUN_DIR, explained
 from datus.errors import CorruptShard, StoreError
 from datus.leftovers import TEMPORARY
 from datus.records import ShardData
@@ -100,8 +100,10 @@ class ShardReport:
 class Store:
     """One run folder. All methods raise StoreError with the cure."""
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, option: str = RUN_DIR) -> None:
+        """option: the one that names the folder, for errors; see `explained`."""
         self.fs, self.root = opened(str(root))
+        self._option = option
         self.is_local = not isinstance(self.fs, Patient)
         self.url = self.root if self.is_local else str(self.fs.unstrip_protocol(self.root))
         """Leads back here from another process; `root` does not say which file system."""
@@ -134,7 +136,7 @@ class Store:
     def read(self, *parts: str, n_bytes: int = 0) -> bytes:
         """Raises FileNotFoundError if there is no such file. n_bytes: about so many, if known."""
         path = self.path(*parts)
-        with explained(path, "read"):
+        with explained(path, "read", self._option):
             read = self.fs.cat_file if self.is_local else self.fs.read
             return bytes(read(path) if self.is_local else read(path, n_bytes))
 
@@ -143,7 +145,7 @@ class Store:
         path = self.path(*parts)
         if not self.is_local:
             return memoryview(bytearray(self.read(*parts, n_bytes=n_bytes)))
-        with explained(path, "read"):
+        with explained(path, "read", self._option):
             return read_writable(path)
 
     def write(self, data: bytes, *parts: str) -> None:
@@ -154,7 +156,7 @@ class Store:
     def _write(self, pieces: Pieces, *parts: str) -> str:
         """The same, but the name is on disk only after `_sync_folders`. Returns the path."""
         path = self.path(*parts)
-        with explained(path, "write"):
+        with explained(path, "write", self._option):
             if self.is_local:
                 leftovers.note(self.root, parts)
                 _write_local(Path(path), pieces)
@@ -166,13 +168,13 @@ class Store:
         """Bring the names of files to the disk: once a folder, not once a file."""
         folders = {os.path.dirname(path): path for path in paths} if self.is_local else {}
         for folder, path in folders.items():
-            with explained(path, "write"):
+            with explained(path, "write", self._option):
                 sync_folder(folder)
 
     def remove(self, *parts: str) -> None:
         """A file or a folder and all below it; nothing if it is not there."""
         path = self.path(*parts)
-        with explained(path, "remove"), suppress(FileNotFoundError):
+        with explained(path, "remove", self._option), suppress(FileNotFoundError):
             self.fs.rm(path, recursive=True)
 
     def folders(self, *parts: str) -> list[str]:
@@ -206,7 +208,7 @@ class Store:
     def sweep_temporary(self, everywhere: bool = False) -> None:
         """Remove what killed writers left (module `leftovers`). Only while holding the lock."""
         if self.is_local and Path(self.root).is_dir():
-            with explained(self.root, "write"):
+            with explained(self.root, "write", self._option):
                 leftovers.sweep(self.root, everywhere)
 
     # --- stages --------------------------------------------------------------------------------
@@ -342,7 +344,7 @@ class Store:
             yield
             return
         owner = Path(self.root) / "owner.json"
-        with explained(self.root, "write"):
+        with explained(self.root, "write", self._option):
             Path(self.root).mkdir(parents=True, exist_ok=True)
             lock = FileLock(str(Path(self.root) / ".lock"))
             try:

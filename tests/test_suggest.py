@@ -1,6 +1,8 @@
 """From a run folder to a suggestion: which embeddings, which images, and the command itself."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +184,41 @@ def test_verdicts_of_few_k_are_printed() -> None:
 def test_wrong_options(finished: Path, more: tuple[str, ...], message: str) -> None:
     code, output = command(finished, *more)
     assert (code, output.strip()) == (2, message)
+
+
+def test_a_thread_less_than_none(finished: Path) -> None:
+    code, output = command(finished, "--threads", "-1")
+    assert code == 2
+    assert "Invalid value for '--threads'" in output
+
+
+def test_a_run_folder_that_cannot_be_written_is_seen_first(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("datus.suggest.read_points", lambda *_: pytest.fail("read segments"))
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    code, output = command(run_copy)
+    assert (code, output) == (
+        1,
+        f"error: cannot write {run_copy}/suggest_k.json: Read-only file system; make its folder "
+        "writable\n",
+    )
+
+
+def test_a_disk_that_is_full_at_the_end(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("datus.store._write_local", full)
+    code, output = command(run_copy, "--k", "2")
+    assert code == 1
+    assert output.splitlines()[-1] == (
+        f"error: cannot write {run_copy}/suggest_k.json: No space left on device; free some space "
+        "and run the same command again"
+    )
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """More images with the clusters of an earlier run: what is made, what stays, what is refused."""
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -330,10 +332,10 @@ def test_files_that_are_none(photos: Dataset, tmp_path: Path) -> None:
             frozen.load(str(file), 3)
     whole = frozen.load(str(photos.root / "run"), 3)
     recipes = {name: one for name, one in whole.recipes.items() if name != "graphs"}
-    frozen.save(dataclasses.replace(whole, recipes=recipes), file)
+    frozen.save(dataclasses.replace(whole, recipes=recipes), file, overwrite=True)
     with pytest.raises(UsageError, match="expected a run folder or a file of datus freeze"):
         frozen.load(str(file), 3)
-    frozen.save(whole, file)
+    frozen.save(whole, file, overwrite=True)
     flip_byte(file)
     with pytest.raises(WorkError, match=r"words\.safetensors is damaged: make it again"):
         frozen.load(str(file), 3)
@@ -455,6 +457,50 @@ def test_of_several_k_one_must_be_chosen(growing: Dataset, tmp_path: Path) -> No
         assert frozen.known_k(str(tmp_path / f"{k}")) == (k,)
     both = with_frozen(growing, tmp_path / "run", run, **{"clusters.k": [4, 3]})
     assert len([n for n in make_plan(both, index_of(growing)).nodes if n.stage == "clusters"]) == 2
+
+
+def test_freeze_replaces_only_what_it_is_told_to(photos: Dataset, tmp_path: Path) -> None:
+    run, file = photos.root / "run", tmp_path / "words.safetensors"
+    file.write_bytes(b"mine")
+    status, text = call("freeze", run, "--out", file)
+    assert (status, text) == (
+        2,
+        f"error: {file} is there already: choose another --out, or add --overwrite\n",
+    )
+    assert file.read_bytes() == b"mine"
+    status, text = call("freeze", run, "--out", file, "--overwrite")
+    assert status == 0, text
+    status, text = call("freeze", run, "--out", file)  # the same bytes
+    assert status == 0, text
+
+
+def test_freeze_to_a_place_that_cannot_be_written(
+    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, file = photos.root / "run", tmp_path / "file"
+    file.write_bytes(b"mine")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("datus.store._write_local", full)
+        assert call("freeze", run, "--out", tmp_path / "x") == (
+            1,
+            f"error: cannot write {tmp_path}/x: No space left on device; free some space and run "
+            "the same command again\n",
+        )
+    monkeypatch.setattr("datus.frozen.known_k", lambda *_: pytest.fail("looked at the run"))
+    assert call("freeze", run, "--out", file / "x") == (
+        1,
+        f"error: cannot write {file}/x: Not a directory; a file is in the way, choose another "
+        "--out\n",
+    )
+    for folder in (tmp_path, "."):
+        assert call("freeze", run, "--out", folder) == (
+            2,
+            f"error: --out {folder}: expected the name of a file, such as words.safetensors\n",
+        )
 
 
 # --- why, dry run, drift ------------------------------------------------------------------------
