@@ -11,9 +11,9 @@ killed ends with the bytes of one that was not.
 """
 
 import copy
+import io
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from datus.disk import check_writable, explained
 from datus.errors import UsageError, WorkError
 from datus.selfsupervised import ARCHITECTURE, Learner, Settings, Views
+from datus.trainset import write_whole
 from datus.views import Phase, Photographs
 
 MOMENTUM = 0.999, 0.996
@@ -80,12 +82,12 @@ def pretrain(
     """Train, or go on, to the end. Returns the path of the weights.
 
     `say` hears of each checkpoint: step, of, losses, seconds, seconds_left. `advance` hears of
-    steps, those of an earlier start first. Raises UsageError (no
-    images, another training in the folder), WorkError (unreadable images, loss not finite).
+    steps, those of an earlier start first. Raises UsageError (no images, another training in the
+    folder), WorkError (unreadable images, loss not finite, a disk that refuses).
     """
     if not paths:
         raise UsageError(f"{settings.images}: no images to train on")
-    settings.out.mkdir(parents=True, exist_ok=True)
+    check_writable(settings.out / "checkpoint.pt", "--out")
     photographs = Photographs(paths, settings.phases, settings.crop_px, settings.seed)
     training = Training(settings)
     last = settings.phases[-1].last
@@ -182,10 +184,14 @@ class Training:
             "seconds": self._seconds,
         }
         self._losses.clear()
-        self._write_model(n_images, n_bad)
-        _write(self._checkpoint, lambda file: torch.save(kept, file))
-        with (self.settings.out / "training.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        with explained(str(self.settings.out), "write", "--out"):
+            self.settings.out.mkdir(parents=True, exist_ok=True)
+            self._write_model(n_images, n_bad)
+            buffer = io.BytesIO()  # torch makes another error of one of the disk
+            torch.save(kept, buffer)
+            write_whole(self._checkpoint, buffer.getvalue())
+            with (self.settings.out / "training.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
         return line
 
     def _load(self) -> None:
@@ -237,8 +243,8 @@ class Training:
         }
         stem = settings.out / settings.name
         text = json.dumps(record, indent=2) + "\n"
-        _write(Path(f"{stem}.safetensors"), lambda file: file.write(save(tensors)))
-        _write(Path(f"{stem}.json"), lambda file: file.write(text.encode()))
+        write_whole(Path(f"{stem}.safetensors"), save(tensors))
+        write_whole(Path(f"{stem}.json"), text.encode())
 
 
 def share_of_rate(step: int, steps: int) -> float:
@@ -251,13 +257,3 @@ def read_log(out: Path) -> Iterator[dict[str, Any]]:
     """The lines of OUT/training.jsonl."""
     for line in (out / "training.jsonl").read_text(encoding="utf-8").splitlines():
         yield json.loads(line)
-
-
-def _write(path: Path, fill: Callable[[Any], Any]) -> None:
-    """The whole file, or what was there before."""
-    fresh = path.with_name(f".tmp-{path.name}")
-    with fresh.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

@@ -67,6 +67,8 @@ class CacheWriter:
     n_views: int = 1
     n_features: int = 0
     dropped: list[str] = field(default_factory=list)
+    any_label: bool = False
+    """A label was seen, if only in an image that is left out."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +80,7 @@ class CacheWriter:
     def wants(self, image_id: str, labels: Array) -> bool:
         """Whether an image teaches anything; if not, it is noted. labels: uint8 (H, W)."""
         counts = count_labels(labels, self.n_classes)
+        self.any_label |= bool(counts.any())
         if not counts.any() or largest_share(counts) > self.drop_share:
             self.dropped.append(image_id)
             return False
@@ -106,7 +109,7 @@ class CacheWriter:
         """The set is complete. Raises WorkError if no image is left."""
         n_images = len(self.grids) + len(self.dropped)
         if not self.grids:
-            raise WorkError(nothing_left(n_images, self.drop_share))
+            raise WorkError(nothing_left(n_images, self.drop_share, self.any_label))
         table = {
             "n_classes": self.n_classes,
             "n_features": self.n_features,
@@ -227,15 +230,17 @@ class ImageSet:
         self.pixels = np.zeros(n_classes, np.int64)
         self.dropped: list[str] = []
         self._sources, self._n_classes, self._view = [], n_classes, view
+        any_label = False
         for one in sources:
             counts = count_labels(one.labels(), n_classes)
+            any_label |= bool(counts.any())
             if not counts.any() or largest_share(counts) > drop_share:
                 self.dropped.append(one.image_id)
             else:
                 self._sources.append(one)
                 self.pixels += counts
         if not self._sources:
-            raise WorkError(nothing_left(len(self.dropped), drop_share))
+            raise WorkError(nothing_left(len(self.dropped), drop_share, any_label))
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -269,8 +274,15 @@ def _resize(view: View) -> Literal["keep", "squash"]:
     return "squash" if view.resize == "squash" else "keep"
 
 
-def nothing_left(n_images: int, drop_share: float) -> str:
+def nothing_left(n_images: int, drop_share: float, any_label: bool) -> str:
     """The error text where every image was left out."""
+    if not n_images:
+        return "nothing to learn from: no image has labels that can be used; mend or add some"
+    if not any_label:
+        return (
+            f"nothing to learn from: no pixel of {n_images} masks has a label, all are 255 or "
+            "ignored; label some, or put their ids into a class of the class table"
+        )
     return (
         f"nothing to learn from: of {n_images} masks all have no label, or one label on more than "
         f"{100 * drop_share:.0f} % of the pixels; look at the masks, or raise denoise.drop_share"
@@ -280,8 +292,12 @@ def nothing_left(n_images: int, drop_share: float) -> str:
 def write_whole(path: Path, data: bytes) -> None:
     """The whole file, on disk, or what was there before."""
     fresh = path.with_name(f".tmp-{path.name}")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)  # a full disk needs the place
+        raise

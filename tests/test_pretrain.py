@@ -1,5 +1,6 @@
 """Training: what comes out, that it goes on where it was, and its errors."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from datus import pretrain as module
 from datus.backbones import load_backbone, weights_id
+from datus.cli import app
 from datus.config import FeaturesConfig
-from datus.errors import UsageError, WorkError
+from datus.errors import StoreError, UsageError, WorkError
 from datus.pretrain import Pretraining, pretrain, read_log, share_of_rate
 from datus.selfsupervised import ARCHITECTURE, Settings
+from datus.trainset import write_whole
 
 TINY = {**ARCHITECTURE, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -160,6 +164,50 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, photos: list[Path]) -> No
 def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"photos: no images to train on$"):
         pretrain(settings(tmp_path / "out"), [], lambda _: None)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path, photos: list[Path]) -> None:
+    (tmp_path / "file").write_bytes(b"keep me")
+    out = tmp_path / "file" / "out"
+    with pytest.raises(StoreError) as error:
+        pretrain(settings(out), photos, lambda _: pytest.fail("trained"))
+    assert str(error.value) == (
+        f"cannot write {out}/checkpoint.pt: Not a directory; a file is in the way, choose another "
+        "--out"
+    )
+
+
+@pytest.mark.parametrize("name", ["mine.safetensors", "checkpoint.pt"])
+def test_a_full_disk_at_a_checkpoint(
+    tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = pretrain(settings(tmp_path / "whole"), photos, lambda _: None)
+    out, written = tmp_path / "parts", []
+
+    def full(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        if written.count(name) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_whole(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_whole", full)
+        with pytest.raises(StoreError) as error:
+            pretrain(settings(out), photos, lambda _: None)
+    assert str(error.value) == (
+        f"cannot write {out}: No space left on device; free some space and run the same command "
+        "again"
+    )
+    assert pretrain(settings(out), photos, lambda _: None).read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("option", ["--views", "--pairs", "--seed", "--threads"])
+def test_numbers_that_make_no_sense(tmp_path: Path, photos: list[Path], option: str) -> None:
+    given = ["pretrain", "--images", photos[0].parent, "--out", tmp_path / "out", option, "-1"]
+    done = CliRunner().invoke(app, list(map(str, given)))
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}'" in done.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_it(
