@@ -162,7 +162,7 @@ def light_head(bench: Bench, case: Case) -> dict[str, float]:
         "denoise.epochs": epochs,
     }
     model, out = case.folder.with_suffix(".model"), case.folder.with_suffix(".masks")
-    fitted = fit_folders(Config.load(None, {**DEFAULTS, **where}), model, QUIET)
+    fitted = fit_folders(Config.load(None, {**DEFAULTS, **where}), model, QUIET, overwrite=True)
     predict_folder(fitted.model, Folders(bench.args.images, out), Prediction(device="cpu"))
     n_classes, counts = bench.table.n_classes, []
     for image_id in sorted(set(bench.ids) - case.ids):

@@ -330,7 +330,7 @@ def learnt(
         **dict(map(parse_override, args.set)),
     }
     started = time.perf_counter()
-    fitted = fit_folders(Config.load(None, given), folder / "model", QUIET)
+    fitted = fit_folders(Config.load(None, given), folder / "model", QUIET, overwrite=True)
     minutes = (time.perf_counter() - started) / 60
     segmenter = load_segmenter(fitted.model, "cpu")
     n_classes = segmenter.spec.n_classes

@@ -1,16 +1,21 @@
 """Train a segmenter on your own images and labels, however imperfect: `datus fit`.
 
     fit_folders(config, out, console)     config: data.images, data.truth (the labels), data.classes
+    new_model("models/reef")              the file of weights, if it can be written
 
 Labels are PNGs of ids as the class table spells them, 255 where nothing is known: dense masks,
 scribbles, points, masks from another model. Images without labels are passed over; what cannot be
 used is recorded and the others go on. A killed training goes on where it stopped when the same
-command is given again: what is under way lies in a hidden folder beside the model.
+command is given again: what is under way lies in a hidden folder beside the model. Another model of
+that name, or any other file, is replaced only with `overwrite`.
 """
 
 import hashlib
+import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,10 +26,12 @@ import numpy as np
 from datus.classes import load_classes
 from datus.config import Config, settings_of
 from datus.denoising import features_of, prepared, segmenter_spec, training_view
+from datus.disk import check_writable, explained
 from datus.errors import ImageError, TooManyFailures, UsageError
 from datus.executors import Advance
 from datus.images import decode_image, find_images, image_id_of, image_size, sha256_of
 from datus.masks import decode_labels, find_labels, truth_classes
+from datus.modelfiles import model_files
 from datus.records import Array, ClassTable
 from datus.resources import resolve_device
 from datus.runner import Console
@@ -61,33 +68,87 @@ class Fitted:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def fit_folders(config: Config, out: Path, console: Console) -> Fitted:
+def fit_folders(
+    config: Config, out: str | Path, console: Console, overwrite: bool = False
+) -> Fitted:
     """Train and save OUT.safetensors and OUT.json.
 
-    Raises UsageError (folders, classes), TooManyFailures, WorkError (nothing to learn from).
+    Raises UsageError (folders, classes, name), TooManyFailures, WorkError (nothing to learn from,
+    a disk that refuses).
     """
-    from datus.denoise import Place, train
-    from datus.modelfiles import model_files, table_classes
+    from datus.modelfiles import table_classes
     from datus.segmenter import build_segmenter, save_segmenter
 
+    model = new_model(out)
     classes = load_classes(Path(config.data.classes))
     pairs, n_unlabelled, failures = find_pairs(Path(config.data.images), Path(config.data.truth))
+    pairs, digest = _digest(pairs, failures)
     spec = segmenter_spec(config, classes.n_classes)
     segmenter = build_segmenter(spec, config.seed, resolve_device(config))
-    n_threads = config.speed.threads or n_cores()
-    model, _ = model_files(out)
-    recipe = _recipe(config, classes, pairs, segmenter.origin.get("id", ""))
+    recipe = _recipe(config, classes, segmenter.origin.get("id", ""))
+    recipe |= {"files": digest, "n_files": len(pairs)}
     folder = model.with_name(f".{model.stem}-{fingerprint(recipe)}")
+    if not overwrite:
+        _check_free(model, folder, recipe)
+    n_threads = config.speed.threads or n_cores()
     job = _Job(config, classes, segmenter, folder, n_threads, failures)
-    examples = job.examples(pairs, console)
-    with console.bar("fit", len(examples) * config.denoise.epochs * config.denoise.rounds) as bar:
-        place = Place(folder, config.seed, n_threads, lambda done, total: bar(len(examples)))
-        curve = train(segmenter, examples, config.denoise, place)
+    with _kept_if_useful(folder), explained(str(folder), "write", "--out"):
+        examples, curve = job.train(pairs, console)
     provenance = {"made_by": "datus fit", "recipe": recipe}
     n_bytes = save_segmenter(segmenter, model, table_classes(classes), provenance)
     n_trained, n_dropped = len(examples), len(examples.dropped)
     shutil.rmtree(folder, ignore_errors=True)
     return Fitted(model, n_bytes, n_trained, n_dropped, n_unlabelled, curve, job.failures)
+
+
+def new_model(out: str | Path) -> Path:
+    """OUT.safetensors. Raises UsageError (no name), StoreError (it cannot be written)."""
+    name = os.path.basename(out)  # of a text: "models/" has none
+    for suffix in (".safetensors", ".json"):
+        name = name.removesuffix(suffix)
+    if name in ("", ".", "..") or os.path.isdir(os.path.expanduser(out)):
+        raise UsageError(f"--out {out}: expected the name of a new model, such as models/reef")
+    weights, beside = model_files(Path(out))
+    for path in (weights, beside):
+        check_writable(path, "--out")
+    return weights
+
+
+def _check_free(model: Path, folder: Path, recipe: Mapping[str, object]) -> None:
+    """UsageError if the name is taken, and not by what this training made or was about to end."""
+    from datus.denoise import CHECKPOINT
+
+    there = [path for path in model_files(model) if os.path.lexists(path)]
+    if not there:
+        return
+    if there == [model]:  # its table is written last
+        same = (folder / CHECKPOINT).exists()
+    else:
+        same = _made_by(model_files(model)[1]) == fingerprint(recipe)
+    if not same:
+        raise UsageError(f"{there[0]} is there already: choose another --out, or add --overwrite")
+
+
+def _made_by(beside: Path) -> str:
+    """Fingerprint of the recipe of a model; empty if it has none."""
+    try:
+        return fingerprint(json.loads(beside.read_bytes())["provenance"]["recipe"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+
+
+@contextmanager
+def _kept_if_useful(folder: Path) -> Iterator[None]:
+    """After an error, a folder that holds nothing to go on from is removed."""
+    from datus.denoise import CHECKPOINT
+    from datus.trainset import FeatureSet
+
+    try:
+        yield
+    except BaseException:
+        if FeatureSet.stored(folder) is None and not (folder / CHECKPOINT).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def find_pairs(images: Path, labels: Path) -> tuple[list[Pair], int, dict[str, str]]:
@@ -105,14 +166,23 @@ def find_pairs(images: Path, labels: Path) -> tuple[list[Pair], int, dict[str, s
     return pairs, len(found) - len(shared), failures
 
 
-def _recipe(
-    config: Config, classes: ClassTable, pairs: Sequence[Pair], weights: str
-) -> dict[str, object]:
-    """All that the model depends on. Reads every file once."""
-    digest = hashlib.sha256()
+def _digest(pairs: Sequence[Pair], failures: dict[str, str]) -> tuple[list[Pair], str]:
+    """(pairs that can be read, hash of their files); the others are recorded."""
+    digest, found = hashlib.sha256(), []
     for pair in pairs:
-        for path in (pair.image, pair.labels):
-            digest.update(f"{pair.image_id} {sha256_of(path.read_bytes())}\n".encode())
+        try:
+            sums = [sha256_of(_read(path)) for path in (pair.image, pair.labels)]
+        except ImageError as error:
+            failures[pair.image_id] = str(error)
+            continue
+        found.append(pair)
+        for one in sums:
+            digest.update(f"{pair.image_id} {one}\n".encode())
+    return found, digest.hexdigest()
+
+
+def _recipe(config: Config, classes: ClassTable, weights: str) -> dict[str, object]:
+    """All that the model depends on, but for the files."""
     settings = {**settings_of(config.denoise), "seed": config.seed}
     del settings["enabled"]
     seen = settings_of(config.features)
@@ -120,13 +190,7 @@ def _recipe(
         settings[name] = seen[name]
     settings["image_px"] = config.denoise.image_px or seen["image_px"]
     names = [classes.name, list(classes.names), classes.lookup.tolist()]
-    return {
-        "settings": settings,
-        "weights": weights,
-        "classes": names,
-        "files": digest.hexdigest(),
-        "n_files": len(pairs),
-    }
+    return {"settings": settings, "weights": weights, "classes": names}
 
 
 @dataclass(slots=True)
@@ -139,6 +203,16 @@ class _Job:
     folder: Path
     n_threads: int
     failures: dict[str, str]
+
+    def train(self, pairs: list[Pair], console: Console) -> "tuple[FeatureSet | ImageSet, Array]":
+        """(what was learnt from, the loss curve); the segmenter is trained in place."""
+        from datus.denoise import Place, train
+
+        examples, own = self.examples(pairs, console), self.config.denoise
+        with console.bar("fit", len(examples) * own.epochs * own.rounds) as bar:
+            seed, n_threads = self.config.seed, self.n_threads
+            place = Place(self.folder, seed, n_threads, lambda done, total: bar(len(examples)))
+            return examples, train(self.segmenter, examples, own, place)
 
     def examples(self, pairs: list[Pair], console: Console) -> "FeatureSet | ImageSet":
         """Features on the disk for a frozen backbone, else the images themselves."""
