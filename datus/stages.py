@@ -178,7 +178,8 @@ def _evaluate(config: Config, k: int, index: Index) -> dict[str, Any]:
 def _report(config: Config, k: int, index: Index) -> dict[str, Any]:
     settings = {**settings_of(config.report), "dataset": index.content, "preset": config.preset}
     settings["title"] = config.name
-    settings["k"] = list(config.clusters.k)  # in this order: the page shows the first
+    if list(config.clusters.k) != sorted(config.clusters.k):
+        settings["k"] = list(config.clusters.k)  # in this order: the page shows the first
     settings["failures"] = index.failures
     settings["names"] = review.name_settings(config)
     if config.clusters.frozen:
