@@ -32,15 +32,7 @@ from datus.exports.formats import find_format
 from datus.exports.records import Options
 from datus.finished import Finished, copied, crop, picture, with_settings, write_places
 from datus.frozen import read_made, save
-from datus.intake import (
-    Images,
-    Wanted,
-    cache_folder,
-    is_cached,
-    lay_out,
-    listed,
-    local_folder,
-)
+from datus.intake import Images, Wanted, cache_folder, is_cached, lay_out, listed, local_folder
 from datus.masked import MaskedImage, Source, colour_of, sheet_row, truth_palette
 from datus.masks import PALETTE
 from datus.metrics import Scores, score_all
@@ -87,7 +79,7 @@ def run_result(config: Config, progress: bool) -> "Result":
         raise UsageError("speed.shards: a share of a run has no result: leave it empty")
     write_places(config, store)
     report = next(node for node in done.plan.nodes if node.stage == "report")
-    return Result(Finished(store, done.index, report.mark), config)
+    return Result(Finished(store, done.index, report.mark), config, progress=progress)
 
 
 class Result(Sequence[MaskedImage]):
@@ -97,7 +89,12 @@ class Result(Sequence[MaskedImage]):
     """
 
     def __init__(
-        self, finished: Finished, config: Config, k: int = 0, names: Sequence[str] = ()
+        self,
+        finished: Finished,
+        config: Config,
+        k: int = 0,
+        names: Sequence[str] = (),
+        progress: bool = True,
     ) -> None:
         self.finished = finished
         """What is stored of the run."""
@@ -107,6 +104,8 @@ class Result(Sequence[MaskedImage]):
         """Number of clusters."""
         self.names = tuple(names) or tuple(finished.names(self.k))
         """Name of each label in the masks: K, and more where clusters were split."""
+        self.progress = progress
+        """What was said to `mine`; `predict` does the same unless told otherwise."""
 
     # --- images ---------------------------------------------------------------------------------
 
@@ -167,7 +166,7 @@ class Result(Sequence[MaskedImage]):
     def at(self, k: int) -> "Result":
         """The same run with another number of its clusters. Raises UsageError."""
         self.finished.masks(k)
-        return Result(self.finished, self.config, k)
+        return Result(self.finished, self.config, k, progress=self.progress)
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
@@ -225,10 +224,11 @@ class Result(Sequence[MaskedImage]):
         """The same result with names: {3: "sky"}, a names.toml, or "matched" or "majority": those
         of the true classes. Raises UsageError."""
         if isinstance(names, Mapping):
-            return Result(self.finished, self.config, self.k, self._checked(names))
-        found = cluster_names(self.finished.store, self.finished.masks(self.k), str(names))
-        whole = [name or f"cluster {n}" for n, name in enumerate(found)]
-        return Result(self.finished, self.config, self.k, whole)
+            whole = self._checked(names)
+        else:
+            found = cluster_names(self.finished.store, self.finished.masks(self.k), str(names))
+            whole = [name or f"cluster {n}" for n, name in enumerate(found)]
+        return Result(self.finished, self.config, self.k, whole, self.progress)
 
     def _checked(self, names: Mapping[int, str]) -> list[str]:
         whole = list(self.names)
@@ -283,11 +283,12 @@ class Result(Sequence[MaskedImage]):
         *,
         out: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
-        progress: bool = True,
+        progress: bool | None = None,
     ) -> "Result":
         """New images under these clusters, which stay as they are: docs/growing.md.
 
-        images, out, settings, progress: as of `mine`. The result keeps the names.
+        images, out, settings: as of `mine`. progress: as was said to `mine`, unless it is given.
+        The result keeps the names.
         """
         mark = self.finished.made("clusters", self.k)
         edits = (settings or {}).get("clusters.edits", self.config.clusters.edits)
@@ -308,8 +309,8 @@ class Result(Sequence[MaskedImage]):
         fixed |= {"data.truth": "", "data.classes": "", "clusters.frozen": str(file)}
         fixed["denoise.enabled"] = False  # it would learn from the new images alone
         config = with_settings(self.config, {**(settings or {}), **fixed})
-        found = run_result(config, progress)
-        return Result(found.finished, config, self.k, self.names)
+        found = run_result(config, self.progress if progress is None else progress)
+        return Result(found.finished, config, self.k, self.names, found.progress)
 
     def save(self, folder: str | Path) -> "Result":
         """A copy of the run folder, to keep or to carry elsewhere. Raises UsageError."""
@@ -323,7 +324,9 @@ class Result(Sequence[MaskedImage]):
             path = Path(getattr(self.config.data, name))
             if path.is_relative_to(self.folder) and path.parts:
                 moved[f"data.{name}"] = str(target / path.relative_to(self.folder))
-        return Result(finished, with_settings(self.config, moved), self.k, self.names)
+        return Result(
+            finished, with_settings(self.config, moved), self.k, self.names, self.progress
+        )
 
     def remove(self) -> None:
         """Remove the run folder, if it is one in the cache. Raises UsageError for any other."""

@@ -229,6 +229,23 @@ def test_predict_gives_old_images_their_old_labels(result: datus.Result, tmp_pat
     assert np.array_equal(again[0].mask, new[0].mask)
 
 
+def test_predict_is_as_silent_as_mine(
+    tiny: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {k: v for k, v in SPEED.items() if k != "clusters.k"}
+    arguments = {"out": tmp_path / "run", "settings": settings, "progress": False}
+    quiet = datus.mine(tiny.images, 3, **arguments)
+    pictures = [quiet[0].image]
+    for one in (quiet, quiet.at(3), quiet.named({1: "one"}), quiet.save(tmp_path / "kept")):
+        new = one.predict(pictures, out=tmp_path / "new")
+        new.predict(pictures, out=tmp_path / "newer")
+        assert capfd.readouterr() == ("", "")
+    quiet.predict(pictures, out=tmp_path / "loud", progress=True)
+    assert "masks" in capfd.readouterr().err
+    datus.load(quiet.folder).predict(pictures, out=tmp_path / "loud")
+    assert capfd.readouterr().err
+
+
 def test_predict_is_the_command_lines_frozen_clusters(
     finished: Path, result: datus.Result, tmp_path: Path
 ) -> None:
