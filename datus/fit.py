@@ -29,7 +29,7 @@ from datus.denoising import features_of, prepared, segmenter_spec, training_view
 from datus.disk import check_writable, explained
 from datus.errors import ImageError, TooManyFailures, UsageError
 from datus.executors import Advance
-from datus.images import decode_image, find_images, image_id_of, image_size, sha256_of
+from datus.images import decode_image, find_images, image_id_of, image_size, read_file, sha256_of
 from datus.masks import decode_labels, find_labels, truth_classes
 from datus.modelfiles import model_files
 from datus.records import Array, ClassTable
@@ -171,7 +171,7 @@ def _digest(pairs: Sequence[Pair], failures: dict[str, str]) -> tuple[list[Pair]
     digest, found = hashlib.sha256(), []
     for pair in pairs:
         try:
-            sums = [sha256_of(_read(path)) for path in (pair.image, pair.labels)]
+            sums = [sha256_of(read_file(path)) for path in (pair.image, pair.labels)]
         except ImageError as error:
             failures[pair.image_id] = str(error)
             continue
@@ -290,13 +290,13 @@ class _Job:
         return ImageSet(sources, self.classes.n_classes, own.drop_share, view)
 
     def _image(self, pair: Pair) -> Array:
-        return decode_image(_read(pair.image), self.config.data.max_pixels)
+        return decode_image(read_file(pair.image), self.config.data.max_pixels)
 
     def _labels(self, pair: Pair) -> Array:
         """uint8 (H, W): classes of the table, IGNORE where nothing is known."""
         limit = self.config.data.max_pixels
-        labels = decode_labels(_read(pair.labels), limit)
-        return truth_classes(labels, self.classes, image_size(_read(pair.image), limit))
+        labels = decode_labels(read_file(pair.labels), limit)
+        return truth_classes(labels, self.classes, image_size(read_file(pair.image), limit))
 
     def _check(self) -> None:
         """TooManyFailures if there are more than allowed."""
@@ -307,10 +307,3 @@ class _Job:
             text = f"fit: {len(failed)} images or labels cannot be used, {allowed} are allowed: "
             text += f"mend or remove them, or add --max-failed {len(failed)}"
             raise TooManyFailures("\n".join([text, *rows, *more]))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from None

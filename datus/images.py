@@ -21,6 +21,7 @@ import hashlib
 import itertools
 import math
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,6 +93,16 @@ def image_id_of(path: str) -> str:
     stem, dot, suffix = path.rpartition(".")
     is_name = stem and not stem.endswith("/")
     return stem if is_name and f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else path
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises ImageError, also for a pipe: to read one could take forever."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError("cannot be read: not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from None
 
 
 def sha256_of(data: bytes) -> str:

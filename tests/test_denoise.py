@@ -1,6 +1,8 @@
 """Learning imperfect labels: cells, left-out images, the loss, resuming, and the fit command."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -349,6 +351,21 @@ def test_images_without_labels_are_passed_over(dataset: Dataset, tmp_path: Path)
     save(dataset.images / "d.png", np.zeros((9, 9, 3), U8))
     done = fit_folders(fit_config(dataset), tmp_path / "m", QUIET)
     assert (done.n_trained, done.n_dropped, done.n_unlabelled) == (1, 1, 1)
+
+
+def test_a_pipe_among_images_or_labels_is_recorded_and_not_read(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    for path in (dataset.images / "a.png", dataset.truth / "d.png"):
+        path.unlink()
+        os.mkfifo(path)
+    command = [sys.executable, "-m", "datus", "fit", "--images", str(dataset.images)]
+    command += ["--labels", str(dataset.truth), "--classes", str(dataset.classes)]
+    command += ["--out", str(tmp_path / "m")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "a: cannot be read: not a regular file" in done.stderr
+    assert "d: cannot be read: not a regular file" in done.stderr
 
 
 @pytest.mark.parametrize("freeze", [True, False])
