@@ -266,17 +266,20 @@ def segmenter_reader(scratch: Path) -> Reader:
 
 def predicted_reader(scratch: Path) -> Reader:
     """predict.jsonl: which masks are done."""
-    from datus.predict_folder import LIST, Folders, _Done, _Item
+    from datus.predict_list import LIST, Done
 
-    folders = Folders(scratch, scratch / "out")
-    folders.out.mkdir()
+    out = scratch / "out"
+    out.mkdir()
     recipe = {"model": "x", "settings": {}}
     lines = [recipe, {"image": "a", "sha256": "00", "mask": 3}, {"image": "b", "failed": "empty"}]
     seed = "".join(json.dumps(one) + "\n" for one in lines).encode()
 
     def read(data: bytes) -> None:
-        (folders.out / LIST).write_bytes(data)
-        _Done(folders, recipe, ["a", "b"]).has(_Item("a", "00"))
+        (out / LIST).write_bytes(data)
+        done = Done({"mask": out}, recipe)
+        done.begin({"a": scratch / "a.jpg", "b": scratch / "b.jpg"})
+        done.has("a", "00")
+        done.fail({"b": "empty"})
 
     return Reader(read, (seed, seed[:-4]), is_text=True)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from datus.errors import UsageError, size_text
-from datus.options import Debug, Device, MaxFailed
+from datus.options import Debug, Device, FailuresAllowed
 from datus.terminal import Bars, errors
 
 Model = Annotated[Path, typer.Argument(help="NAME.safetensors, with NAME.json beside it")]
@@ -29,7 +29,7 @@ def predict(
     device: Device = "auto",
     threads: Annotated[int, typer.Option("--threads", help="0 = the cores")] = 0,
     batch: Annotated[int, typer.Option("--batch", help="tiles at a time on a GPU")] = 8,
-    max_failed: MaxFailed = 0,
+    max_failed: FailuresAllowed = 0,
     debug: Debug = False,
 ) -> None:
     """Label new images with a trained model: one PNG each, at the image's own size."""

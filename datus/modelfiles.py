@@ -10,7 +10,9 @@ sha256 of its tensors and where it comes from. `segmenter` fills them. Loads no 
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +33,16 @@ FORMAT = 1
 def read_record(path: Path) -> dict[str, Any]:
     """The JSON of a saved model. Raises UsageError (not there), BackboneError (cannot be used)."""
     weights, beside = model_files(path)
-    for file in (weights, beside):
-        if not file.is_file():
-            raise UsageError(f"{file}: no such file; a model is {weights.name} and {beside.name}")
     try:
-        record = json.loads(beside.read_text(encoding="utf-8"))
+        for file in (weights, beside):
+            if not file.is_file():
+                made_of = f"{weights.name} and {beside.name}"
+                raise UsageError(f"{file}: no such file; a model is {made_of}")
+        record = json.loads(beside.read_bytes())
         number, version = int(record["format"]), str(record["datus"])
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(error, beside) from error
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise BackboneError(f"{beside}: {damaged(error)}") from error
     if number > FORMAT:
         raise BackboneError(
@@ -106,7 +111,9 @@ def read_tensors(weights: Path, record: Mapping[str, Any]) -> dict[str, "Tensor"
         if hashlib.sha256(data).hexdigest() != expected:
             raise ValueError("its sha256 is not the one in its JSON")
         tensors = load(data)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except OSError as error:
+        raise _unreadable(error, weights) from error
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BackboneError(f"{weights}: {damaged(error)}") from error
     return {name: one.float() if one.is_floating_point() else one for name, one in tensors.items()}
 
@@ -145,9 +152,19 @@ def damaged(error: Exception) -> str:
     )
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """The whole file, or what was there before. Raises WorkError if the disk refuses."""
-    fresh = path.with_name(f".tmp-{path.name}")
+def _unreadable(error: OSError, path: Path) -> BackboneError:
+    """It may be whole: whoever asks may not read it, or the disk does not give it."""
+    reason = error.strerror or type(error).__name__
+    return BackboneError(f"{path}: cannot be read: {reason}; make it readable for this user")
+
+
+def write_whole(path: Path, data: bytes, temporary: str = ".tmp-") -> None:
+    """The whole file, or what was there before. Raises WorkError if the disk refuses.
+
+    temporary: how the name begins that the file has until then.
+    """
+    # not longer than names may be, and no other process takes the same
+    fresh = path.with_name(f"{temporary}{uuid.uuid4().hex[:16]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as file:
@@ -156,5 +173,6 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
         raise WorkError(f"cannot write {path}: {error.strerror}; choose another place") from None

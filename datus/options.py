@@ -43,6 +43,11 @@ Device = Annotated[str, typer.Option("--device", help="auto (default), cpu, cuda
 MaxFailed = Annotated[
     int, typer.Option("--max-failed", help="unusable images allowed (0)", show_default=False)
 ]
+FailuresAllowed = Annotated[
+    int,
+    typer.Option("--max-failed", min=0, help="unusable images allowed (0)", show_default=False),
+]
+"""The same where no config file could say it, so that -1 does not mean: not given."""
 Seed = Annotated[int, typer.Option("--seed", help="of everything random (0)", show_default=False)]
 
 

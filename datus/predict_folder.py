@@ -13,20 +13,27 @@ stopped; another model, other settings or changed images make anew what they tou
 
 import contextlib
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from datus.errors import ImageError, TooManyFailures, UsageError, WorkError
-from datus.images import decode_image, find_images, image_id_of, image_size, sha256_of
+from datus.errors import ImageError, TooManyFailures, UsageError
+from datus.images import (
+    decode_image,
+    find_images,
+    image_id_of,
+    image_size,
+    read_file,
+    sha256_of,
+)
 from datus.masks import PALETTE
-from datus.modelfiles import read_record, write_whole
+from datus.modelfiles import read_record
 from datus.predict import Answer, Bar, Prediction, predict_images
+from datus.predict_list import Done, held
 from datus.records import Array
 from datus.threads import map_threads
 
@@ -34,8 +41,6 @@ GROUP_PIXELS = 24_000_000
 """Images that are in memory together have no more, unless one alone has."""
 
 GROUP_IMAGES = 64
-
-LIST = "predict.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,19 @@ class Folders:
     """Folder, sub-folders included, or one file."""
     out: Path
     confidence: Path | None = None
-    """Folder for the second PNG of each image; not below `out`, which holds masks only."""
+    """Folder for the second PNG of each image; neither below `out` nor above it."""
     max_pixels: int = 200_000_000
     max_failed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_failed < 0:
+            raise UsageError(f"max_failed: expected 0 or more, got {self.max_failed}")
+
+    @property
+    def written(self) -> dict[str, Path]:
+        """Kind of file -> folder."""
+        more = {"confidence": self.confidence} if self.confidence is not None else {}
+        return {"mask": self.out, **more}
 
 
 @dataclass(slots=True)
@@ -72,26 +87,35 @@ def predict_folder(
     """
     record = read_record(model)
     root, paths = _find(folders)
-    done = _Done(folders, _recipe(record, settings), [image_id_of(path) for path in paths])
+    with held(folders.written):
+        done = Done(folders.written, _recipe(record, settings))
+        done.begin({image_id_of(path): root / path for path in paths})
+        result = _predict(model, _Images(root, paths, folders, done), settings, bar or _no_bar)
+    if len(result.failures) > folders.max_failed:
+        raise TooManyFailures(_too_many(result.failures, folders.max_failed))
+    return result
+
+
+def _predict(model: Path, given: "_Images", settings: Prediction, bar: Bar) -> Predicted:
     from datus.segmenter import load_segmenter  # loads torch
 
     segmenter = load_segmenter(model, settings.device)
-    settings = replace(settings, confidence=folders.confidence is not None)
+    settings = replace(settings, confidence=given.folders.confidence is not None)
+    colours = segmenter.record["classes"]["colours"]
     result = Predicted()
-    with (bar or _no_bar)("predict", len(paths), "image") as update:
-        for group in _groups(_read(root, paths, folders, done), settings.n_threads):
+    with bar("predict", len(given.paths), "image") as update:
+        for group in _groups(_read(given), settings.n_threads):
             usable = [one for one in group if one.pixels is not None]
             images = [one.pixels for one in usable if one.pixels is not None]
             answers = predict_images(segmenter, images, settings, bar)
-            done.write(usable, answers, record["classes"]["colours"], settings.n_threads)
+            names = [(one.image_id, one.sha256) for one in usable]
+            given.done.write(names, partial(_pngs, answers, colours), settings.n_threads)
             failures = {one.image_id: one.reason for one in group if one.reason}
-            done.add_failures(failures)
+            given.done.fail(failures)
             result.failures |= failures
             result.made += len(usable)
             result.kept += sum(one.is_done for one in group)
             update(len(group))
-    if len(result.failures) > folders.max_failed:
-        raise TooManyFailures(_too_many(result.failures, folders.max_failed))
     return result
 
 
@@ -111,35 +135,53 @@ class _Item:
     is_done: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """What is asked for."""
+
+    root: Path
+    paths: tuple[str, ...]
+    """Relative to it."""
+    folders: Folders
+    done: Done
+
+
 def _find(folders: Folders) -> tuple[Path, tuple[str, ...]]:
     """(folder, paths in it). UsageError: no image, or masks would become images of the next run."""
     images = folders.images
     root = images.parent if images.is_file() else images
     paths = (images.name,) if images.is_file() else find_images(images).paths
-    for folder in (folders.out, folders.confidence):
-        if folder and not images.is_file() and folder.resolve().is_relative_to(root.resolve()):
+    place, out = root.resolve(), folders.out.resolve()
+    for folder in folders.written.values():
+        # of a single image the folder may be the one that people work in
+        if folder.resolve() == place or (
+            not images.is_file() and folder.resolve().is_relative_to(place)
+        ):
             raise UsageError(f"{folder}: lies in the folder of the images; choose another")
-    second = folders.confidence
-    if second and second.resolve().is_relative_to(folders.out.resolve()):
-        raise UsageError(f"{second}: lies in {folders.out}, which holds masks; choose another")
+    if folders.confidence is not None:
+        second = folders.confidence.resolve()
+        if second.is_relative_to(out):
+            text = f"{folders.confidence}: lies in {folders.out}, which holds masks"
+            raise UsageError(f"{text}; choose another")
+        if out.is_relative_to(second):
+            text = f"{folders.out}: lies in {folders.confidence}, which holds how sure masks are"
+            raise UsageError(f"{text}; choose another")
     return root, paths
 
 
-def _read(root: Path, paths: tuple[str, ...], folders: Folders, done: "_Done") -> Iterator[_Item]:
+def _read(given: _Images) -> Iterator[_Item]:
     """Every image: finished, or its bytes, or why it cannot be used."""
-    for path in paths:
+    for path in given.paths:
         item = _Item(image_id_of(path))
         try:
-            item.data = (root / path).read_bytes()
+            item.data = read_file(given.root / path)
             item.sha256 = sha256_of(item.data)
-            item.is_done = done.has(item)
+            item.is_done = given.done.has(item.image_id, item.sha256)
             if item.is_done:
                 item.data = b""
             else:
-                height, width = image_size(item.data, folders.max_pixels)
+                height, width = image_size(item.data, given.folders.max_pixels)
                 item.n_pixels = height * width
-        except OSError as error:
-            item.reason = error.strerror or str(error)
         except ImageError as error:
             item.reason = str(error)
         yield item
@@ -185,91 +227,11 @@ def _recipe(record: dict[str, Any], settings: Prediction) -> dict[str, Any]:
     }
 
 
-class _Done:
-    """The list of what is finished, in a file that grows by a line an image."""
-
-    def __init__(self, folders: Folders, recipe: dict[str, Any], image_ids: list[str]) -> None:
-        """Reads the list if it is of this recipe; else begins a new one. UsageError if `out` has
-        files that would be written over and no list, so that another tool made them."""
-        self._folders = folders
-        self._path = folders.out / LIST
-        self._lines: dict[str, dict[str, Any]] = {}
-        lines = self._read_lines()
-        if lines and lines[0] == recipe:
-            named = (line for line in lines[1:] if isinstance(line.get("image"), str))
-            self._lines = {line["image"]: line for line in named}
-        elif not lines:
-            self._refuse_foreign(image_ids)
-        write_whole(self._path, b"".join(_line(one) for one in (recipe, *self._lines.values())))
-
-    def has(self, item: _Item) -> bool:
-        """The mask of this very image is there, whole, and its confidence if that is asked for."""
-        line = self._lines.get(item.image_id)
-        if line is None or line.get("sha256") != item.sha256:
-            return False
-        return all(
-            path.is_file() and path.stat().st_size == line.get(name)
-            for name, path in self._files(item.image_id).items()
-        )
-
-    def write(
-        self, items: list[_Item], answers: list[Answer], colours: list[list[int]], n_threads: int
-    ) -> None:
-        """The PNGs of each, then its line."""
-
-        def one(number: int) -> dict[str, Any]:
-            item, (labels, sure) = items[number], answers[number]
-            line: dict[str, Any] = {"image": item.image_id, "sha256": item.sha256}
-            for name, path in self._files(item.image_id).items():
-                data = encode_labels(labels, colours) if name == "mask" else _grey(sure)
-                write_whole(path, data)
-                line[name] = len(data)
-            return line
-
-        self._append(map_threads(one, range(len(items)), n_threads))
-
-    def add_failures(self, failures: dict[str, str]) -> None:
-        """They are tried again by the next command."""
-        self._append([{"image": name, "failed": reason} for name, reason in failures.items()])
-
-    def _append(self, lines: list[dict[str, Any]]) -> None:
-        try:
-            with self._path.open("ab") as file:
-                file.write(b"".join(_line(line) for line in lines))
-        except OSError as error:
-            raise WorkError(f"cannot write {self._path}: {error.strerror}") from None
-
-    def _files(self, image_id: str) -> dict[str, Path]:
-        files = {"mask": self._folders.out / f"{image_id}.png"}
-        if self._folders.confidence is not None:
-            files["confidence"] = self._folders.confidence / f"{image_id}.png"
-        return files
-
-    def _read_lines(self) -> list[dict[str, Any]]:
-        """What a kill left half written at the end is passed over."""
-        try:
-            texts = self._path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{self._path}: cannot be read ({error}); remove it") from None
-        lines = []
-        for text in texts:
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):
-                line = None
-            lines.append(line if isinstance(line, dict) else {})
-        return lines
-
-    def _refuse_foreign(self, image_ids: list[str]) -> None:
-        for image_id in image_ids:
-            for path in self._files(image_id).values():
-                if path.exists():
-                    raise UsageError(
-                        f"{path}: would be written over, and no {LIST} says that it is ours; "
-                        "choose another --out"
-                    )
+def _pngs(answers: list[Answer], colours: list[list[int]], number: int) -> dict[str, bytes]:
+    """Kind of file -> PNG, of one image."""
+    labels, sure = answers[number]
+    found = {"mask": encode_labels(labels, colours)}
+    return found if sure is None else {**found, "confidence": _grey(sure)}
 
 
 def encode_labels(labels: Array, colours: list[list[int]]) -> bytes:
@@ -281,18 +243,14 @@ def encode_labels(labels: Array, colours: list[list[int]]) -> bytes:
     return _png(image)
 
 
-def _grey(sure: Array | None) -> bytes:
-    return _png(Image.fromarray(np.zeros((1, 1), np.uint8) if sure is None else sure))
+def _grey(sure: Array) -> bytes:
+    return _png(Image.fromarray(sure))
 
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", bits=8, optimize=False, compress_level=6)
     return buffer.getvalue()
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True).encode() + b"\n"
 
 
 def _too_many(failures: dict[str, str], allowed: int) -> str:

@@ -26,7 +26,7 @@ from datus.export_run import read_report
 from datus.finished import PLACES, open_run, read_places
 from datus.images import sha256_of
 from datus.modelfiles import check_architecture
-from datus.predict_folder import LIST, Folders, _Done, _Item
+from datus.predict_list import LIST, Done
 from datus.records import ImageRecord, ShardData
 from datus.store import Store, sealed
 
@@ -256,12 +256,26 @@ def test_brackets_nested_too_deep_are_passed_over(tmp_path: Path) -> None:
     deep = "[" * 100_000
     (tmp_path / PLACES).write_text(deep)
     assert read_places(Store(tmp_path)) == {}
-    folders = Folders(tmp_path, tmp_path / "out")
-    folders.out.mkdir()
+    out = tmp_path / "out"
+    out.mkdir()
     lines = ['{"model": 1}', deep, '{"image": ["a"]}', '{"image": "a", "sha256": "00", "mask": 3}']
-    (folders.out / LIST).write_text("\n".join(lines))
-    (folders.out / "a.png").write_bytes(b"png")
-    assert _Done(folders, {"model": 1}, ["a"]).has(_Item("a", "00"))
+    (out / LIST).write_text("\n".join(lines))
+    (out / "a.png").write_bytes(b"png")
+    done = Done({"mask": out}, {"model": 1})
+    done.begin({"a": tmp_path / "a.jpg"})
+    assert done.has("a", "00")
+
+
+@pytest.mark.parametrize("ours", [7, [7], [["."]], {"..": 1}, [".", "..", "../.."]], ids=str)
+def test_a_list_that_claims_other_folders_removes_nothing_there(ours: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / LIST).write_text(f'{{"model": 1}}\n{json.dumps({"image": "a", "ours": ours})}\n')
+    (tmp_path / "a.png").write_bytes(b"png")
+    done = Done({"mask": out}, {"model": 1})
+    done.begin({"a": tmp_path / "a.jpg"})
+    done.fail({"a": "empty file (0 bytes)"})
+    assert (tmp_path / "a.png").read_bytes() == b"png"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ LAYERS = (
     {"exports"},  # items in, folders out
     {"corrections"},  # and back
     {"report"},  # pure: inputs in, bytes out
-    {"remote", "disk", "shardfile", "leftovers"},
+    {"remote", "disk", "shardfile", "leftovers", "predict_list"},
     {"store"},
     {"ahead"},
     {"latest", "ready"},
