@@ -331,6 +331,7 @@ def test_fewer_than_no_failures_are_refused_at_the_door(
 ) -> None:
     done = call(model, photos, "--out", tmp_path / "out", "--max-failed", -1)
     assert done.exit_code == 2
+    assert "--max-failed" in done.output
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="max_failed: expected 0 or more, got -1"):
         Folders(photos, tmp_path / "out", max_failed=-1)
