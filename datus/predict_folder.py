@@ -3,7 +3,7 @@
     in    NAME.safetensors and NAME.json, a folder of images or one image
     out   OUT/ID.png, the class of every pixel at the image's own size, in the model's colours;
           if asked for, FOLDER/ID.png, the probability of that class in 255ths;
-          OUT/predict.jsonl: model and settings, then one line an image
+          OUT/predict.jsonl: model and settings, then what is finished (`predict_list`)
 
     found = predict_folder(Path("scenes"), Path("photos"), Path("masks"), Prediction())
 
@@ -83,7 +83,7 @@ def predict_folder(
     """A mask for every image.
 
     Raises UsageError (no image, a wrong folder), BackboneError (the model cannot be used),
-    WorkError (the disk refuses), and TooManyFailures, after the last image.
+    WorkError (the disk refuses, the folders are in use), and TooManyFailures, after the last image.
     """
     record = read_record(model)
     root, paths = _find(folders)
