@@ -6,15 +6,21 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
+from typing import TextIO
 
 from datus.errors import INTERRUPTED
+
+STDERR = 2
+"""Its number."""
 
 
 def command() -> None:
     """`main` as a process of its own: it ends without needless work."""
     code: object = 0
+    _open_streams()
     try:
-        main()
+        main(own_process=True)
     except SystemExit as stop:
         code = stop.code
     if code is None or isinstance(code, int):
@@ -38,20 +44,43 @@ def _end(code: int) -> None:
         return
     atexit._run_exitfuncs()
     try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # closed before the program began
-                stream.flush()
-    except (OSError, ValueError):
-        return
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError) as error:
+        code = _unsaid(error)
     os._exit(code)
 
 
-def main() -> None:
+def _unsaid(error: Exception) -> int:
+    """What a command says cannot be written: the reason in one line, and 1. Nothing to a pipe whose
+    reader left."""
+    with suppress(OSError, ValueError):  # or Python would try again, and fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        with suppress(OSError, ValueError):
+            reason = getattr(error, "strerror", None) or error
+            print(f"error: cannot write what this command says: {reason}", file=sys.stderr)
+    return 1
+
+
+def _open_streams() -> None:
+    """Cron jobs and daemons start programs with closed streams. What is opened next would take
+    their place, and get what libraries print."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def main(own_process: bool = False) -> None:
     """The command line. Ctrl-C at any moment, also while libraries load, is one line and 130."""
     try:
-        from datus.memory import be_frugal
+        if own_process:
+            from datus.memory import be_frugal
 
-        be_frugal()
+            be_frugal()
         from datus.cli import app
 
         for stream in (sys.stdout, sys.stderr):
@@ -64,9 +93,23 @@ def main() -> None:
         if _is_interrupt(stop):
             _interrupted()
         raise
+    except OSError as error:
+        if not _fails(sys.stdout):
+            raise
+        raise SystemExit(_unsaid(error)) from None
     finally:
         # all is said and done: Ctrl-C while Python ends would only take the exit code away
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _fails(stream: TextIO) -> bool:
+    """Nothing more can be written to it; what failed once is not kept, so a line end is tried."""
+    try:
+        stream.write("\n")
+        stream.flush()
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def _is_interrupt(stop: SystemExit) -> bool:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -87,15 +88,41 @@ def test_an_error_of_ours_has_its_traceback() -> None:
     assert (code, said, errors[-1]) == (1, ["taken apart"], "RuntimeError: a bug")
 
 
-def test_a_stream_that_was_closed_before_the_start_is_no_failure() -> None:
-    script = BEFORE.format(app="sys.exit(0)")
-    command = ["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, script]
-    assert subprocess.run(command, check=False).returncode == 0
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_were_closed_before_the_start_are_no_failure(
+    closed: str, tmp_path: Path
+) -> None:
+    """Nor does a file get their numbers, and what is said."""
+    app = """
+    file = open(sys.argv[1], "w")
+    print("said"), print("said", file=sys.stderr), os.write(1, b"said"), os.write(2, b"said")
+    sys.exit(0 if file.fileno() > 2 and sys.stderr.isatty() is False else 3)
+    """
+    script = BEFORE.format(app=textwrap.dedent(app).strip().replace("\n", "\n    "))
+    command = ["sh", "-c", f'exec "$0" -c "$1" "$2" {closed}', sys.executable, script]
+    done = subprocess.run([*command, tmp_path / "file"], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("app", ["print('said')", "print('x' * 100_000)"])
+def test_a_full_disk_under_what_is_said_is_one_line(app: str) -> None:
+    with open("/dev/full", "w") as full:
+        script = BEFORE.format(app=app)
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=-1, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == ("error: cannot write what this command says: No space left on device\n")
 
 
 def test_a_pipe_that_was_closed_is_no_clean_end() -> None:
     script = BEFORE.format(app="print('x' * 100_000)")
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
+        assert process.stderr
         process.stdout.close()
-        assert process.wait() != 0
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
