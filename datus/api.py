@@ -13,6 +13,7 @@ bytes come out. Nothing ends the process, and with progress = False nothing is p
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,13 +89,22 @@ def mine(
     folder = local_folder(out) if out else cache_folder(images)
     given = lay_out(Wanted(images, truth, classes), folder)
     more |= {"data.images": given.images, "data.truth": given.truth, "data.classes": given.classes}
-    k = [clusters] if isinstance(clusters, int | str) else list(clusters)
-    more |= {"clusters.k": k, "run_dir": str(folder), "preset": preset}
+    more |= {"clusters.k": _numbers(clusters), "run_dir": str(folder), "preset": preset}
     config = Config.load(None, more)
     for section in (config.features, config.embeddings):
         if progress and (note := notice(section.backbone, section.weights)):
             Bars().say(note)
     return run_result(config, progress)
+
+
+def _numbers(clusters: Any) -> list[Any]:
+    """What `clusters.k` is; numbers of numpy are numbers."""
+    if isinstance(clusters, int | str | Integral):
+        clusters = [clusters]
+    try:
+        return [int(one) if isinstance(one, Integral) else one for one in clusters]
+    except TypeError:
+        raise UsageError(f"clusters: expected a number or several, got {clusters!r}") from None
 
 
 def load(run: str | Path, *, images: str | Path | None = None) -> Result:

@@ -288,7 +288,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 def read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return parse_toml(file.read(MAX_TOML_BYTES + 1).decode())
+            return parse_toml(file.read(MAX_TOML_BYTES + 1).decode("utf-8-sig"))  # Notepad's mark
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
     except OSError as error:

@@ -261,19 +261,21 @@ class Result(Sequence[MaskedImage]):
         denoised: bool = False,
         overwrite: bool = False,
         min_confidence: float = 0.0,
-        options: Options | None = None,
+        options: Options | Mapping[str, Any] | None = None,
     ) -> Exported:
         """Masks for another tool, named as `names`: docs/export.md. Raises UsageError, WorkError.
 
         to: "png", "coco", "yolo", "cvat" ...; images: copy them too; min_confidence: less sure
-        segments get no label.
+        segments get no label; options: `datus.exports.records.Options`, {"polygons": True}.
         """
+        if not 0 <= min_confidence <= 1:
+            raise UsageError(f"min_confidence: expected 0 to 1, got {min_confidence}")
         masks = self.finished.masks(self.k, "denoise" if denoised else "masks")
         given = {n: name for n, name in enumerate(self.names) if name != f"cluster {n}"}
         folder = Path(self.config.data.images) if images else None
         with tempfile.TemporaryDirectory() as temporary:
             names = str(_names_file(Path(temporary), given)) if given else ""
-            chosen, more = find_format(to), options or Options()
+            chosen, more = find_format(to), Options.of(options)
             request = Request(to, chosen, more, Path(out), names, folder, overwrite, min_confidence)
             return export_run(self.finished.store, masks, request)
 
@@ -338,7 +340,7 @@ class Result(Sequence[MaskedImage]):
 
     def plot(
         self,
-        which: int | Sequence[int | str] = EXAMPLES,
+        which: int | str | Sequence[int | str] = EXAMPLES,
         *,
         columns: int = 2,
         side_px: int = 240,
@@ -349,11 +351,12 @@ class Result(Sequence[MaskedImage]):
 
         A true class has the colour of the cluster that it was matched to, or is grey.
 
-        which: how many, spread over all, or their numbers and ids.
+        which: how many, spread over all, or an id, or several ids and numbers.
         """
-        chosen = self._spread(which) if isinstance(which, int) else [self[one] for one in which]
-        if not chosen or columns < 1:
-            raise UsageError("plot: expected at least one image and one column")
+        wanted = [which] if isinstance(which, str) else which
+        chosen = self._spread(wanted) if isinstance(wanted, int) else [self[one] for one in wanted]
+        if not chosen or columns < 1 or side_px < 1:
+            raise UsageError("plot: expected at least one image, one column and one pixel")
         look = Look(PALETTE, opacity, side_px)
         best = self.scores.get("hungarian_strict") if truth else None
         true = truth_palette(best.match.tolist(), len(best.iou)) if best else None
@@ -361,7 +364,7 @@ class Result(Sequence[MaskedImage]):
         return contact_sheet(rows, columns, side_px, self._legend())
 
     def _spread(self, n_wanted: int) -> list[MaskedImage]:
-        n_taken = min(n_wanted, len(self))
+        n_taken = max(0, min(n_wanted, len(self)))
         return [self[(2 * i + 1) * len(self) // (2 * n_taken)] for i in range(n_taken)]
 
     def _legend(self) -> list[Entry]:

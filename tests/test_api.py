@@ -134,6 +134,8 @@ def test_a_run_that_nobody_placed_is_in_the_cache(
         ),
         ({"clusters": 256}, ConfigError, "clusters.k: expected 1 to 255, got 256"),
         ({"clusters": "12"}, ConfigError, "clusters.k: expected int, got '12'"),
+        ({"clusters": 2.5}, UsageError, "clusters: expected a number or several, got 2.5"),
+        ({"clusters": np.int64(256)}, ConfigError, "clusters.k: expected 1 to 255, got 256"),
         (
             {"truth": "masks"},
             UsageError,

@@ -340,3 +340,9 @@ def test_hashed_settings_are_plain_and_leave_out_what_is_only_kept() -> None:
     for section in (config.features, config.graphs):
         assert set(settings_of(section)) == {f.name for f in dataclasses.fields(section)} - {"keep"}
     assert settings_of(config.clusters)["k"] == [3, 4]
+
+
+def test_the_mark_of_notepad_before_a_file_is_no_setting(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xef\xbb\xbfseed = 7\n")
+    assert Config.load(path).seed == 7

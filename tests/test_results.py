@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -306,8 +307,38 @@ def test_plot(result: datus.Result) -> None:
     one = result.plot(["a0"], columns=2, side_px=40)
     assert two.width > one.width > 80
     assert np.array_equal(np.asarray(result.plot(["a0"], side_px=40)), np.asarray(one))
-    with pytest.raises(UsageError, match="plot: expected at least one image"):
-        result.plot(0)
+    assert np.array_equal(np.asarray(result.plot("a0", side_px=40)), np.asarray(one))
+    for wrong in ({"which": 0}, {"which": -3}, {"columns": 0}, {"side_px": -5}):
+        with pytest.raises(UsageError, match="plot: expected at least one image, one column and"):
+            result.plot(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"min_confidence": 5}, "min_confidence: expected 0 to 1, got 5"),
+        ({"min_confidence": float("nan")}, "min_confidence: expected 0 to 1, got nan"),
+        ({"options": {"min_area": 0}}, "min_area: expected at least 1 pixel, got 0"),
+        (
+            {"options": {"polygon": True}},
+            "options: expected a dict of polygons, min_area, image_url, about, "
+            "got {'polygon': True}",
+        ),
+    ],
+)
+def test_an_export_that_makes_no_sense_is_refused(
+    result: datus.Result, tmp_path: Path, more: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        result.export("coco", tmp_path / "out", **more)
+    assert str(caught.value) == text
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_an_export_may_be_a_dict(result: datus.Result, tmp_path: Path) -> None:
+    result.export("coco", tmp_path / "out", options={"polygons": True})
+    table = json.loads((tmp_path / "out/annotations/instances_default.json").read_text())
+    assert all(isinstance(row["segmentation"], list) for row in table["annotations"])
 
 
 def test_overlay_and_png(result: datus.Result) -> None:

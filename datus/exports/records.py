@@ -1,9 +1,11 @@
 """What a writer is given. Shapes are those of the image; rows before columns; RGB."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
 from typing import Any
 
+from datus.errors import UsageError
 from datus.records import Array
 
 
@@ -51,3 +53,17 @@ class Options:
     """label-studio: what stands before the path of an image."""
     about: dict[str, Any] | None = None
     """Where the masks come from; formats that have room for it repeat it."""
+
+    def __post_init__(self) -> None:
+        if self.min_area < 1:
+            raise UsageError(f"min_area: expected at least 1 pixel, got {self.min_area}")
+
+    @staticmethod
+    def of(given: "Options | Mapping[str, Any] | None") -> "Options":
+        """From a table of the names above. Raises UsageError: another name."""
+        if isinstance(given, Options):
+            return given
+        known = [field.name for field in fields(Options)]
+        if given is not None and not (isinstance(given, Mapping) and set(given) <= set(known)):
+            raise UsageError(f"options: expected a dict of {', '.join(known)}, got {given!r}")
+        return Options(**(given or {}))
