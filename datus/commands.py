@@ -13,8 +13,8 @@ from datus.options import (
     Classes,
     Debug,
     Device,
+    FailuresAllowed,
     Images,
-    MaxFailed,
     Offline,
     RunDir,
     Set,
@@ -29,7 +29,7 @@ def evaluate(
     classes: Annotated[Path, typer.Option("--classes", help="TOML: what the true ids mean")],
     clusters: Annotated[int, typer.Option("--clusters", help="default: highest label + 1")] = 0,
     out: Annotated[Path | None, typer.Option("--json", help="also write the scores here")] = None,
-    max_failed: MaxFailed = 0,
+    max_failed: FailuresAllowed = 0,
     debug: Debug = False,
 ) -> None:
     """Score any two folders of label PNGs under all matching rules."""

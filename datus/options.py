@@ -33,7 +33,7 @@ Backbone = Annotated[str, typer.Option("--backbone", help="see datus backbones; 
 Weights = Annotated[str, typer.Option("--weights", help="auto, hub, random, or a checkpoint file")]
 Executor = Annotated[str, typer.Option("--executor", help="auto (default), serial, processes, ray")]
 Workers = Annotated[
-    int, typer.Option("--workers", help="processes; 0 = one per core", show_default=False)
+    int | None, typer.Option("--workers", min=0, help="processes; 0 = one per core")
 ]
 Shards = Annotated[
     str,
@@ -41,14 +41,14 @@ Shards = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (default), cpu, cuda, cuda:1")]
 MaxFailed = Annotated[
-    int, typer.Option("--max-failed", help="unusable images allowed (0)", show_default=False)
+    int | None, typer.Option("--max-failed", min=0, help="unusable images allowed (0)")
 ]
 FailuresAllowed = Annotated[
     int,
     typer.Option("--max-failed", min=0, help="unusable images allowed (0)", show_default=False),
 ]
-"""The same where no config file could say it, so that -1 does not mean: not given."""
-Seed = Annotated[int, typer.Option("--seed", help="of everything random (0)", show_default=False)]
+"""The same where no config file could say it."""
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="of everything random (0)")]
 
 
 def _go_offline(value: bool) -> None:
@@ -81,14 +81,14 @@ OPTIONS = {
     "max_failed": "speed.max_failed",
     "seed": "seed",
 }
-"""Command-line option -> setting. An empty text or a negative number means: not given."""
+"""Command-line option -> setting. An empty text or None means: not given."""
 
 
 def load_config(given: dict[str, Any]) -> Config:
     overrides = dict(parse_override(text) for text in given["settings"] or [])
     for option, name in OPTIONS.items():
         value = given.get(option, "")
-        if value not in ("", -1):
+        if value not in ("", None):
             overrides[name] = value
     if given["clusters"]:
         overrides["clusters.k"] = _numbers(given["clusters"])

@@ -158,6 +158,13 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     return found
 
 
+@pytest.mark.parametrize("option", ["--seed", "--max-failed", "--workers"])
+def test_a_negative_number_is_not_taken_for_none(option: str, tmp_path: Path) -> None:
+    result = call("run", "--images", str(tmp_path), option, "-1")
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "name", "value"),
     [
