@@ -33,7 +33,7 @@ Backbone = Annotated[str, typer.Option("--backbone", help="see datus backbones; 
 Weights = Annotated[str, typer.Option("--weights", help="auto, hub, random, or a checkpoint file")]
 Executor = Annotated[str, typer.Option("--executor", help="auto (default), serial, processes, ray")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="processes; 0 = one per core")
+    int | None, typer.Option("--workers", help="processes; 0 = one per core")
 ]
 Shards = Annotated[
     str,
@@ -41,14 +41,14 @@ Shards = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (default), cpu, cuda, cuda:1")]
 MaxFailed = Annotated[
-    int | None, typer.Option("--max-failed", min=0, help="unusable images allowed (0)")
+    int | None, typer.Option("--max-failed", help="unusable images allowed (0)")
 ]
 FailuresAllowed = Annotated[
     int,
     typer.Option("--max-failed", min=0, help="unusable images allowed (0)", show_default=False),
 ]
 """The same where no config file could say it."""
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="of everything random (0)")]
+Seed = Annotated[int | None, typer.Option("--seed", help="of everything random (0)")]
 
 
 def _go_offline(value: bool) -> None:

@@ -162,7 +162,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 def test_a_negative_number_is_not_taken_for_none(option: str, tmp_path: Path) -> None:
     result = call("run", "--images", str(tmp_path), option, "-1")
     assert result.exit_code == 2
-    assert option in result.stderr
+    assert result.stderr.endswith("got -1\n")
 
 
 @pytest.mark.parametrize(

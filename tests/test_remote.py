@@ -185,7 +185,7 @@ def test_a_run_asks_little_and_the_second_run_less(tiny: Dataset, calls: "Counte
     n_stages = sum(node.scope == "shard" for node in done.plan.nodes)
     written = calls.pop("pipe_file")
     assert written <= 2 * n_shards * n_stages + n_images + 40
-    assert calls.pop("ls") == n_stages
+    assert calls.pop("ls") == n_stages + 2, "masks of images that went; files that were too slow"
     assert calls["cat_file"] <= 9 * n_shards * n_stages + 60
     assert set(calls) <= {"cat_file", "size", "info"}
     assert calls["size"] <= 2
@@ -193,7 +193,7 @@ def test_a_run_asks_little_and_the_second_run_less(tiny: Dataset, calls: "Counte
     assert go(config)[0].stages[-1].made == 0
     assert set(calls) <= {"cat_file", "ls", "size"}
     assert calls["cat_file"] <= 2 * n_shards * n_stages + 30
-    assert calls["ls"] <= n_stages + 2, "two folders of masks"
+    assert calls["ls"] <= n_stages + 4, "two folders of masks"
 
 
 def test_many_reports_are_those_that_one_look_after_the_other_finds(

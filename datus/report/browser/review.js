@@ -28,14 +28,17 @@ function ask(title, label, input, note = "") {
   $("ask-label").replaceChildren(el("span", {}, label), input);
   $("ask-note").textContent = note;
   const dialog = $("ask");
-  dialog.returnValue = "";
   dialog.showModal();
   input.focus();
   input.select?.();
-  // With the press itself: "close" comes some time after it, and a key pressed in between (z, r)
-  // would find the edit not yet made.
+  // With the press itself: left to the browser, the dialog goes some time after it, and a key pressed
+  // in between (z, r) would find it open, or the edit not yet made.
   return new Promise((resolve) => {
-    dialog.onsubmit = (event) => resolve(event.submitter.value === "ok" ? input.value : null);
+    dialog.onsubmit = (event) => {
+      event.preventDefault();
+      resolve(event.submitter.value === "ok" ? input.value : null);
+      dialog.close();
+    };
     dialog.onclose = () => resolve(null);
   });
 }
