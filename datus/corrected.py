@@ -65,10 +65,18 @@ def _stamp(path: Path) -> tuple[object, ...]:
     """Changes when a file does. Not hashed into anything."""
     try:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        stats = [(str(one), one.stat()) for one in files]
     except OSError:
-        return ()  # reading it will say what is wrong
-    return tuple((name, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for name, one in stats)
+        return (object(),)  # never the same twice; reading it will say what is wrong
+    return tuple(_state(one) for one in files)
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    """Of one file or what its link leads to; a link that leads nowhere has its name alone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (str(path),)
+    return str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 # --- kept beside the clusters: labels (the PNG's bytes), fixed int16 (S,), image uint64 (1,) ----

@@ -1,6 +1,7 @@
 """Corrections of a run: matched to its images, hashed by content, kept in its masks and names."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 
 from datus.classes import load_classes
 from datus.cli import app
-from datus.corrected import Drawn
+from datus.config import Config
+from datus.corrected import Drawn, load
 from datus.corrections.folders import as_folder
 from datus.corrections.matching import matched
 from datus.corrections.records import Corrections
@@ -22,7 +24,7 @@ from datus.edits import Edit, Replay, packed
 from datus.errors import ClusterError, ConfigError, UsageError
 from datus.export_run import cluster_names, find_masks
 from datus.index import read_index
-from datus.masks import decode_labels, find_labels
+from datus.masks import decode_labels, encode_mask, find_labels
 from datus.records import IGNORE, ImageRecord
 from datus.stages import STAGES
 from datus.store import Store
@@ -68,6 +70,34 @@ def test_the_digest_is_that_of_what_is_said() -> None:
     other = matched(Path("x"), given({"a0": FULL}, ("a", "b", "d")), RUN)
     assert one.digest == same.digest != other.digest
     assert one.digest.startswith("sha256:")
+
+
+def pictured(folder: Path, label: int) -> str:
+    """The digest of a folder of one picture that was just written."""
+    (folder / "a0.png").write_bytes(encode_mask(np.full((2, 3), label, np.uint8)))
+    os.utime(folder / "a0.png", (label, label))  # clocks of disks are coarse
+    config = Config.load(None, {"data.images": "x", "clusters.corrections": str(folder)})
+    found = load(config, RUN[:1])
+    assert found is not None
+    return found.digest
+
+
+def test_a_change_is_seen_beside_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / ".#a0.png").symlink_to("user@host.1234:1")  # of Emacs, while the file is open
+    assert pictured(tmp_path, 0) != pictured(tmp_path, 1)
+
+
+def test_a_change_behind_a_link_is_seen(tmp_path: Path) -> None:
+    for name in ("real", "linked"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "linked" / "a0.png").symlink_to(tmp_path / "real" / "a0.png")
+    before = pictured(tmp_path / "linked", 0)
+    assert (tmp_path / "linked" / "a0.png").is_symlink()
+    pictured(tmp_path / "real", 1)
+    config = Config.load(None, {"data.images": "x", "clusters.corrections": f"{tmp_path}/linked"})
+    after = load(config, RUN[:1])
+    assert after is not None
+    assert after.digest != before
 
 
 @pytest.mark.parametrize(
