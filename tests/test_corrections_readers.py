@@ -278,6 +278,15 @@ def test_predictions_are_no_corrections(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("encoding", ["no-such", "utf-32", "shift_jis"])
+def test_an_encoding_that_is_not_read_is_said(encoding: str, tmp_path: Path) -> None:
+    path = written("label-studio", tmp_path / "out") / "label_config.xml"
+    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?><View/>')
+    assert refused(path.parent) == (
+        "corrections: PATH/label_config.xml: not valid XML: save it again as UTF-8, or remove it"
+    )
+
+
 def test_cancelled_annotations_do_not_count(tmp_path: Path) -> None:
     folder = written("label-studio", tmp_path / "out")
     tasks = json.loads((folder / "tasks.json").read_text())

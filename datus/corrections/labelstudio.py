@@ -124,8 +124,10 @@ _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 def _configured(files: Files, name: str) -> list[tuple[str, int]]:
     try:
         tree = ElementTree.fromstring(files.read(name))
-    except ElementTree.ParseError:
-        raise UsageError(f"corrections: {files.where(name)}: not valid XML") from None
+    except (ElementTree.ParseError, LookupError, ValueError):  # the latter two: of its encoding
+        raise UsageError(
+            f"corrections: {files.where(name)}: not valid XML: save it again as UTF-8, or remove it"
+        ) from None
     found = dict.fromkeys(one.get("value") or "" for one in tree.iter("Label"))
     return [(label, number) for number, label in enumerate(found)]
 
