@@ -40,6 +40,8 @@ SLOW = (
 )
 START_SECONDS = 120.0
 """For a child to load the decoders; half a second on an idle machine."""
+ORPHAN_SECONDS = 1.0
+"""A child whose parent was killed ends so long after the limit. The parent ends it before."""
 
 _refused: dict[str, str] = {}
 _deadlines: dict[int, float] = {}
@@ -195,7 +197,8 @@ class Decoder:
             if stdin is None or stdout is None:
                 raise RuntimeError("a child without pipes")
             with suppress(BrokenPipeError):
-                stdin.write(json.dumps([kind, path, self._max_pixels]).encode() + b"\n")
+                line = json.dumps([kind, path, self._max_pixels, self._seconds + ORPHAN_SECONDS])
+                stdin.write(line.encode() + b"\n")
                 stdin.flush()
             if not select.select([stdout], [], [], self._seconds)[0]:
                 self._end()
@@ -206,6 +209,8 @@ class Decoder:
             self._end()
             if code == -signal.SIGKILL:
                 return ""  # somebody, or the system for want of memory: not the file's doing
+            if code == -getattr(signal, "SIGALRM", 0):
+                return SLOW  # this process was held up for longer than that
             return f"its decoder crashed ({_signal(code)}): mend or remove the file"
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -247,7 +252,8 @@ SERVE = "import sys; sys.path[:] = {!r}; from datus.isolation import serve; serv
 
 
 def serve() -> None:
-    """In the child. A line in: [kind, path, max_pixels]; a line out: decoded, or an ImageError."""
+    """In the child. A line in: [kind, path, max_pixels, seconds]; a line out: decoded, or an
+    ImageError. After `seconds` the child ends by itself: its parent may be gone."""
     from datus.images import decode_image, image_size
     from datus.masks import decode_labels
 
@@ -255,7 +261,15 @@ def serve() -> None:
     sys.stdout.write(READY.decode())
     sys.stdout.flush()
     for line in sys.stdin:
-        kind, path, max_pixels = json.loads(line)
+        kind, path, max_pixels, seconds = json.loads(line)
+        _end_after(seconds)
         with suppress(ImageError, OSError, MemoryError):  # the stages meet it again
             decoders[kind](Path(path).read_bytes(), max_pixels)
+        _end_after(0)
         print("done", flush=True)
+
+
+def _end_after(seconds: float) -> None:
+    """By SIGALRM's default, which no C code holds up; 0 = not at all."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)

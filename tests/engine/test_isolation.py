@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,56 @@ def test_a_child_tells_crashes_and_hangs_from_good_and_damaged_files(dataset: Da
         ]
         assert decoder.reason("size", paths[0]) == "", "a header is not decoded"
         assert decoder.reason("truth", str(dataset.truth / "a.png")) == ""
+
+
+ORPHANING = """
+import os, signal, sys
+from datus import isolation
+select = isolation.select.select
+class Told:
+    def select(self, *given):  # the second is for the answer: the file is under way
+        answer = select(*given) if given[3] > 9 else os.kill(os.getpid(), signal.SIGKILL)
+        print(decoder._child.pid, flush=True)
+        return answer
+isolation.select = Told()
+with isolation.Decoder(10**6, 0.5) as decoder:
+    decoder.reason("image", sys.argv[1])
+"""
+
+
+@pytest.mark.usefixtures("sabotaged")
+def test_a_child_does_not_outlive_a_killed_parent(dataset: Dataset) -> None:
+    mark(dataset.images / "a.png", HANG)
+    command = [sys.executable, "-c", ORPHANING, str(dataset.images / "a.png")]
+    parent = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert parent.returncode == -signal.SIGKILL
+    child, end = int(parent.stdout), time.monotonic() + 30
+    try:
+        while is_running(child) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not is_running(child)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """Not so if it ended and nobody asked for how."""
+    found = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() not in ("", "Z", "Z+")
+
+
+@pytest.mark.usefixtures("sabotaged")
+def test_a_parent_that_was_held_up_blames_the_time_limit(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark(dataset.images / "a.png", HANG)
+    monkeypatch.setattr(isolation, "ORPHAN_SECONDS", -1.8)  # the child ends first
+    with Decoder(10**6, 2.0) as decoder:
+        assert decoder.reason("image", str(dataset.images / "a.png")) == isolation.SLOW
+        assert decoder.reason("image", str(dataset.images / "b.png")) == ""
 
 
 def test_a_child_that_does_not_start_blames_no_file(
