@@ -11,6 +11,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from datus.errors import StoreError
 from datus.leftovers import TEMPORARY
 from datus.store import Store
 
@@ -18,7 +19,10 @@ FOLDER = "latest"
 
 
 def point(store: Store, name: str, *target: str) -> str:
-    """Its path, or where it leads on file systems without links and on object stores."""
+    """Its path, or where it leads on file systems without links and on object stores.
+
+    Raises StoreError where a folder is in its place: it would be taken for what was made last.
+    """
     path = store.address(*target)
     if not store.is_local:
         text = "/".join(target)
@@ -26,6 +30,11 @@ def point(store: Store, name: str, *target: str) -> str:
             store.write(text.encode(), FOLDER, name)
         return path
     link = Path(store.root) / FOLDER / name
+    if link.is_dir() and not link.is_symlink():
+        raise StoreError(
+            f"{link}: a folder where a link belongs, as a copy without links makes it: remove "
+            f"{link.parent} and run the same command again; all that was made is kept"
+        )
     fresh = link.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         link.parent.mkdir(exist_ok=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -534,6 +535,24 @@ def test_a_link_leads_to_its_newest_target_and_moves_with_the_folder(
         assert (Path(link) / "report.html").read_text() == mark
     Path(store.root).rename(tmp_path / "moved")
     assert (tmp_path / "moved" / "latest" / "report" / "report.html").read_text() == "bb"
+
+
+def test_a_folder_in_the_place_of_a_link_is_said(store: Store, tmp_path: Path) -> None:
+    for mark in ("aa", "bb"):
+        store.write(mark.encode(), "report", mark, "files", "report.html")
+    point(store, "report", "report", "aa", "files")
+    shutil.copytree(store.root, tmp_path / "copy", symlinks=False)
+    copy = Store(tmp_path / "copy")
+    with pytest.raises(StoreError) as caught:
+        point(copy, "report", "report", "bb", "files")
+    assert str(caught.value) == (
+        f"{copy.path('latest', 'report')}: a folder where a link belongs, as a copy without links "
+        f"makes it: remove {copy.path('latest')} and run the same command again; all that was made "
+        "is kept"
+    )
+    shutil.rmtree(copy.path("latest"))
+    link = point(copy, "report", "report", "bb", "files")
+    assert (Path(link) / "report.html").read_text() == "bb"
 
 
 def test_where_links_fail_the_plain_path_is_given(
