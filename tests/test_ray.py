@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pickle
 import signal
 import sys
 import time
@@ -201,6 +202,47 @@ def test_workers_wait_for_the_next_group_of_stages_but_not_for_long(
         third = pid()
         assert third != second
     assert pid() != third, "after a run all go home"
+
+
+class OneNode:
+    """Of Ray: a cluster that one node is left of; all that is started waits for ever."""
+
+    def kill(self, actor: Any) -> None:
+        pass
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": "here", "Alive": True, "Resources": {"CPU": 1.0}}]
+
+    def remote(self, cls: Any) -> Any:
+        return MagicMock()
+
+
+def test_the_loss_of_a_node_is_noted_and_the_job_is_not_to_blame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Writers on the node may have left something."""
+    monkeypatch.setattr(executor, "_package", OneNode)
+    monkeypatch.setattr(executor, "_beside_the_driver", lambda *_: MagicMock())
+    noted: list[str] = []
+
+    def again(job: str) -> str:
+        noted.append(job)
+        return "with care"
+
+    settings = ExecutorSettings(1, lambda _: None, again, Cluster())
+    pool = executor._Pool(print, ["job"], settings)
+    worker = MagicMock()
+    pool._give(rest.Hand(worker, "gone"))
+    assert pool._lost(pool._running.popitem()[1]) is None
+    assert noted == ["job"]
+    pool._give(rest.Hand(worker, "here"))
+    assert noted == ["job"]
+    packed = worker.work.remote.call_args[0][0]
+    assert pickle.loads(packed) == (print, "job")
+    assert pool._lost(pool._running.popitem()[1]) is None
+    pool._give(rest.Hand(worker, "here"))
+    assert noted == ["job", "job"], "a worker that died alone: noted as it is tried again"
+    assert pickle.loads(worker.work.remote.call_args[0][0]) == (print, "with care")
 
 
 class Kills:

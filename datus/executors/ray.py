@@ -245,6 +245,7 @@ class _Pool:
         self._looked = -ROOM_SECONDS if hand.node not in alive else self._looked
         if hand.node not in alive and self._lost_nodes[number] < LOST_NODES:
             self._lost_nodes[number] += 1
+            self._settings.again(self._jobs[number])  # the loss is noted; the job is not to blame
         else:
             self._attempts[number] += 1
         if self._attempts[number] < ATTEMPTS:
