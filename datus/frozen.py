@@ -142,11 +142,19 @@ def kept_recipe(config: Config, stage: str, k: int) -> Recipe | None:
 
 
 def kept_marks(config: Config) -> set[tuple[str, str]]:
-    """(stage, fingerprint) that the run folder must not lose while its own clusters are taken."""
+    """(stage, fingerprint) that the run folder must not lose while its own clusters are taken.
+
+    All that `load` reads. Of stages by shard it is the recipe alone.
+    """
     if not is_own(config):
         return set()
-    mark, _ = _report(_source(config.clusters.frozen), config.clusters.frozen)
-    return {("report", mark)}
+    store = _source(config.clusters.frozen)
+    mark, report = _report(store, config.clusters.frozen)
+    named = {(name.partition(":")[0], one) for name, one in report["upstream"].items()}
+    kept = {(stage, one) for stage, one in named if stage in (*SEEN, "clusters")}
+    graphs = dict(store.recipes("graphs")).get(report["upstream"].get("graphs", ""))
+    center = graphs["upstream"].get("center") if _is_recipe(graphs) else None
+    return {("report", mark), *kept, *([("center", center)] if center else [])}
 
 
 # --- how far out the segments lie: kept beside the centroids ------------------------------------

@@ -413,6 +413,22 @@ def test_prune_leaves_what_a_growing_run_stands_on(growing: Dataset) -> None:
     assert set(made(result)) == {"evaluate (K = 3)", "tallies (K = 3)", "report"}
 
 
+def test_prune_leaves_what_another_seed_stands_on(growing: Dataset) -> None:
+    """Its segments are others, and the recipes of the old ones say what the clusters came from."""
+    run = growing.root / "run"
+    config = with_frozen(growing, run, run, seed=1)
+    before = frozen.load(str(run), 3)
+    rows, _ = prune_rows(config, remove=True)
+    pruned = {(stage, name.partition("/")[2][:5]) for stage, name, _ in rows}
+    assert ("segments", "shard") in pruned, "of the old ones only recipes stay"
+    assert not pruned & {("clusters", ""), ("center", ""), ("clusters", "shard")}
+    assert frozen.load(str(run), 3).recipes == before.recipes
+    assert prune_rows(config, remove=True)[1] == 0
+    result, _ = go(config)
+    assert "segments" in made(result)
+    assert same_arrays(frozen.load(str(run), 3).clusters, before.clusters)
+
+
 # --- the command line ---------------------------------------------------------------------------
 
 
