@@ -83,6 +83,23 @@ class Patient:
         alone = "s3" in _protocols(self._fs) and n_bytes < LARGE_BYTES
         return self.cat_file(path, **({"max_concurrency": 1} if alone else {}))
 
+    def exists(self, path: str) -> bool:
+        return bool(self._type(path))
+
+    def isfile(self, path: str) -> bool:
+        return self._type(path) == "file"
+
+    def isdir(self, path: str) -> bool:
+        return self._type(path) == "directory"
+
+    def _type(self, path: str) -> str:
+        """file or directory; empty if there is neither. fsspec's own three take a call that fails
+        for that, too."""
+        try:
+            return str(self.info(path)["type"])
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+
     def _tried(
         self,
         call: Callable[..., Any],

@@ -15,7 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tiny_runs import Dataset, go
 
 from datus import remote
-from datus.errors import CorruptShard, MissingPackage, StoreError
+from datus.errors import CorruptShard, MissingPackage, StoreError, WorkError
+from datus.frozen import known_k
 from datus.ready import AT_ONCE, reports, undone
 from datus.records import ShardData
 from datus.remote import FINAL, TRIES, Patient
@@ -102,6 +103,37 @@ def test_a_lasting_error_names_the_cure_at_once(
         getattr(fs_with(**{call: failing(1, error)}), call)("b/c")
     assert str(caught.value) == said
     assert waits == []
+
+
+def test_what_cannot_be_asked_is_not_taken_for_absent(waits: list[float]) -> None:
+    down, file = OSError("slow down"), {"type": "file"}
+    for name in ("exists", "isfile"):
+        assert getattr(fs_with(info=failing(2, down, file)), name)("a") is True
+        assert getattr(fs_with(info=failing(1, FileNotFoundError("a"))), name)("a") is False
+        with pytest.raises(StoreError, match=r"^cannot look at a: slow down \(6 tries\); "):
+            getattr(fs_with(info=failing(TRIES, down)), name)("a")
+    assert fs_with(info=failing(1, down, file)).isdir("a") is False
+    folder = fs_with(info=failing(0, down, {"type": "directory"}))
+    assert (folder.exists("a"), folder.isfile("a"), folder.isdir("a")) == (True, False, True)
+
+
+def test_a_run_that_cannot_be_asked_for_is_not_taken_for_absent(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = MemoryFileSystem.info
+    calls = iter([OSError("slow down")])
+
+    def failing_once(*given: Any, **options: Any) -> Any:
+        for error in calls:
+            raise error
+        return info(*given, **options)
+
+    root = f"memory://{uuid4().hex}/run"
+    Store(root).write(b"x", "index", "a")
+    monkeypatch.setattr(MemoryFileSystem, "info", failing_once)
+    with pytest.raises(WorkError, match="no run is finished there"):
+        known_k(root)
+    assert len(waits) == 1
 
 
 def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
