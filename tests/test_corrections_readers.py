@@ -101,6 +101,21 @@ def test_zips_are_read_like_folders(name: str, tmp_path: Path) -> None:
         same(zipped(folder, tmp_path / "all.zip"))
 
 
+def test_a_zip_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open it reads all names: once for each picture would take their square."""
+    path = zipped(written("voc", tmp_path / "out"), tmp_path / "all.zip")
+    opened: list[Path] = []
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, file: Path) -> None:
+            opened.append(file)
+            super().__init__(file)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    assert len(list(open_corrections(path))) > 1
+    assert opened == [path]
+
+
 def test_one_json_file_is_enough(tmp_path: Path) -> None:
     folder = written("coco", tmp_path / "out")
     same(folder / "annotations" / "instances_default.json")

@@ -105,18 +105,17 @@ def _limited(path: Path) -> Path:
 
 
 def _zip(path: Path) -> Files:
-    with zipfile.ZipFile(path) as archive:
-        names = [one.filename for one in archive.infolist()]
+    archive = zipfile.ZipFile(path)  # open while it is used: to open it reads all names
+    names = [one.filename for one in archive.infolist()]
     names = [name for name in names if name and not name.endswith("/")]
     names = [name for name in names if not PurePosixPath(name).name.startswith(".")]
 
     def fetch(name: str) -> bytes:
-        with zipfile.ZipFile(path) as archive:
-            found = archive.getinfo(name)
-            if found.file_size > MAX_BYTES:
-                raise UsageError(f"corrections: {path}/{name}: more than {MAX_BYTES} bytes")
-            if found.compress_size > path.stat().st_size:  # so much memory would be asked for
-                raise zipfile.BadZipFile(f"{name} is larger than the zip")
-            return archive.read(name)
+        found = archive.getinfo(name)
+        if found.file_size > MAX_BYTES:
+            raise UsageError(f"corrections: {path}/{name}: more than {MAX_BYTES} bytes")
+        if found.compress_size > path.stat().st_size:  # so much memory would be asked for
+            raise zipfile.BadZipFile(f"{name} is larger than the zip")
+        return archive.read(name)
 
     return Files(path, tuple(sorted(names)), fetch)
