@@ -112,7 +112,9 @@ def _mode() -> Callable[[], AbstractContextManager[Any]]:
         alike = query.dim() == HEADS_DIMS and query.shape[:2] == key.shape[:2] == value.shape[:2]
         if not alike or not all(map(is_off, (*rest, *others))) or not is_plain(query, key, value):
             return functional.scaled_dot_product_attention(query, key, value, *rest, **more)
-        return attention(query, key, value, more.get("scale") or query.shape[-1] ** -0.5)
+        scale = more.get("scale")
+        usual = query.shape[-1] ** -0.5
+        return attention(query, key, value, usual if scale is None else scale)
 
     ours = {functional.linear: by_onednn, functional.scaled_dot_product_attention: attended}
 

@@ -58,7 +58,7 @@ def test_linear_is_torchs(inside, calls, shape, has_bias):
 
 
 @pytest.mark.parametrize("n_patches", [1, 50, onednn.ROWS, onednn.ROWS + 1, 2 * onednn.ROWS + 7])
-@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("scale", [None, 0.3, 0.0])
 def test_attention_is_torchs(inside, calls, n_patches, scale):
     # as timm makes them: views of one array
     queries, keys, values = drawn(2, n_patches, 3, 4, 16).permute(2, 0, 3, 1, 4).unbind(0)
