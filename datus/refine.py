@@ -91,17 +91,22 @@ def _blurred(image: Array, grid: tuple[int, int], blur_patches: float) -> Array:
     return np.asarray(blurred, np.uint8)
 
 
-@compiled
 def _mean_colours(image: Array, n_rows: int, n_columns: int) -> Array:
     """float32 (gh, gw, 3): mean colours of the patches, whole numbers 0..255, halves upwards.
 
     image: uint8 (H, W, 3), C order. A pixel that lies in several patches counts in each by its
-    share, in whole units of 1 / gh and 1 / gw of a pixel: sums are exact. Rows are added first, at
-    the width of the machine's vectors.
+    share, in whole units of 1 / gh and 1 / gw of a pixel: sums are exact.
     """
     height, width = image.shape[:2]
+    fits = 255 * height <= np.iinfo(np.int32).max  # the shares in a patch add up to the height
+    return _means(image, np.empty(width * 3, np.int32 if fits else np.int64), n_rows, n_columns)
+
+
+@compiled
+def _means(image: Array, sums: Array, n_rows: int, n_columns: int) -> Array:
+    """Rows are added first, at the width of the machine's vectors. sums: room for 3 W numbers."""
+    height, width = image.shape[:2]
     lines = image.reshape(height, width * 3)
-    sums = np.zeros(width * 3, np.int32)
     means = np.empty((n_rows, n_columns, 3), np.float32)
     for row in range(n_rows):
         sums[:] = 0

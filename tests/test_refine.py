@@ -118,6 +118,12 @@ def test_mean_colours_are_exact(height, width, n_rows, n_columns, data):
     assert np.array_equal(_mean_colours(image, n_rows, n_columns), expected)
 
 
+def test_sums_of_a_very_high_image_do_not_overflow():
+    image = np.full((2**31 // 255 + 1, 1, 3), 255, np.uint8)
+    image[:, 0, 1] = 7
+    assert _mean_colours(image, 1, 1).tolist() == [[[255, 7, 255]]]
+
+
 def test_mean_colours_of_a_photo_are_those_of_opencv():
     image = np.random.default_rng(0).integers(0, 256, (360, 480, 3), dtype=np.uint8)
     expected = cv2.resize(image, (32, 24), interpolation=cv2.INTER_AREA)
