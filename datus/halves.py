@@ -5,23 +5,24 @@
 
 torch has vector instructions for both, twenty times as fast. float16 to float32 is exact and the
 way back rounds to the nearest even number, so both give the same bytes. torch is not loaded for it:
-worker processes without a model look float16 up in a table of all 65,536.
+worker processes without a model look float16 up in a table of all 65,536. So does a thread while
+another one loads torch.
 """
 
-import sys
 from functools import cache
 
 import numpy as np
 
 from datus.compiled import compiled
 from datus.records import Array
+from datus.threads import loaded_torch
 
 
 def as_float32(values: Array) -> Array:
     """float32 of the same shape."""
     if values.dtype != np.float16:
         return values.astype(np.float32, copy=False)
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     if torch is None or not values.flags.writeable:
         bits = np.ascontiguousarray(values).view(np.uint16).reshape(-1)
         return _looked_up(bits, _table()).reshape(values.shape)
@@ -31,7 +32,7 @@ def as_float32(values: Array) -> Array:
 
 def as_float16(values: Array) -> Array:
     """float16 of the same shape; what is too large becomes infinite."""
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     if torch is None or values.dtype != np.float32 or not values.flags.writeable:
         with np.errstate(over="ignore"):
             return values.astype(np.float16, copy=False)

@@ -271,14 +271,22 @@ def _one_thread_each() -> Iterator[None]:
         _LIMITS.leave(mine)
 
 
+def loaded_torch() -> Any:
+    """torch; None where it is not loaded, or another thread is loading it: half of it crashes."""
+    torch = sys.modules.get("torch")
+    # what the import statement itself asks of a module that it finds
+    is_loading = getattr(getattr(torch, "__spec__", None), "_initializing", False)
+    return None if is_loading else torch
+
+
 def _torch_threads() -> int:
     """0 = torch is not loaded."""
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     return int(torch.get_num_threads()) if torch else 0
 
 
 def _limit_torch(n_threads: int) -> None:
     """Set torch's threads, of the program and of the calling thread, if torch is loaded."""
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     if torch and n_threads:
         torch.set_num_threads(n_threads)

@@ -1,19 +1,37 @@
 """float16 and back, with torch's instructions and without: the same bits as numpy."""
 
 import sys
+import threading
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from datus.halves import as_float16, as_float32
+from datus.threads import loaded_torch, map_threads
 
 EVERY = np.arange(2**16, dtype=np.uint16).view(np.float16)
 
 
-@pytest.fixture(params=["torch", "numpy"])
+class HalfLoaded(ModuleType):
+    """torch while another thread imports it: what is used of it may crash."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+        self.__spec__ = ModuleSpec("torch", None)
+        self.__spec__._initializing = True
+
+    def __getattr__(self, name):
+        raise AssertionError(f"torch.{name} was used")
+
+
+@pytest.fixture(params=["torch", "numpy", "half"])
 def _with_and_without_torch(request, monkeypatch):
     if request.param == "torch":
         pytest.importorskip("torch")
+    elif request.param == "half":
+        monkeypatch.setitem(sys.modules, "torch", HalfLoaded())
     else:
         monkeypatch.delitem(sys.modules, "torch", raising=False)
 
@@ -50,3 +68,25 @@ class TestHalves:
         single, half = np.ones(3, np.float32), np.ones(3, np.float16)
         assert as_float32(single) is single
         assert as_float16(half) is half
+
+
+def test_torch_is_used_once_its_import_has_ended(tmp_path, monkeypatch):
+    """Another thread imports it meanwhile, as Python does that."""
+    (tmp_path / "torch.py").write_text("import sys\nsys.begun.set()\nassert sys.go_on.wait(30)\n")
+    begun, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "begun", begun, raising=False)
+    monkeypatch.setattr(sys, "go_on", go_on, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torch", None)  # so that it is put back
+    del sys.modules["torch"]
+    other = threading.Thread(target=lambda: __import__("torch"))
+    other.start()
+    try:
+        assert begun.wait(30)
+        assert "torch" in sys.modules
+        assert loaded_torch() is None
+        assert map_threads(abs, [-1, 2, -3], 2) == [1, 2, 3]
+    finally:
+        go_on.set()
+        other.join()
+    assert loaded_torch() is sys.modules["torch"]
