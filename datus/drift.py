@@ -2,6 +2,7 @@
 
     known = reference(measures, cluster, k, n_axes)       of the run that the clusters come from
     found = drift(known, measures, cluster, image)        of the segments of new images
+    Gathered(known).add(...) ... .drift()                 the same in parts
     found.words                                           a warning, or nothing
 
 In:  measures float32 (2, n): a segment's distance to its centroid, and the length of the part of
@@ -47,6 +48,12 @@ new segments of the same kind are far, in place of 5 (docs/growing.md)."""
 
 FEW_SEGMENTS = 20
 """Of fewer nothing is said: one image can have more that are odd."""
+
+KEPT, KEPT_OF_CLUSTER = 2**20, 2**16
+"""New segments whose measures are kept for quantiles: 16 MB, and 1 MB for each cluster."""
+
+PARTS = 64
+"""Of a sample, before they are joined: many small arrays take more memory than what they hold."""
 
 NOTHING = 1e-3
 """Unit vectors that lie no farther outside lie inside, but for rounding: there was no PCA, or a
@@ -146,32 +153,100 @@ def reference(measures: Array, cluster: Array, k: int, n_axes: int = 0) -> Refer
 
 def drift(known: Reference, measures: Array, cluster: Array, image: Array) -> Drift:
     """New segments against the old ones. No new segment: figures are NaN."""
-    far = measures > known.limits(FAR)[:, cluster]
-    very_far = measures > known.limits(VERY_FAR)[:, cluster]
-    n_images = len(np.unique(image))
-    found = tuple(
-        MeasureDrift(
-            name=MEASURES[m],
-            before=known.quantiles[m, -1].astype(np.float64),
-            now=_quantiles(measures[m]),
-            far=_percent(far[m]),
-            very_far=_percent(very_far[m]),
-            images=_percent(_mostly(far[m], image)),
-            sure=known.sure[m],
+    found = Gathered(known)
+    found.add(measures, cluster, image)
+    return found.drift()
+
+
+class Gathered:
+    """The same for segments that come in parts, in bounded memory.
+
+    Shares are counted. Quantiles are exact up to KEPT segments, and KEPT_OF_CLUSTER of a cluster;
+    of more they are those of an even sample, which depends on the order of the segments alone.
+    """
+
+    def __init__(self, known: Reference) -> None:
+        self._known, k = known, len(known.members)
+        self._far, self._very_far = known.limits(FAR), known.limits(VERY_FAR)
+        self._n_images = 0
+        self._n_far = np.zeros((len(MEASURES), k), np.int64)
+        self._n_very_far = np.zeros(len(MEASURES), np.int64)
+        self._n_mostly = np.zeros(len(MEASURES), np.int64)
+        self._members = np.zeros(k, np.int64)
+        self._random = np.random.default_rng(0)
+        self._all = _Sample(KEPT)
+        self._of_cluster = [_Sample(KEPT_OF_CLUSTER) for _ in range(k)]
+
+    def add(self, measures: Array, cluster: Array, image: Array) -> None:
+        """All segments of some images that were not there yet. For the arrays see the module."""
+        far, k = measures > self._far[:, cluster], len(self._members)
+        self._n_images += len(np.unique(image))
+        self._n_far += [np.bincount(cluster[row], minlength=k) for row in far]
+        self._n_very_far += (measures > self._very_far[:, cluster]).sum(axis=1)
+        self._n_mostly += [_mostly(row, image).sum() for row in far]
+        self._members += np.bincount(cluster, minlength=k)
+        draws = self._random.random(len(cluster))
+        self._all.add(measures, draws)
+        for one, sample in enumerate(self._of_cluster):
+            sample.add(measures[:1, cluster == one], draws[cluster == one])
+
+    def drift(self) -> Drift:
+        known, n_segments, kept = self._known, int(self._members.sum()), self._all.values
+        found = tuple(
+            MeasureDrift(
+                name=MEASURES[m],
+                before=known.quantiles[m, -1].astype(np.float64),
+                now=_quantiles(kept[m]),
+                far=_percent(self._n_far[m].sum(), n_segments),
+                very_far=_percent(self._n_very_far[m], n_segments),
+                images=_percent(self._n_mostly[m], self._n_images),
+                sure=known.sure[m],
+            )
+            for m in known.used
         )
-        for m in known.used
-    )
-    clusters = tuple(
-        ClusterDrift(
+        clusters = tuple(map(self._cluster, range(len(known.members))))
+        return Drift(self._n_images, n_segments, found, clusters)
+
+    def _cluster(self, one: int) -> ClusterDrift:
+        known, n_now = self._known, int(self._members[one])
+        return ClusterDrift(
             n_before=int(known.members[one]),
-            n_now=int((cluster == one).sum()),
+            n_now=n_now,
             median_before=float(known.quantiles[0, one, 50]),
-            median_now=float(_quantiles(measures[0, cluster == one])[50]),
-            far=tuple(_percent(far[m, cluster == one]) for m in known.used),
+            median_now=float(_quantiles(self._of_cluster[one].values[0])[50]),
+            far=tuple(_percent(self._n_far[m, one], n_now) for m in known.used),
         )
-        for one in range(len(known.members))
-    )
-    return Drift(n_images, measures.shape[1], found, clusters)
+
+
+class _Sample:
+    """Columns with the lowest draws: all of them up to `most`, then half or more of as many."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._share, self._n = most, 1.0, 0
+        self._parts: list[tuple[Array, Array]] = []
+
+    def add(self, values: Array, draws: Array) -> None:
+        kept = draws < self._share
+        if kept.any():
+            self._parts.append((values[:, kept], draws[kept]))
+            self._n += int(kept.sum())
+        if self._n > self._most or len(self._parts) > PARTS:
+            self._join()
+
+    def _join(self) -> None:
+        values = np.concatenate([one for one, _ in self._parts], axis=1)
+        draws = np.concatenate([two for _, two in self._parts])
+        while len(draws) > self._most:
+            self._share /= 2
+            kept = draws < self._share
+            values, draws = values[:, kept], draws[kept]
+        self._parts, self._n = [(values, draws)], len(draws)
+
+    @property
+    def values(self) -> Array:
+        """float32 (rows, n); nothing was added: (2, 0)."""
+        parts = [values for values, _ in self._parts]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((len(MEASURES), 0), np.float32)
 
 
 def warning(figures: Mapping[str, float]) -> str:
@@ -204,5 +279,5 @@ def _quantiles(values: Array) -> Array:
     return np.asarray(np.quantile(values.astype(np.float64), LEVELS))
 
 
-def _percent(flags: Array) -> float:
-    return 100.0 * float(flags.mean()) if len(flags) else math.nan
+def _percent(count: int, n_all: int) -> float:
+    return 100.0 * (int(count) / n_all) if n_all else math.nan

@@ -27,7 +27,7 @@ from safetensors.numpy import save as save_tensors
 
 from datus.config import Config
 from datus.disk import check_writable
-from datus.drift import Drift, Reference, drift, reference
+from datus.drift import Drift, Gathered, Reference, reference
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.index import Shard
 from datus.latest import pointed
@@ -153,7 +153,7 @@ def kept_marks(config: Config) -> set[tuple[str, str]]:
     named = {(name.partition(":")[0], one) for name, one in report["upstream"].items()}
     kept = {(stage, one) for stage, one in named if stage in (*SEEN, "clusters")}
     graphs = dict(store.recipes("graphs")).get(report["upstream"].get("graphs", ""))
-    center = graphs["upstream"].get("center") if _is_recipe(graphs) else None
+    center = graphs["upstream"].get("center") if graphs and _is_recipe(graphs) else None
     return {("report", mark), *kept, *([("center", center)] if center else [])}
 
 
@@ -176,17 +176,20 @@ def drift_of(arrays: Arrays, shards: Iterable[tuple[Shard, ShardData]]) -> Drift
     """
     from datus.clusters import offsets
 
-    parts, model = [], cluster_model(arrays)
+    model = cluster_model(arrays)
+    known = Reference(arrays["quantiles"], arrays["members"], len(arrays["pca_axes"]))
+    gathered = Gathered(known)
     for shard, data in shards:
+        parts = []
         for record in shard.records:
             if record.image_id in data.arrays and is_new(arrays, record):
                 found = data.arrays[record.image_id]
                 parts.append(offsets(model, found["vectors"][found["valid"]]))
-    known = Reference(arrays["quantiles"], arrays["members"], len(arrays["pca_axes"]))
-    cluster = np.concatenate([one for one, _ in parts] or [np.zeros(0, np.int16)])
-    measures = np.concatenate([two for _, two in parts] or [np.zeros((2, 0), np.float32)], axis=1)
-    image = np.repeat(np.arange(len(parts)), [len(one) for one, _ in parts])
-    return drift(known, measures, cluster, image)
+        if parts:
+            clusters, measures = zip(*parts, strict=True)
+            image = np.repeat(np.arange(len(parts)), [len(one) for one in clusters])
+            gathered.add(np.concatenate(measures, axis=1), np.concatenate(clusters), image)
+    return gathered.drift()
 
 
 def is_new(arrays: Arrays, record: ImageRecord) -> bool:

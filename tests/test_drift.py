@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,13 +22,17 @@ from datus.drift import (
     MIN_MEMBERS,
     SEGMENTS,
     Drift,
+    Gathered,
     Reference,
     drift,
     reference,
     warning,
 )
-from datus.records import Array, SegmentEmbeddings
-from datus.report import build_report
+from datus.frozen import drift_of, reference_arrays
+from datus.index import Shard
+from datus.modelarrays import cluster_arrays
+from datus.records import Array, ImageRecord, SegmentEmbeddings, ShardData
+from datus.report import build_report, growth
 
 
 def lengths(*rows: Array | list[float]) -> Array:
@@ -149,6 +155,77 @@ def test_the_old_segments_themselves_do_not_drift(seed: int) -> None:
         assert one.very_far <= one.far
         assert one.now == pytest.approx(one.before, abs=1e-6)
     assert found.words == ""
+
+
+# --- in parts -----------------------------------------------------------------------------------
+
+
+def many(n_images: int, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Measures, clusters and images of 30 segments each."""
+    rng, n = np.random.default_rng(seed), 30 * n_images
+    measures = rng.gamma(4.0, 0.1, (2, n)).astype(np.float32)
+    return measures, rng.integers(0, 3, n).astype(np.int16), np.repeat(np.arange(n_images), 30)
+
+
+def gathered(known: Reference, measures: Array, cluster: Array, image: Array) -> Gathered:
+    """Ten images at a time."""
+    found = Gathered(known)
+    for start in range(0, len(cluster), 300):
+        rows = slice(start, start + 300)
+        found.add(measures[:, rows], cluster[rows], image[rows])
+    return found
+
+
+def test_parts_are_as_good_as_the_whole() -> None:
+    known, new = reference(*many(40, 1)[:2], 3), many(80)
+    one, two = (
+        growth.as_json(found) for found in (gathered(known, *new).drift(), drift(known, *new))
+    )
+    assert one == two
+    assert growth.as_json(Gathered(known).drift())["n_new_segments"] == 0
+
+
+def test_of_many_segments_a_sample_is_kept_and_shares_are_exact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known, new = reference(*many(40, 1)[:2], 3), many(2000)
+    exact = drift(known, *new)
+    monkeypatch.setattr("datus.drift.KEPT", 4000)
+    monkeypatch.setattr("datus.drift.KEPT_OF_CLUSTER", 2000)
+    found = gathered(known, *new).drift()
+    for one, whole in zip(found.measures, exact.measures, strict=True):
+        assert (one.far, one.very_far, one.images) == (whole.far, whole.very_far, whole.images)
+        assert one.now[5:-5] == pytest.approx(whole.now[5:-5], rel=0.08)
+        assert not np.array_equal(one.now, whole.now)
+    for part, full in zip(found.clusters, exact.clusters, strict=True):
+        assert (part.n_now, part.far) == (full.n_now, full.far)
+        assert part.median_now == pytest.approx(full.median_now, rel=0.05)
+    assert growth.as_json(found) == growth.as_json(gathered(known, *new).drift())
+
+
+def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datus.drift.KEPT", 2000)
+    monkeypatch.setattr("datus.drift.KEPT_OF_CLUSTER", 500)
+    old = np.random.default_rng(1).normal(size=(200, 2)).astype(np.float32)
+    model = fit_clusters(old, 3, ClustersConfig(k=(3,), pca=0), 0, "cpu")
+    arrays = {**cluster_arrays(model), **reference_arrays(*many(40, 1)[:2], 3, [])}
+
+    def shards(n: int) -> Iterator[tuple[Shard, ShardData]]:
+        rng = np.random.default_rng(0)
+        for number in range(n):
+            ids = [f"{number}/{one}" for one in range(20)]
+            records = [ImageRecord(one, one, 4, 4, rng.bytes(32).hex(), "") for one in ids]
+            vectors = rng.normal(size=(30, 2)).astype(np.float32)
+            row = {"vectors": vectors, "valid": np.ones(30, bool)}
+            yield Shard(str(number), tuple(records)), ShardData(arrays=dict.fromkeys(ids, row))
+
+    peaks = []
+    for n in (150, 450):
+        tracemalloc.start()
+        assert drift_of(arrays, shards(n)).n_segments == n * 20 * 30
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 # --- words --------------------------------------------------------------------------------------
