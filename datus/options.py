@@ -32,17 +32,13 @@ Preset = Annotated[str, typer.Option("--preset", help="best (default) or paper")
 Backbone = Annotated[str, typer.Option("--backbone", help="see datus backbones; or any timm ViT")]
 Weights = Annotated[str, typer.Option("--weights", help="auto, hub, random, or a checkpoint file")]
 Executor = Annotated[str, typer.Option("--executor", help="auto (default), serial, processes, ray")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", help="processes; 0 = one per core")
-]
+Workers = Annotated[int | None, typer.Option("--workers", help="processes; 0 = one per core")]
 Shards = Annotated[
     str,
     typer.Option("--shards", help="3/64 = the third of 64 shares; none = what needs all shards"),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (default), cpu, cuda, cuda:1")]
-MaxFailed = Annotated[
-    int | None, typer.Option("--max-failed", help="unusable images allowed (0)")
-]
+MaxFailed = Annotated[int | None, typer.Option("--max-failed", help="unusable images allowed (0)")]
 FailuresAllowed = Annotated[
     int,
     typer.Option("--max-failed", min=0, help="unusable images allowed (0)", show_default=False),
