@@ -1,4 +1,8 @@
-"""`python -m datus`, and the `datus` command."""
+"""`python -m datus`, and the `datus` command: arguments in, an exit code out.
+
+command()    a process of its own: closed streams are opened, and it leaves at once
+main()       the same in a process that goes on, for tests
+"""
 
 import atexit
 import io
@@ -32,8 +36,8 @@ def _end(code: int) -> None:
     """Leave at once, if nothing is under way: to take apart what torch and timm have loaded, piece
     by piece, took a second and more. What was registered for the end is done before.
 
-    Returns where Python must end in its own way: a thread still works, somebody measures (profiles,
-    coverage), or what was said cannot be written.
+    Returns where Python must end in its own way: a thread still works, or somebody measures
+    (profiles, coverage).
     """
     if "datus.threads" in sys.modules:
         from datus.threads import end_waiting

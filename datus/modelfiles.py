@@ -9,16 +9,14 @@ sha256 of its tensors and where it comes from. `segmenter` fills them. Loads no 
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datus import __version__
+from datus import __version__, wholefile
 from datus.errors import BackboneError, UsageError, WorkError
 from datus.masks import PALETTE
 from datus.records import ClassTable
@@ -164,15 +162,8 @@ def write_whole(path: Path, data: bytes, temporary: str = ".tmp-") -> None:
     temporary: how the name begins that the file has until then.
     """
     # not longer than names may be, and no other process takes the same
-    fresh = path.with_name(f"{temporary}{uuid.uuid4().hex[:16]}")
+    name = f"{temporary}{uuid.uuid4().hex[:16]}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        wholefile.write(path, [data], name)
     except OSError as error:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
         raise WorkError(f"cannot write {path}: {error.strerror}; choose another place") from None

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from datus import leftovers
+from datus import leftovers, wholefile
 from datus.disk import RUN_DIR, explained
 from datus.errors import CorruptShard, StoreError
 from datus.leftovers import TEMPORARY
@@ -374,18 +374,7 @@ def in_use(root: str) -> str:
 
 
 def _write_local(path: Path, pieces: Pieces) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as stream:
-            for piece in pieces:
-                stream.write(piece)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    wholefile.write(path, pieces, f"{TEMPORARY}{uuid.uuid4().hex}")
 
 
 def _sha256(*pieces: bytes | memoryview) -> str:

@@ -9,7 +9,6 @@ from the disk. An image whose labels are nearly all of one class is left out (pa
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from datus import wholefile
 from datus.errors import WorkError
 from datus.images import fit_size, normalise, resize_image
 from datus.labels import cell_shares, choose_cut, count_labels, cut, largest_share
@@ -165,11 +165,8 @@ class FeatureSet:
         (C, gh, gw) shares. Written under the number of the round, once."""
         path = self.folder / _shares_name(round_)
         if not path.exists():
-            fresh = path.with_name(f".tmp-{path.name}")
-            with fresh.open("wb") as file:
-                for place in range(len(self)):
-                    file.write(draw(self._view(place, 0)).tobytes())
-            fresh.replace(path)
+            drawn = (draw(self._view(place, 0)).tobytes() for place in range(len(self)))
+            wholefile.write(path, drawn, f".tmp-{path.name}")
         self._shares = np.memmap(path, np.uint8, "r")
 
     def _view(self, place: int, view: int) -> Array:
@@ -290,14 +287,5 @@ def nothing_left(n_images: int, drop_share: float, any_label: bool) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """The whole file, on disk, or what was there before."""
-    fresh = path.with_name(f".tmp-{path.name}")
-    try:
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)  # a full disk needs the place
-        raise
+    """The whole file, on disk, or what was there before. Raises OSError."""
+    wholefile.write(path, [data], f".tmp-{path.name}")  # what a kill leaves is written over

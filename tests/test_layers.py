@@ -14,7 +14,7 @@ ROOT = Path(datus.__file__).parent
 LAYERS = (
     {"errors"},
     {"records"},
-    {"threads"},
+    {"threads", "wholefile"},
     {"memory", "denoise_config", "clusters_config", "report_config", "shares"},
     {"config"},
     {"classes", "grid"},
