@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import re
 import tomllib
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -193,7 +194,7 @@ class Config:
             section, _, key = name.rpartition(".")
             value = getattr(getattr(self, section) if section else self, key)
             for one in value if isinstance(value, tuple) else (value,):
-                if not low <= one <= high:
+                if not isinstance(one, str) and not low <= one <= high:  # a word such as "auto"
                     raise ConfigError(f"{name}: expected {low} to {high}, got {one}")
         check_clusters(self.clusters)
         if self.masks.noise == "pool" and self.embeddings.mode != "pool":
@@ -343,6 +344,17 @@ def unknown_key(name: str, key: str, known: list[str], where: str) -> str:
 def _convert(name: str, hint: Any, value: Any) -> Any:
     """`value` as `hint` asks. An int passes for a float, one item for a tuple, no more."""
     origin = typing.get_origin(hint)
+    if origin is types.UnionType:  # a number, or "auto"
+        number, word = typing.get_args(hint)
+        if isinstance(value, str) and value in typing.get_args(word):
+            return value
+        try:
+            return _convert(name, number, value)
+        except ConfigError:
+            words = " or ".join(map(repr, typing.get_args(word)))
+            raise ConfigError(
+                f"{name}: expected {number.__name__} or {words}, got {value!r}"
+            ) from None
     if origin is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
