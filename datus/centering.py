@@ -1,21 +1,29 @@
-"""Take out of the keys what only says where a patch lies (docs/method.md, "Mean keys").
+"""Mean keys, and how much the keys of a dataset agree (docs/method.md, "Mean keys").
 
 In:  keys float (gh, gw, D) of every image, one at a time.
-Out: the mean key of each place, float32 (GRID, GRID, D), and keys without it.
+Out: the mean key of each place, float32 (GRID, GRID, D), keys without it, and the cosine above
+     which a given share of all pairs of patches lies.
 
 Keys carry position. With a weak backbone position explains most of their variance, and the graph
 splits images into top and bottom. Grids of different shapes meet on one GRID x GRID frame: places
 are relative, as position embeddings are when a ViT interpolates them.
+
+Keys of one model agree more than those of another, so a fixed cosine links nearly all patches of
+one and none of the other. A share of the pairs means the same for both. `cosine_threshold` takes
+it over the dataset, not over each image: an image of one colour has more links than a crowded one.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from zlib import crc32
 
 import numpy as np
 
 from datus.compiled import compiled
 from datus.halves import as_float32
 from datus.records import Array
+from datus.threads import map_threads
 
 GRID = 28
 """Places along a side of the common frame: the grid of a ViT /8 at 224 pixels."""
@@ -26,6 +34,17 @@ embedded backbone stands at 0.7: what the content says is in the rest."""
 
 MIN_IMAGES = 8
 """Fewer say too little about a place: what is common to two images is mostly the two images."""
+
+
+SAMPLE_KEYS, SAMPLE_IMAGES = 64, 512
+"""Keys of an image, and images of a dataset, that the threshold is taken from: a million pairs.
+More images change the share of linked pairs by less than the images themselves differ."""
+
+SAMPLE_SHARD = 32
+"""Images of a shard that are kept: a usual shard keeps all, one of hundreds a part."""
+
+MAX_THRESHOLD = 0.999
+"""Keys that are all alike would else be linked to nothing: a cosine is above no threshold of 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +79,97 @@ def add(parts: Iterable[KeySums]) -> KeySums:
     if keys is None:
         raise ValueError("nothing to add: expected at least one KeySums")
     return KeySums(keys, sum(squares), n_images)
+
+
+@dataclass(frozen=True, slots=True)
+class KeySample:
+    """Some keys of some images; those of two sets of images are joined by `join`."""
+
+    keys: Array
+    """float (n, SAMPLE_KEYS, D), drawn without replacement; zeros where an image has fewer."""
+    place: Array
+    """int32 (n, SAMPLE_KEYS): row * gw + column of each key; -1 where an image has fewer."""
+    grid: Array
+    """int32 (n, 2): gh, gw."""
+    mean: Array
+    """float32 (n, D): the mean of all keys of each image."""
+    draw: Array
+    """float64 (n,), 0 to 1: the images with the lowest draws are kept."""
+
+
+def key_sample(keys: Array, image_id: str) -> KeySample:
+    """Of one image: keys float (gh, gw, D). What is drawn depends on the id of the image alone."""
+    rows, columns, size = keys.shape
+    flat = keys.reshape(-1, size)
+    rng = np.random.default_rng(crc32(image_id.encode()))
+    draw = rng.random()
+    drawn = np.sort(rng.permutation(len(flat))[:SAMPLE_KEYS])
+    taken = np.zeros((1, SAMPLE_KEYS, size), keys.dtype)
+    taken[0, : len(drawn)] = flat[drawn]
+    place = np.full((1, SAMPLE_KEYS), -1, np.int32)
+    place[0, : len(drawn)] = drawn
+    mean = as_float32(flat).mean(axis=0, dtype=np.float64).astype(np.float32)
+    grid = np.array([[rows, columns]], np.int32)
+    return KeySample(taken, place, grid, mean[None], np.array([draw]))
+
+
+def join(parts: Iterable[KeySample], n_images: int = SAMPLE_IMAGES) -> KeySample:
+    """The `n_images` with the lowest draws, in the order of their draws: how the images were
+    divided into parts does not matter. Two parts are held at a time.
+
+    Raises ValueError if there is none.
+    """
+    joined: KeySample | None = None
+    for part in parts:
+        arrays = [
+            getattr(part, name)
+            if joined is None
+            else np.concatenate([getattr(joined, name), getattr(part, name)])
+            for name in KeySample.__slots__
+        ]
+        order = np.argsort(arrays[-1], kind="stable")[:n_images]
+        joined = KeySample(*(array[order] for array in arrays))
+    if joined is None:
+        raise ValueError("nothing to join: expected at least one KeySample")
+    return joined
+
+
+def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float) -> float:
+    """The cosine that the share `density` of all pairs of patches within an image exceeds.
+
+    center: none, image, dataset or position; mean: float32 (GRID, GRID, D) or (1, 1, D), what
+    "position" and "dataset" subtract. Rounded to four digits, and at most MAX_THRESHOLD. Pairs with
+    a key that is zero are never linked, and count. 0 if no image has two patches.
+    """
+
+    @cache
+    def mean_on(grid: tuple[int, int]) -> Array:
+        return resample(mean, grid).reshape(-1, mean.shape[2])
+
+    def cosines(number: int) -> Array:
+        there = sample.place[number] >= 0
+        keys = as_float32(sample.keys[number][there])
+        if center == "image":
+            keys = keys - sample.mean[number]
+        elif center in ("dataset", "position"):
+            on_grid = mean_on((int(sample.grid[number, 0]), int(sample.grid[number, 1])))
+            keys = (keys - on_grid[sample.place[number][there]]).astype(np.float32)
+        lengths = np.linalg.norm(keys.astype(np.float64), axis=1, keepdims=True)
+        unit = (keys / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+        products = unit @ unit.T
+        products[lengths[:, 0] == 0] = products[:, lengths[:, 0] == 0] = -1.0
+        found: Array = products[np.triu_indices(len(unit), 1)]
+        return found
+
+    # map_threads, though for one item after the other: inside it products run on one thread, so
+    # their last bits do not depend on the number of cores
+    found = map_threads(cosines, range(len(sample.draw)), 1)
+    pairs = np.concatenate(found) if found else np.zeros(0, np.float32)
+    if not len(pairs):
+        return 0.0
+    n_linked = min(max(int(density * len(pairs)), 1), len(pairs))
+    bound = float(np.partition(pairs, len(pairs) - n_linked)[len(pairs) - n_linked])
+    return min(round(bound, 4), MAX_THRESHOLD)
 
 
 def position_mean(sums: KeySums) -> Array:

@@ -165,11 +165,11 @@ def status(
 ) -> None:
     """What is done and what is not. Reads only."""
     with errors(debug):
-        from datus.status import failure_lines, status_rows
+        from datus.status import failure_lines, graph_lines, status_rows
 
         loaded = load_config(locals())
         print(table(status_rows(loaded, explain)))
-        for line in failure_lines(loaded):
+        for line in (*graph_lines(loaded), *failure_lines(loaded)):
             print(shown(line))
 
 
@@ -289,6 +289,8 @@ def _run(config: Config, until: str, only: bool) -> None:
     if report["scores"]:
         print(f"\nK = {report['clusters']}, coverage {report['coverage']:.1f} %")
         print(scores_table(report["scores"]))
+    if verdict := report["verdict"]:
+        print(shown(f"\nverdict: {verdict['word']}: {'; '.join(verdict['reasons'])}"))
     for label, path in result.links.items():
         print(f"{label}: {path}")
 

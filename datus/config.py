@@ -81,9 +81,23 @@ class GraphsConfig:
     """Which mean key is subtracted first: of the image, of the dataset, or of each place of the
     grid over the dataset (keys carry position). The paper subtracts none. auto = position where
     the place explains most of the keys' variance, else image."""
-    threshold: float = 0.7
-    """Link patches whose cosine is above this. 0 is the paper's graph; higher drops weak links."""
+    density: float = 0.07
+    """Share of all pairs of patches within images to link, over the dataset: the most similar ones.
+    It sets one threshold for all images, which suits the backbone: keys of large models agree less
+    than those of small ones (docs/decisions.md 70)."""
+    threshold: float | Literal["auto"] = "auto"
+    """auto = as `density` says. A number links patches whose cosine is above it, whatever the
+    density is; 0 is the paper's graph."""
     keep: bool = True
+
+    @property
+    def by_density(self) -> bool:
+        return self.threshold == "auto"
+
+    @property
+    def over_dataset(self) -> bool:
+        """A mean or a threshold over all images is needed before the first graph."""
+        return self.center in ("auto", "dataset", "position") or self.by_density
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +258,21 @@ class Config:
             given = merged.get(section, {})
             if isinstance(given, dict):  # anything else is refused below
                 merged[section] = {**settings, **given}
+        _one_rule(table.get("graphs"), merged)
         return typing.cast(Config, build(Config, merged, ""))
+
+
+def _one_rule(given: Any, merged: dict[str, Any]) -> None:
+    """A density that was asked for holds: it takes the place of the threshold of a preset."""
+    if not isinstance(given, dict) or "density" not in given:
+        return
+    threshold = given.get("threshold", "auto")
+    if threshold != "auto":
+        raise ConfigError(
+            f"graphs.density: graphs.threshold = {threshold} is given too, which sets the links "
+            "alone: leave one of them out"
+        )
+    merged["graphs"] = {**merged["graphs"], "threshold": "auto"}
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -252,6 +280,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("data.shard_images", 1, 100_000),
     ("data.max_pixels", 1, 10**12),
     ("features.image_px", 8, 4096),
+    ("graphs.density", 0.001, 0.9),
     ("graphs.threshold", 0.0, 0.999),
     ("segments.resolution", 0.001, 1000.0),
     ("segments.restarts", 1, 1000),
@@ -344,7 +373,7 @@ def unknown_key(name: str, key: str, known: list[str], where: str) -> str:
 def _convert(name: str, hint: Any, value: Any) -> Any:
     """`value` as `hint` asks. An int passes for a float, one item for a tuple, no more."""
     origin = typing.get_origin(hint)
-    if origin is types.UnionType:  # a number, or "auto"
+    if origin in (types.UnionType, typing.Union):  # a number, or "auto"
         number, word = typing.get_args(hint)
         if isinstance(value, str) and value in typing.get_args(word):
             return value

@@ -51,7 +51,7 @@ FREE = {("segments", "seed")}
 SPACE = ("features", "embeddings")
 """Stages whose version must be the old one too: they make the space that the centroids are in."""
 
-CENTERS = ("image", "position", "dataset")
+CENTERS = ("none", "image", "position", "dataset")
 """What a center stage may have chosen."""
 
 Recipe = Mapping[str, Any]
@@ -111,7 +111,8 @@ def check_same(found: Frozen, recipes: Mapping[str, Recipe]) -> None:
     for stage in SEEN:
         before, now = found.recipes[stage], recipes[stage]
         old, new = before["settings"], now["settings"]
-        for name in sorted({*old, *new}, key=lambda name: (name != "backbone", name)):
+        first = ("backbone", "threshold")  # the others may only follow from these
+        for name in sorted({*old, *new}, key=lambda name: (name not in first, name)):
             if old.get(name) != new.get(name) and (stage, name) not in FREE:
                 raise UsageError(
                     f"{stage}.{name}: expected {old.get(name)!r}, as in {found.origin}, whose "
@@ -384,3 +385,9 @@ def _check_parts(found: Frozen) -> None:
         mean, choice = found.center["mean"], found.center["choice"].tobytes().decode()
         if mean.ndim != 3 or not np.isfinite(mean).all() or choice not in CENTERS:
             raise ValueError("center")
+        threshold = found.center.get("threshold", np.zeros(1))
+        by_density = found.recipes["graphs"]["settings"].get("threshold") == "auto"
+        if by_density and "threshold" not in found.center:
+            raise ValueError("threshold")
+        if threshold.shape != (1,) or not -1 < float(threshold[0]) < 1:
+            raise ValueError("threshold")

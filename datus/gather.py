@@ -6,14 +6,15 @@ the report a few pictures.
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from datus import corrected, frozen, review
-from datus.centering import KeySums
+from datus import corrected, frozen, review, stage_warnings
+from datus.centering import KeySample, KeySums, join
 from datus.config import Config
 from datus.corrected_clusters import make_clusters
 from datus.errors import WorkError
@@ -24,7 +25,7 @@ from datus.records import WHOLE, Array, ClusterModel, ShardData
 from datus.shardwork import Arrays, Context
 from datus.store import ShardReport
 from datus.vectors import taken
-from datus.work import key_sums_of
+from datus.work import key_sample_of, key_sums_of
 
 
 class Dataset(Protocol):
@@ -69,6 +70,8 @@ def build_clusters(context: Context) -> DatasetWork:
             return make_clusters(context, corrections, dataset, advance)
         limit = config.clusters.sample
         vectors, records = taken(dataset, context.k, limit, config.seed, advance)
+        if len(vectors) < context.k:
+            _check_valid(dataset, context.k, len(vectors))
         model = fit_clusters(
             vectors,
             context.k,
@@ -83,6 +86,15 @@ def build_clusters(context: Context) -> DatasetWork:
         return ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: _cluster_figures(model)})
 
     return work
+
+
+def _check_valid(dataset: Dataset, k: int, n_vectors: int) -> None:
+    """WorkError with the cure where images give too few segments, not where images are few."""
+    reports = dataset.reports("embeddings", k)
+    shares = [row["valid_patch_share"] for one in reports for row in one.numbers.values()]
+    words = stage_warnings.few_valid(sum(shares) / len(shares)) if shares else []
+    if words:
+        raise WorkError(f"{k} clusters asked of {n_vectors} valid segments: {words[0]}")
 
 
 def _cluster_figures(model: ClusterModel) -> dict[str, float]:
@@ -125,7 +137,7 @@ def build_edits(context: Context) -> DatasetWork:
     return work
 
 
-# --- center: mean float32 (G, G, D) or (1, 1, D), choice text ------------------------------------
+# --- center: mean float32 (G, G, D) or (1, 1, D), choice text; threshold float64 (1,)
 
 
 def build_center(context: Context) -> DatasetWork:
@@ -135,13 +147,15 @@ def build_center(context: Context) -> DatasetWork:
         return _build_taken(context, "center")
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
-        parts = _key_sums(dataset.data("keysums", context.k), advance)
+        sample = _Sample()
+        parts = _key_sums(dataset.data("keysums", context.k), sample, advance)
         first = next(parts, None)
-        if first is None:
+        if first is None or sample.joined is None:
             raise WorkError("no image gave keys: see the failures of features")
         sums = centering.add(chain([first], parts))
         share = centering.position_share(sums)
-        choice: str = context.config.graphs.center
+        settings = context.config.graphs
+        choice: str = settings.center
         if choice == "auto":
             choice = centering.best_center(sums)
         elif choice == "position" and sums.n_images < 2:
@@ -152,15 +166,33 @@ def build_center(context: Context) -> DatasetWork:
         whole = choice != "position"
         mean = centering.dataset_mean(sums) if whole else centering.position_mean(sums)
         arrays = {"mean": mean, "choice": np.frombuffer(choice.encode(), np.uint8)}
-        return ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: {"position_share": share}})
+        figures = {"position_share": share}
+        if settings.by_density:
+            found = centering.cosine_threshold(sample.joined, choice, mean, settings.density)
+            arrays["threshold"] = np.array([found])
+            figures |= {"threshold": found, "density": settings.density}
+        return ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: figures})
 
     return work
 
 
-def _key_sums(data: Iterable[tuple[Shard, ShardData]], advance: Advance) -> Iterator[KeySums]:
+@dataclass(slots=True)
+class _Sample:
+    """The keys that the threshold is taken from, of the shards so far."""
+
+    joined: KeySample | None = None
+
+    def add(self, part: KeySample) -> None:
+        self.joined = join([part] if self.joined is None else [self.joined, part])
+
+
+def _key_sums(
+    data: Iterable[tuple[Shard, ShardData]], sample: _Sample, advance: Advance
+) -> Iterator[KeySums]:
     """Those of one shard after the other: a megabyte each, so they are never held together."""
     for shard, stored in data:
         if WHOLE in stored.arrays:
+            sample.add(key_sample_of(stored.arrays[WHOLE]))
             yield key_sums_of(stored.arrays[WHOLE])
         advance(len(shard.records))
 

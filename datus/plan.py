@@ -63,6 +63,10 @@ FROZEN = ("center", "clusters")
 """Stages that take what an earlier run made, if `clusters.frozen` says so."""
 
 
+LAST = ("views", "report")
+"""Stages over the dataset that no stage by shard waits for: after those of all K."""
+
+
 def find_node(nodes: Sequence[Node], stage: str, k: int) -> Node:
     """The node of a stage that serves K."""
     return next(node for node in nodes if node.stage == stage and node.k in (0, k))
@@ -137,17 +141,18 @@ def make_plan(config: Config, index: Index) -> Plan:
     """Every stage that this config runs. The branches of a sweep share all that is before them."""
     nodes: list[Node] = []
     shared = [stage for stage in active_stages(config) if not stage.per_k]
-    before = [stage for stage in shared if stage.name != "report"]
-    for stage in before:
-        nodes.append(_node(config, index, stage, 0, nodes))
+    for stage in shared:
+        if stage.name not in LAST:
+            nodes.append(_node(config, index, stage, 0, nodes))
     for k in config.clusters.k:
         for stage in active_stages(config):
             if stage.per_k:
                 nodes.append(_node(config, index, stage, k, nodes))
     if config.clusters.frozen:  # taken, not made: first, so that nothing stands between shards
         nodes.sort(key=lambda node: node.scope != "dataset" or not _needs_no_shard(node))
-    report = next(stage for stage in shared if stage.name == "report")
-    nodes.append(_node(config, index, report, 0, nodes))
+    for stage in shared:
+        if stage.name in LAST:
+            nodes.append(_node(config, index, stage, 0, nodes))
     return Plan(tuple(nodes), index.shards)
 
 

@@ -5,8 +5,9 @@ half-open; IGNORE marks a pixel without a label. Letters as in docs/method.md: N
 D key size, S segments of one image, E embedding size, K clusters, C true classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -250,3 +251,24 @@ class ShardData:
     """Relative path -> content, for outputs that are files of their own (mask PNGs)."""
     written: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Relative path -> (bytes, sha256) of such files that are on disk already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to make of masks that there is no truth for. There is no "trust this": see
+    docs/choosing_k.md."""
+
+    word: Literal["no objection", "look closely", "do not trust this"]
+    reasons: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        return f"{self.word}: {'; '.join(self.reasons)}"
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The worst word of several, with the reasons for it; of the first where all are good."""
+    order = ("do not trust this", "look closely", "no objection")
+    word = min((one.word for one in verdicts), key=order.index)
+    reasons = [reason for one in verdicts if one.word == word for reason in one.reasons]
+    return Verdict(word, tuple(reasons))

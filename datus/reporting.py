@@ -12,6 +12,8 @@ from pathlib import Path
 from datus import corrected, frozen, review
 from datus.classes import load_classes
 from datus.config import Config, settings_of
+from datus.consistency import judge
+from datus.consistency_work import figures_of
 from datus.drift import Drift
 from datus.executors import Advance
 from datus.gather import (
@@ -33,6 +35,7 @@ from datus.report.records import (
 )
 from datus.report.summary import HEADLINE
 from datus.shardwork import Context, read_image, read_truth
+from datus.stage_warnings import few_valid
 from datus.tallies import Candidate, Tally, tally_of
 
 # --- report: files report.json, report.md, report.html ------------------------------------------
@@ -53,7 +56,8 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
     told, main = _read_reports(config, dataset), config.clusters.k[0]
     tallies = {k: _tally(config, dataset, k, advance) for k in config.clusters.k}
-    sweep = tuple(_result(config, dataset, k, tallies[k]) for k in config.clusters.k)
+    share = told.mean("embeddings", "valid_patch_share")
+    sweep = tuple(_result(config, dataset, k, tallies[k], share) for k in config.clusters.k)
     drift = _drift(config, dataset)
     said: tuple[str, ...] = (drift.words,) if drift and drift.words else ()
     if config.clusters.edits:
@@ -89,6 +93,8 @@ def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
     """Settings for the report. Of clusters that are taken, their hash says more than a path; of
     edits, what they are: where the file lies may not change the report's bytes."""
     settings = settings_of(getattr(config, section))
+    if section == "graphs":
+        return _shown_graphs(config, dataset, settings)
     if section != "clusters":
         return settings
     settings = corrected.hashed(config, dataset.index.records)
@@ -98,6 +104,22 @@ def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
         return settings
     ids = (frozen.arrays_id(cluster_arrays_of(dataset, k)) for k in config.clusters.k)
     return {"k": settings["k"], "frozen": ", ".join(ids), "edits": settings["edits"]}
+
+
+def _shown_graphs(
+    config: Config, dataset: Dataset, settings: dict[str, object]
+) -> dict[str, object]:
+    """With what was found over the dataset: 'auto (position)', 'auto (0.6592)'."""
+    if not config.graphs.by_density:
+        del settings["density"]
+    if config.graphs.over_dataset:
+        _, data = next(iter(dataset.data("center", 0)))
+        found = data.arrays[WHOLE]
+        if config.graphs.center == "auto":
+            settings["center"] = f"auto ({found['choice'].tobytes().decode()})"
+        if config.graphs.by_density:
+            settings["threshold"] = f"auto ({found['threshold'][0]:.4f})"
+    return settings
 
 
 def _drift(config: Config, dataset: Dataset) -> Drift | None:
@@ -117,13 +139,15 @@ def _tally(config: Config, dataset: Dataset, k: int, advance: Advance) -> Tally:
     return tally_of(dataset, k, n_labels)
 
 
-def _result(config: Config, dataset: Dataset, k: int, tally: Tally) -> KResult:
+def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share: float) -> KResult:
     from datus.metrics import score_all
 
     model, centroids = model_of(dataset, k), label_centroids(config, dataset, k)
     confusion = tally.confusion() if config.data.truth else None
     again = _denoised(config, dataset, k, tally)
     said = review.named(config, cluster_arrays_of(dataset, k))
+    figures = figures_of(config, dataset, k)
+    words = " ".join(few_valid(valid_share))
     return KResult(
         k=len(centroids),
         cluster_pixels=tally.pixels,
@@ -136,6 +160,8 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally) -> KResult:
         kept=_kept(tally, confusion) if confusion else (),
         names=said.names,
         gone=said.gone,
+        verdict=judge(figures, config.features.weights == "random", words),
+        consistency=figures,
     )
 
 
@@ -209,6 +235,10 @@ class _Told:
     """Stage -> figure -> 8 bytes an image; a dict would take 400."""
     images: set[str] = field(default_factory=set)
     """That got a mask, also a de-noised one, and are scored where there is truth."""
+
+    def mean(self, stage: str, name: str) -> float:
+        values = self.values[stage][name]
+        return sum(values) / max(1, len(values))
 
 
 def _read_reports(config: Config, dataset: Dataset) -> _Told:

@@ -36,7 +36,7 @@ from datus.intake import Images, Wanted, cache_folder, is_cached, lay_out, liste
 from datus.masked import MaskedImage, Source, colour_of, sheet_row, truth_palette
 from datus.masks import PALETTE
 from datus.metrics import Scores, score_all
-from datus.records import Array, Confusion, ImageRecord
+from datus.records import Array, Confusion, ImageRecord, Verdict
 from datus.runner import QUIET, Console, run
 from datus.store import Store
 from datus.terminal import Bars, scores_table
@@ -186,6 +186,13 @@ class Result(Sequence[MaskedImage]):
     def warnings(self) -> tuple[str, ...]:
         """What the report warns of."""
         return tuple(self.finished.report["warnings"])
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What speaks against the masks, seen without truth (docs/choosing_k.md). None where the
+        report is of an earlier version that had no verdict."""
+        found = self.finished.row(self.k).get("verdict")
+        return Verdict(found["word"], tuple(found["reasons"])) if found else None
 
     @cached_property
     def _crops(self) -> list[tuple[Array, ...]]:
@@ -377,13 +384,15 @@ class Result(Sequence[MaskedImage]):
         figure = ""
         if self.scores:
             figure = f", mIoU {self.scores['hungarian_strict'].miou:.1f} % (hungarian_strict)"
-        return f"<{len(self)} images, K = {self.k}{figure}>"
+        word = f", verdict: {self.verdict.word}" if self.verdict else ""
+        return f"<{len(self)} images, K = {self.k}{figure}{word}>"
 
     def _repr_html_(self) -> str:
         lines = [f"coverage {self.coverage:.1f} %"]
         if best := self.scores.get("hungarian_strict"):
             lines[0] += f", mIoU {best.miou:.1f} %, accuracy {best.accuracy:.1f} %"
             lines[0] += " (hungarian_strict)"
+        lines += [f"verdict: {self.verdict.words}"] if self.verdict else []
         lines += [f"warning: {text}" for text in self.warnings]
         cards = [one.card(small=True) for one in self._spread(EXAMPLES)]
         title = f"{len(self)} images, K = {self.k}"

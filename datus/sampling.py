@@ -20,6 +20,7 @@ import numpy as np
 
 from datus.budget import n_patches
 from datus.config import Config
+from datus.consistency_work import n_viewed
 from datus.errors import CorruptShard
 from datus.frozen import reference_arrays
 from datus.index import Index, Shard
@@ -52,6 +53,7 @@ UNITS: dict[str, tuple[str, str]] = {
     "denoise": ("pixels", "images"),
     "evaluate": ("pixels", "images"),
     "tallies": ("images", "shards"),
+    "views": ("once", "once"),
     "report": ("once", "once"),
 }
 """Stage -> what its seconds and its bytes grow with; `Sample.amount` counts it."""
@@ -68,6 +70,7 @@ REPORT_READS = (
     "denoise",
     "evaluate",
     "tallies",
+    "views",
 )
 
 
@@ -233,7 +236,11 @@ class Sample:
         started = time.perf_counter()
         work = node.row.build(Context(self.config, node.k, self.runtime))
         data: ShardData = work(self, _silent)
-        return _Timed(data, self.index.records, first=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if node.stage == "views":  # of a sample, fewer images are looked at again
+            n_images = sum(len(shard.records) for shard in self.plan.shards)
+            seconds *= n_viewed(n_images) / n_viewed(len(self.index.records))
+        return _Timed(data, self.index.records, first=seconds)
 
     def _made_by_image(self, node: Node) -> _Timed:
         """The body on one image, then on the others while there is time."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datus.config import Config
+from datus.consistency import View, picture_of
 from datus.errors import ImageError, WorkError
 from datus.executors import Advance
 from datus.index import UNREADABLE, Shard
@@ -44,16 +45,18 @@ class Context:
     config: Config
     k: int
     runtime: Runtime
+    view: View = ""
+    """Of every image; what is stored is made of the images themselves."""
 
 
 # --- reading ------------------------------------------------------------------------------------
 
 
-def vit_image(config: Config, record: ImageRecord, size: tuple[int, int]) -> Array:
-    """uint8 (h, w, 3): the image as the ViT sees it."""
+def vit_image(config: Config, record: ImageRecord, size: tuple[int, int], view: View = "") -> Array:
+    """uint8 (h, w, 3): the image, or a view of it, as the ViT sees it."""
     from datus.images import resize_image
 
-    return resize_image(read_image(config, record), size)
+    return resize_image(picture_of(read_image(config, record), view), size)
 
 
 def read_image(config: Config, record: ImageRecord) -> Array:

@@ -10,6 +10,10 @@ from datus.store import ShardReport
 
 WEAK_MODULARITY = 0.03
 
+LOW_VALID_SHARE = 0.2
+"""Share of the patches in valid segments below which clusters rest on too little: with a density
+of 7 % it was 0.5 to 1 on keys of every strength that was tried (docs/decisions.md 70)."""
+
 
 def degenerate(reports: Iterable[ShardReport]) -> list[str]:
     from datus.affinity import DEGENERATE_DENSITY
@@ -37,11 +41,30 @@ def weak(reports: Iterable[ShardReport]) -> list[str]:
 
 
 def invalid(reports: Iterable[ShardReport]) -> list[str]:
-    values = _figures(reports, "n_valid")
-    empty = sum(value == 0 for value in values)
-    if not empty:
+    shares, n_empty, n_images = 0.0, 0, 0
+    for row in (row for report in reports for row in report.numbers.values()):
+        shares += row["valid_patch_share"]
+        n_empty += row["n_valid"] == 0
+        n_images += 1
+    said = few_valid(shares / n_images) if n_images else []
+    if n_empty:
+        said.append(
+            f"{n_empty} of {n_images} images have no valid segment: their masks are all 255"
+        )
+    return said
+
+
+def few_valid(share: float) -> list[str]:
+    """What to do where too small a share of the patches lies in valid segments."""
+    if share >= LOW_VALID_SHARE:
         return []
-    return [f"{empty} of {len(values)} images have no valid segment: their masks are all 255"]
+    return [
+        f"valid segments cover {100 * share:.1f} % of the patches, expected "
+        f"{100 * LOW_VALID_SHARE:.0f} % or more: the segments are smaller than "
+        "embeddings.min_patches. Link more patches (--set graphs.density=0.15, without "
+        "graphs.threshold), give the ViT larger images (--set features.image_px=448), accept "
+        "smaller segments (--set embeddings.min_patches=3), or use another backbone"
+    ]
 
 
 def corrections(reports: Iterable[ShardReport]) -> list[str]:

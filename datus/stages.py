@@ -2,7 +2,7 @@
 
     index -> features (-> keysums -> center) -> graphs -> segments -> embeddings -> samples
           -> clusters (-> edits) -> masks (-> denoise-fit -> denoise) -> evaluate -> tallies
-          -> report
+          -> views -> report
 
 A stage of scope "shard" works on one shard: `work(shard, inputs, advance)`, module `work`. One of
 scope "dataset" works on all: `work(dataset, advance)`, module `gather`. A recipe is all that can
@@ -19,6 +19,7 @@ import numpy as np
 
 from datus import (
     browsing,
+    consistency_work,
     corrected,
     denoising,
     frozen,
@@ -71,11 +72,6 @@ def _features(config: Config, k: int, index: Index) -> dict[str, Any]:
     return settings
 
 
-def _centred(config: Config) -> bool:
-    """A mean over the dataset is needed before the graphs."""
-    return config.graphs.center in ("auto", "dataset", "position")
-
-
 def _no_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
     return {}
 
@@ -83,11 +79,15 @@ def _no_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
 def _center(config: Config, k: int, index: Index) -> dict[str, Any]:
     if config.clusters.frozen:
         return {"frozen": frozen.arrays_id(_frozen(config, k, index).center)}
-    return {"center": config.graphs.center, "dataset": index.content}
+    settings = {"center": config.graphs.center, "dataset": index.content}
+    return settings | ({"density": config.graphs.density} if config.graphs.by_density else {})
 
 
 def _graphs(config: Config, k: int, index: Index) -> dict[str, Any]:
-    return settings_of(config.graphs)
+    settings = settings_of(config.graphs)
+    if not config.graphs.by_density:
+        del settings["density"]
+    return settings
 
 
 def _segments(config: Config, k: int, index: Index) -> dict[str, Any]:
@@ -233,8 +233,14 @@ def _clusters_needs(config: Config) -> tuple[str, ...]:
     return ("embeddings", "samples", *(("segments",) if config.clusters.corrections else ()))
 
 
+def _views_needs(config: Config) -> tuple[str, ...]:
+    center = ("center",) if config.graphs.over_dataset else ()
+    return ("features", *center, "graphs", "segments", "embeddings")
+
+
 def _report_needs(config: Config) -> tuple[str, ...]:
     made: tuple[str, ...] = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
+    made += ("views",)
     made += ("edits",) if config.clusters.edits else ()
     made += ("denoise-fit", "denoise") if config.denoise.enabled else ()
     return (*made, "evaluate", "tallies") if config.data.truth else (*made, "tallies")
@@ -252,7 +258,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="keysums",
-        version=2,
+        version=3,
         scope="shard",
         needs=lambda config: ("features",),
         settings=_no_settings,
@@ -270,7 +276,9 @@ STAGES: tuple[Stage, ...] = (
         name="graphs",
         version=3,
         scope="shard",
-        needs=lambda config: ("features", "center") if _centred(config) else ("features",),
+        needs=lambda config: (
+            ("features", "center") if config.graphs.over_dataset else ("features",)
+        ),
         settings=_graphs,
         build=work.build_graphs,
         on_device=lambda config: resolve_device(config) != "cpu",
@@ -373,8 +381,17 @@ STAGES: tuple[Stage, ...] = (
         sees_truth=True,
     ),
     Stage(
+        name="views",
+        version=1,
+        scope="dataset",
+        needs=_views_needs,
+        settings=lambda config, k, index: {"dataset": index.content},
+        build=consistency_work.build_views,
+        on_device=lambda config: True,
+    ),
+    Stage(
         name="report",
-        version=4,
+        version=5,
         scope="dataset",
         needs=_report_needs,
         settings=_report,
@@ -394,7 +411,7 @@ def active_stages(config: Config) -> tuple[Stage, ...]:
         left_out |= {"denoise-fit", "denoise"}
     if not config.clusters.edits:
         left_out |= {"edits"}
-    if not _centred(config):
+    if not config.graphs.over_dataset:
         left_out |= {"keysums", "center"}
     elif config.clusters.frozen:
         left_out |= {"keysums"}

@@ -6,6 +6,7 @@ from datus.frozen import kept_marks
 from datus.index import read_index
 from datus.plan import DATASET_KEY, Plan, make_plan, why
 from datus.ready import dropped, reports
+from datus.records import WHOLE
 from datus.stages import STAGE_NAMES
 from datus.store import Store
 
@@ -32,6 +33,20 @@ def status_rows(config: Config, explain: bool) -> list[Row]:
             row += (why(store, plan, node) if done < len(places) else "",)
         rows.append(row)
     return rows
+
+
+def graph_lines(config: Config) -> list[str]:
+    """Which patches are linked, where that was found over the dataset; nothing before it is."""
+    store = Store(config.run_path)
+    node = next((node for node in _plan(config, store).nodes if node.stage == "center"), None)
+    report = store.report("center", node.mark, DATASET_KEY) if node else None
+    found = report.numbers.get(WHOLE, {}) if report else {}
+    if "threshold" not in found:
+        return []
+    return [
+        f"graphs: patches are linked above cosine {found['threshold']:.4f}, which links "
+        f"{100 * found['density']:.3g} % of the pairs of the dataset"
+    ]
 
 
 def failure_lines(config: Config) -> list[str]:

@@ -8,8 +8,9 @@ Reads only. Any run that got as far as its embeddings will do. Memory is bounded
 many images are drawn that they have about SAMPLE valid segments.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 from zlib import crc32
 
@@ -20,7 +21,7 @@ from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.index import Index, read_index
 from datus.latest import pointed
 from datus.ready import reports, undone
-from datus.records import Array, ShardData
+from datus.records import Array, ShardData, Verdict, worst
 from datus.store import Store
 from datus.threads import map_threads
 from datus.trust import (
@@ -37,7 +38,7 @@ from datus.trust import (
     overview,
     usable_k,
 )
-from datus.verdicts import Choice, Verdict, recommend, verdict
+from datus.verdicts import Choice, recommend, verdict
 
 SAMPLE = 4000
 """Valid segments, about: whole images are drawn."""
@@ -55,6 +56,8 @@ class Source:
     segments: str
     clusters: ClustersConfig
     """The k-means of that run; its K are those that the run has."""
+    reported: Mapping[int, Verdict] = field(default_factory=dict)
+    """K -> what the report of that run says, where it is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def find_source(store: Store) -> Source:
     index = read_index(store)
     if index is None:
         raise UsageError(f"{store.url}: not a run folder; datus run makes one")
-    upstream = _last_report(store)
+    report_mark, upstream = _last_report(store)
     if not upstream:
         newest = [mark for mark, _ in store.recipes("embeddings")]
         upstream = {"embeddings": newest[0]} if newest else {}
@@ -98,7 +101,8 @@ def find_source(store: Store) -> Source:
             "again, or datus run-stage embeddings --with-needs with its options"
         )
     clusters = _clusters(store, mark, upstream)
-    return Source(index, mark, recipes[mark]["upstream"]["segments"], clusters)
+    reported = _reported(store, report_mark) if report_mark else {}
+    return Source(index, mark, recipes[mark]["upstream"]["segments"], clusters, reported)
 
 
 def read_points(
@@ -159,10 +163,11 @@ def suggest(
     tried = map_threads(one, tried_k(points, source, ks), n_threads)
     found = {row.k: row for row in tried if row}
     choice = recommend([row for row in found.values() if row.k in ks])
-    judged = sorted({choice.k, *source.clusters.k} & found.keys())
-    return Suggestion(
-        seen, tuple(found.values()), choice, {k: verdict(seen, found[k]) for k in judged}
-    )
+    judged = {
+        k: worst([verdict(seen, found[k]), *([source.reported[k]] if k in source.reported else [])])
+        for k in sorted({choice.k, *source.clusters.k} & found.keys())
+    }
+    return Suggestion(seen, tuple(found.values()), choice, judged)
 
 
 def tried_k(points: Points, source: Source, ks: Sequence[int]) -> list[int]:
@@ -184,13 +189,24 @@ def fit_with(clusters: ClustersConfig) -> Fit:
 # --- a run folder -------------------------------------------------------------------------------
 
 
-def _last_report(store: Store) -> Mapping[str, str]:
-    """Stage -> fingerprint of what RUN/latest shows, or the newest report; empty without one."""
+def _last_report(store: Store) -> tuple[str, Mapping[str, str]]:
+    """Fingerprint of what RUN/latest shows, or of the newest report, and stage -> fingerprint of
+    what it stands on; empty without one."""
     recipes = dict(store.recipes("report"))  # newest first
     for mark in (pointed(store, "report"), *recipes):
         if mark in recipes and store.report("report", mark, "all") is not None:
-            return dict(recipes[mark]["upstream"])
-    return {}
+            return mark, dict(recipes[mark]["upstream"])
+    return "", {}
+
+
+def _reported(store: Store, mark: str) -> dict[int, Verdict]:
+    """By K; nothing where the report is of an earlier version, or damaged."""
+    try:
+        rows = json.loads(store.read("report", mark, "files", "report.json"))["sweep"]
+        told = {row["k"]: row.get("verdict") for row in rows}
+        return {k: Verdict(one["word"], tuple(one["reasons"])) for k, one in told.items() if one}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
 
 
 def _clusters(store: Store, mark: str, upstream: Mapping[str, str]) -> ClustersConfig:

@@ -10,11 +10,11 @@ threshold was set on sets whose truth is known, and tried on others: docs/choosi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from datus.errors import ClusterError
+from datus.records import Verdict
 from datus.trust import STABILITY, KFigures, Overview
 
 NEARLY = 0.9
@@ -68,18 +68,6 @@ def _peaks(found: Sequence[KFigures], excess: Sequence[float], best: int) -> tup
         if value > max(before, after, 0.0) and one.k != best
     ]
     return tuple(k for _, k in sorted(tops)[:3])
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What to make of the clusters."""
-
-    word: Literal["no objection", "look closely", "do not trust this"]
-    reasons: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        return f"{self.word}: {'; '.join(self.reasons)}"
 
 
 def verdict(seen: Overview, found: KFigures) -> Verdict:

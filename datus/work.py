@@ -12,7 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
-from datus.centering import KeySums
+from datus.centering import KeySample, KeySums
 from datus.config import Config
 from datus.corrected import Drawn, drawn_in
 from datus.errors import BackboneError
@@ -63,7 +63,7 @@ def build_features(context: Context) -> ShardWork:
         size = fit_size(
             record.height, record.width, settings.image_px, backbone.patch_px, settings.resize
         )
-        return normalise(vit_image(config, record, size), settings.channels)
+        return normalise(vit_image(config, record, size, context.view), settings.channels)
 
     def rounded(values: Array) -> Array:
         if not halved or (largest := too_large(values)) is None:
@@ -103,24 +103,29 @@ def build_features(context: Context) -> ShardWork:
     return per_image(context, one) if runtime.device == "cpu" else work
 
 
-# --- keysums: of the shard, keys float64 (G, G, D), squares, n_images (1,) ----------------------
+# --- keysums: of the shard, keys float64 (G, G, D), squares, n_images (1,); a KeySample -----------
 
 
 def build_keysums(context: Context) -> ShardWork:
-    from datus.centering import add, key_sums
+    from datus.centering import SAMPLE_SHARD, add, join, key_sample, key_sums
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
         arrays = inputs["features"].arrays
         usable = [r.image_id for r in shard.records if r.image_id in arrays]
-        parts = map_threads(
-            lambda image_id: key_sums(arrays[image_id]["keys"]), usable, context.runtime.threads
-        )
+
+        def one(image_id: str) -> tuple[KeySums, KeySample]:
+            keys = arrays[image_id]["keys"]
+            return key_sums(keys), key_sample(keys, image_id)
+
+        parts = map_threads(one, usable, context.runtime.threads)
         advance(len(shard.records))
         if not parts:
             return ShardData(arrays={})
-        sums = add(parts)
+        sums = add(sums for sums, _ in parts)
+        sample = join((sample for _, sample in parts), SAMPLE_SHARD)
         figures = np.array([sums.squares]), np.array([sums.n_images], np.int64)
         whole = {"keys": sums.keys, "squares": figures[0], "n_images": figures[1]}
+        whole |= {f"sample_{name}": getattr(sample, name) for name in KeySample.__slots__}
         return ShardData(arrays={WHOLE: whole})
 
     return work
@@ -129,6 +134,11 @@ def build_keysums(context: Context) -> ShardWork:
 def key_sums_of(arrays: Arrays) -> KeySums:
     """KeySums from what the keysums stage stored."""
     return KeySums(arrays["keys"], float(arrays["squares"][0]), int(arrays["n_images"][0]))
+
+
+def key_sample_of(arrays: Arrays) -> KeySample:
+    """KeySample from what the keysums stage stored."""
+    return KeySample(*(arrays[f"sample_{name}"] for name in KeySample.__slots__))
 
 
 # --- graphs: bits uint64 (N, words), grid int32 (2,), size int32 (2,) ---------------------------
@@ -156,11 +166,13 @@ def build_graphs(context: Context) -> ShardWork:
         if "center" in inputs:
             found = inputs["center"].arrays[WHOLE]
             center = found["choice"].tobytes().decode()
-            if center != "image":
+            if center in ("dataset", "position"):
                 keys = without(keys, mean_on(keys.shape[:2]))
-        graph = affinity_graph(
-            keys, "image" if center == "image" else "none", settings.threshold or None
-        )
+        if settings.threshold == "auto":
+            threshold: float | None = float(found["threshold"][0])
+        else:
+            threshold = settings.threshold or None  # 0, the paper's: positive products
+        graph = affinity_graph(keys, "image" if center == "image" else "none", threshold)
         arrays = {
             "bits": graph.bits,
             "grid": np.array(keys.shape[:2], np.int32),
@@ -256,7 +268,7 @@ def _build_crop_embeddings(context: Context) -> ShardWork:
     def cut(record: ImageRecord, found: Arrays) -> tuple[list[Array], Array]:
         """(crops of the valid segments, bool (S,) which ones are valid)."""
         segments, (height, width) = segment_map(found), found["size"].tolist()
-        image = vit_image(config, record, (height, width))
+        image = vit_image(config, record, (height, width), context.view)
         valid = valid_segments(segments, settings.min_patches)
         patch_px = height // segments.labels.shape[0]
         crops = make_crops(image, segments, valid, settings, (patch_px, backbone.patch_px))
@@ -328,7 +340,7 @@ def build_masks(context: Context) -> ShardWork:
 
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
         drawn = drawn_in(inputs["clusters"], record)
-        cluster, signs, n_labels = _labelled(config, record, inputs, drawn)
+        cluster, signs, n_labels = labelled(config, record, inputs, drawn)
         segments = inputs["segments"].arrays[record.image_id]["labels"]
         image = read_image(config, record)
         mask = pixel_mask(config, image, segments, cluster)
@@ -354,7 +366,7 @@ def _edits(inputs: Inputs) -> Arrays | None:
     return inputs["edits"].arrays[WHOLE] if "edits" in inputs else None
 
 
-def _labelled(
+def labelled(
     config: Config, record: ImageRecord, inputs: Inputs, drawn: Drawn | None
 ) -> tuple[Array, dict[str, Array], int]:
     """(label int16 (S,), the signs of confidence float32 (S,), L) of one image's segments."""

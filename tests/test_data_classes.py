@@ -19,6 +19,7 @@ N_CLASSES = {
     "cityscapes27": 27,
     "clothing9": 9,
     "cocostuff27": 27,
+    "labelmefacade8": 8,
     "suim6": 6,
     "suim8": 8,
     "voc21": 21,

@@ -27,7 +27,7 @@ LAYERS = (
     {"views", "trust"},
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"}
-    | {"confidence", "constraints", "edits", "verdicts", "naming"},
+    | {"confidence", "constraints", "edits", "verdicts", "naming", "consistency"},
     {"heads", "logits", "modelfiles", "labels"},
     {"segmenter", "trainset"},
     {"predict", "denoise"},
@@ -49,6 +49,7 @@ LAYERS = (
     {"review"},
     {"scoring", "stage_warnings", "tallies"},
     {"gather"},
+    {"consistency_work"},
     {"reporting"},
     {"browsing"},
     {"denoising"},

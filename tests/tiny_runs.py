@@ -19,6 +19,7 @@ SPEED: dict[str, Any] = {
     "data.shard_images": 4,
     "features.image_px": 64,
     "graphs.center": "image",
+    "graphs.threshold": 0.7,  # no stage over all images before the graphs
     "segments.restarts": 1,
     "embeddings.min_patches": 2,  # enough valid segments, whatever the weights are
     "clusters.restarts": 2,

@@ -64,9 +64,14 @@ def _headline(inputs: ReportInputs) -> list[str]:
         f"{images}, {main.n_clusters} clusters, {main.coverage:.1f} % of all pixels labelled. "
         f"Preset `{inputs.preset}`, DatUS {datus.__version__}."
     )
+    verdict = []
+    if main.verdict is not None:
+        reasons = plain("; ".join(main.verdict.reasons))
+        verdict = [f"**Verdict: {main.verdict.word}**: {reasons}.", ""]
     if scores is None:
-        return [NO_TRUTH, "", facts, ""]
+        return [*verdict, NO_TRUTH, "", facts, ""]
     return [
+        *verdict,
         f"**{HEADLINE}: {scores.miou:.1f} % mIoU**, {scores.accuracy:.1f} % accuracy, "
         f"{scores.f1:.1f} % mean F1.",
         "",

@@ -23,6 +23,9 @@ MAX_OPEN_CLUSTERS = 48
 """The rest is folded: a page of 255 galleries is no use at first sight."""
 MAX_LEGEND = 32
 
+VERDICT_CLASSES = {"no objection": "fine", "look closely": "doubt", "do not trust this": "bad"}
+"""Word -> class of the style sheet."""
+
 
 def to_html(inputs: ReportInputs) -> bytes:
     """The bytes of report.html, UTF-8."""
@@ -37,6 +40,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "inputs": inputs,
         "main": inputs.main,
         "headline": HEADLINE,
+        "verdict_class": inputs.main.verdict and VERDICT_CLASSES[inputs.main.verdict.word],
         "scores": view.headline(inputs.main),
         "rules": [(rule, RULES.get(rule, ""), one) for rule, one in ordered(inputs.main.scores)],
         "no_truth": NO_TRUTH,
@@ -92,6 +96,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
+    environment.filters["sentence"] = lambda text: f"{text[:1].upper()}{text[1:]}."
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["short"] = short
     environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)

@@ -12,7 +12,7 @@ import numpy as np
 
 from datus.drift import Drift
 from datus.metrics import Scores
-from datus.records import MAX_CLUSTERS, Array, ClassTable, Confusion
+from datus.records import MAX_CLUSTERS, Array, ClassTable, Confusion, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,10 @@ class KResult:
     """(k,) what a person called each cluster, empty where nobody did; or nothing at all."""
     gone: tuple[int, ...] = ()
     """Clusters that a person merged into others or dropped: no pixel has them."""
+    verdict: Verdict | None = None
+    """What speaks against the masks, seen without truth."""
+    consistency: Mapping[str, float] = field(default_factory=dict)
+    """The figures behind it, see module `consistency`."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.k <= MAX_CLUSTERS, f"KResult.k: expected 1 to 255, got {self.k}")

@@ -44,6 +44,10 @@ DEFINITIONS: dict[str, str] = {
     "names": "what a person called each cluster; empty = nobody named it",
     "gone": "clusters that a person merged into others or dropped",
     "match": "class of each cluster; -1 = no class",
+    "verdict": "what speaks against the masks, seen without true masks; figures: kappa of labels "
+    "between an image and its mirror image (mirror) and its enlarged, recoloured middle (crop), "
+    "kappa of the labels with those that the place alone predicts (place), and the share of images "
+    "that are one label (uniform)",
     "by_confidence": "scores of the pixels whose segment is at least so sure, under the match of "
     "hungarian_strict on all of them",
 }
@@ -69,6 +73,7 @@ def summarise(inputs: ReportInputs) -> dict[str, Any]:
         "clusters": main.n_clusters,
         "coverage": round(main.coverage, 4),
         "classes": None if classes is None else {"name": classes.name, "names": [*classes.names]},
+        "verdict": _verdict(main),
         "headline": HEADLINE if HEADLINE in main.scores else None,
         "rules": RULES,
         "definitions": DEFINITIONS,
@@ -115,6 +120,7 @@ def _k_result(result: KResult) -> dict[str, Any]:
     confusion, again = result.confusion, result.denoised
     return {
         "k": result.k,
+        "verdict": _verdict(result),
         "names": list(result.names),
         "gone": list(result.gone),
         "coverage": round(result.coverage, 4),
@@ -127,6 +133,14 @@ def _k_result(result: KResult) -> dict[str, Any]:
         "by_confidence": [_rounded(asdict(one)) for one in result.kept],
         **({} if again is None else {"denoised": _denoised(again)}),
     }
+
+
+def _verdict(result: KResult) -> dict[str, Any] | None:
+    verdict = result.verdict
+    if verdict is None:
+        return None
+    figures = {name: _significant(value) for name, value in result.consistency.items()}
+    return {"word": verdict.word, "reasons": list(verdict.reasons), "figures": figures}
 
 
 def _denoised(again: Denoised) -> dict[str, Any]:

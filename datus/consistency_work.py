@@ -1,0 +1,116 @@
+"""Some images looked at again, mirrored and enlarged; and what their labels then say.
+
+    build_views(context)                    the body of the stage views
+    figures_of(config, dataset, k)          what the report says of one K, see `consistency.FIGURES`
+
+A view goes through the stages of its image with the mean key and the threshold of the run; labels
+come of the run's own clusters. Nothing is learned anew, and no K makes the passes again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from datus import consistency, work
+from datus.config import Config
+from datus.consistency import VIEWS
+from datus.executors import Advance
+from datus.gather import Dataset, DatasetWork
+from datus.index import Shard
+from datus.records import Array, ImageRecord, ShardData
+from datus.shardwork import Context
+
+BODIES = {
+    "features": work.build_features,
+    "graphs": work.build_graphs,
+    "segments": work.build_segments,
+    "embeddings": work.build_embeddings,
+}
+"""Stage that a view goes through -> what makes it."""
+
+READ = ("segments", "embeddings")
+"""Of these, what labels are made of."""
+
+
+def n_viewed(n_images: int) -> int:
+    """How many images are looked at again: a tenth, at least 4, at most 16. Two passes of the ViT
+    each, so a run of 40 images takes a fifth more of them and one of 1,000 a thirtieth."""
+    return min(n_images, max(4, min(16, n_images // 10)))
+
+
+def _viewed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
+    """Spread evenly over the dataset."""
+    n = n_viewed(len(records))
+    return tuple(records[(2 * i + 1) * len(records) // (2 * n)] for i in range(n))
+
+
+# --- views: by VIEW/image id, what segments and embeddings store of an image ----------------------
+
+
+def build_views(context: Context) -> DatasetWork:
+    def look(dataset: Dataset, advance: Advance) -> ShardData:
+        shard, arrays = Shard("", _viewed(dataset.index.records)), {}
+        over_dataset = context.config.graphs.over_dataset
+        center = {
+            name: data for name in ("center",) if over_dataset for _, data in dataset.data(name, 0)
+        }
+        for view in VIEWS:
+            made: dict[str, ShardData] = dict(center)
+            for name, build in BODIES.items():
+                made[name] = build(replace(context, view=view))(shard, made, lambda n: None)
+            for image_id in made["embeddings"].arrays:
+                parts = (made[name].arrays[image_id] for name in READ)
+                arrays[f"{view}/{image_id}"] = {k: v for part in parts for k, v in part.items()}
+        advance(len(dataset.index.records))
+        return ShardData(arrays=arrays)
+
+    return look
+
+
+# --- what the report says -------------------------------------------------------------------------
+
+
+def figures_of(config: Config, dataset: Dataset, k: int) -> dict[str, float]:
+    """Of the labels of K."""
+    records = _viewed(dataset.index.records)
+    stored = _stored_labels(dataset, k, {record.image_id for record in records})
+    _, views = next(iter(dataset.data("views", k)))
+    taken = {
+        name: data
+        for name in ("clusters", *(("edits",) if config.clusters.edits else ()))
+        for _, data in dataset.data(name, k)
+    }
+    figures = consistency.figures_of(list(stored.values()))
+    for view in VIEWS:
+        expected, found = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint8)]
+        for record in records:
+            arrays = views.arrays.get(f"{view}/{record.image_id}")
+            if arrays is not None and record.image_id in stored:
+                labels = _labels(config, record, arrays, taken)
+                expected.append(consistency.labels_in(stored[record.image_id], view).ravel())
+                found.append(labels.ravel())
+        figures[view] = consistency.kappa(np.concatenate(expected), np.concatenate(found))
+    return figures
+
+
+def _labels(
+    config: Config, record: ImageRecord, arrays: Mapping[str, Array], taken: Mapping[str, ShardData]
+) -> Array:
+    """uint8 (gh, gw) of one view."""
+    made = ShardData(arrays={record.image_id: dict(arrays)})
+    inputs = {**taken, **dict.fromkeys(READ, made)}
+    cluster, _, _ = work.labelled(config, record, inputs, None)
+    labels: Array = cluster.astype(np.uint8)[arrays["labels"]]  # -1 becomes 255 = IGNORE
+    return labels
+
+
+def _stored_labels(dataset: Dataset, k: int, wanted: set[str]) -> dict[str, Array]:
+    """uint8 (gh, gw) of all images in the shards of those that are wanted."""
+    labels: dict[str, Array] = {}
+    segmented, masked = (dataset.data(stage, k, wanted) for stage in ("segments", "masks"))
+    for (_, segments), (_, masks) in zip(segmented, masked, strict=True):
+        for image_id, arrays in masks.arrays.items():
+            cluster = arrays["cluster"].astype(np.uint8)
+            labels[image_id] = cluster[segments.arrays[image_id]["labels"]]
+    return labels
