@@ -25,7 +25,7 @@ import numpy as np
 
 from datus.classes import load_classes
 from datus.config import Config, settings_of
-from datus.denoising import features_of, prepared, segmenter_spec, training_view
+from datus.denoising import features_of, prepared, seen_size, segmenter_spec, training_view
 from datus.disk import check_writable, explained
 from datus.errors import ImageError, TooManyFailures, UsageError
 from datus.executors import Advance
@@ -185,10 +185,9 @@ def _recipe(config: Config, classes: ClassTable, weights: str) -> dict[str, obje
     """All that the model depends on, but for the files."""
     settings = {**settings_of(config.denoise), "seed": config.seed}
     del settings["enabled"]
-    seen = settings_of(config.features)
-    for name in ("backbone", "resize", "channels"):
-        settings[name] = seen[name]
-    settings["image_px"] = config.denoise.image_px or seen["image_px"]
+    for name in ("backbone", "channels"):
+        settings[name] = getattr(config.features, name)
+    settings |= seen_size(config)._asdict()
     names = [classes.name, list(classes.names), classes.lookup.tolist()]
     return {"settings": settings, "weights": weights, "classes": names}
 
