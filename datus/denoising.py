@@ -15,7 +15,7 @@ from datus.config import Config, settings_of
 from datus.corrected import drawn_in
 from datus.executors import Advance
 from datus.gather import Dataset, DatasetWork
-from datus.imagesize import InputSize, input_size
+from datus.imagesize import denoise_size
 from datus.index import Shard
 from datus.records import WHOLE, Array, ImageRecord, ShardData
 from datus.review import labels_of
@@ -36,12 +36,6 @@ def reads_tokens(config: Config) -> bool:
     return own.kind == "probe" and own.freeze and own.head != "layers" and not own.flip
 
 
-def seen_size(config: Config) -> InputSize:
-    """The size at which the model sees an image: that of [features], or `denoise.image_px`."""
-    own = config.denoise.image_px
-    return InputSize(own, config.features.resize) if own else input_size(config.features)
-
-
 def segmenter_spec(config: Config, n_classes: int) -> Any:
     """The SegmenterSpec of a run's [denoise] and [features]."""
     from datus.segmenter import SegmenterSpec
@@ -54,7 +48,7 @@ def segmenter_spec(config: Config, n_classes: int) -> Any:
         weights=seen.weights,
         freeze=own.freeze,
         n_classes=n_classes,
-        **seen_size(config)._asdict(),
+        **denoise_size(config)._asdict(),
         channels=seen.channels,
     )
 

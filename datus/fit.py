@@ -25,11 +25,12 @@ import numpy as np
 
 from datus.classes import load_classes
 from datus.config import Config, settings_of
-from datus.denoising import features_of, prepared, seen_size, segmenter_spec, training_view
+from datus.denoising import features_of, prepared, segmenter_spec, training_view
 from datus.disk import check_writable, explained
 from datus.errors import ImageError, TooManyFailures, UsageError
 from datus.executors import Advance
 from datus.images import decode_image, find_images, image_id_of, image_size, read_file, sha256_of
+from datus.imagesize import denoise_size
 from datus.masks import decode_labels, find_labels, truth_classes
 from datus.modelfiles import model_files
 from datus.records import Array, ClassTable
@@ -187,7 +188,7 @@ def _recipe(config: Config, classes: ClassTable, weights: str) -> dict[str, obje
     del settings["enabled"]
     for name in ("backbone", "channels"):
         settings[name] = getattr(config.features, name)
-    settings |= seen_size(config)._asdict()
+    settings |= denoise_size(config)._asdict()
     names = [classes.name, list(classes.names), classes.lookup.tolist()]
     return {"settings": settings, "weights": weights, "classes": names}
 

@@ -12,7 +12,7 @@ patch; only for other names timm is loaded.
 import re
 from typing import Literal, NamedTuple
 
-from datus.config import FeaturesConfig
+from datus.config import Config, FeaturesConfig
 from datus.sources import model_path, own_record, patches_per_side
 from datus.zoo import find
 
@@ -36,6 +36,12 @@ def input_size(settings: FeaturesConfig) -> InputSize:
     if only_px:
         return InputSize(only_px, "squash")
     return InputSize(patches_per_side(settings.backbone) * patch_px, settings.resize)
+
+
+def denoise_size(config: Config) -> InputSize:
+    """The size at which the model of [denoise] sees an image: that of [features] or its own."""
+    own = config.denoise.image_px
+    return InputSize(own, config.features.resize) if own else input_size(config.features)
 
 
 def patch_px_of(backbone: str) -> int:

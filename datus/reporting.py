@@ -21,7 +21,7 @@ from datus.gather import (
     label_centroids,
     model_of,
 )
-from datus.imagesize import input_size
+from datus.imagesize import denoise_size, input_size
 from datus.records import WHOLE, Confusion, ImageRecord, ShardData
 from datus.report.records import (
     Denoised,
@@ -93,6 +93,8 @@ def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
     settings = settings_of(getattr(config, section))
     if section == "features":
         settings |= input_size(config.features)._asdict()
+    if section == "denoise":
+        settings["image_px"] = denoise_size(config).image_px
     if section != "clusters":
         return settings
     settings = corrected.hashed(config, dataset.index.records)

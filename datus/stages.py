@@ -32,7 +32,7 @@ from datus import (
 )
 from datus.classes import load_classes
 from datus.config import Config, settings_of
-from datus.imagesize import input_size
+from datus.imagesize import denoise_size, input_size
 from datus.index import Index
 from datus.resources import resolve_device
 from datus.shardwork import Context
@@ -163,7 +163,7 @@ def _denoise_fit(config: Config, k: int, index: Index) -> dict[str, Any]:
         settings["backbone"] = config.features.backbone
         settings["weights"] = _weights(config, config.features.backbone, config.features.weights)
     settings["channels"] = config.features.channels
-    return settings | denoising.seen_size(config)._asdict()
+    return settings | denoise_size(config)._asdict()
 
 
 def _evaluate(config: Config, k: int, index: Index) -> dict[str, Any]:

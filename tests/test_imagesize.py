@@ -12,9 +12,11 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from run_tree import tree
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from tiny_runs import IDS, go, make_dataset
 
 from datus import sources
 from datus.backbones import load_backbone
@@ -214,3 +216,14 @@ def test_the_model_that_denoises_sees_images_as_the_features_did() -> None:
     assert (spec.image_px, spec.resize) == (224, "squash")
     spec = segmenter_spec(Config.load(None, {**given, "denoise.image_px": 320}), 3)
     assert (spec.image_px, spec.resize) == (320, "keep")
+
+
+def test_a_run_at_auto_has_the_bytes_of_the_run_at_its_number(tmp_path: Path) -> None:
+    photos = make_dataset(tmp_path / "photos", IDS[:4])
+    more = {"denoise.enabled": True, "denoise.epochs": 1}
+    for name, image_px in (("auto", "auto"), ("number", 224)):
+        go(photos.config(tmp_path / name, {**more, "features.image_px": image_px}))
+    assert tree(tmp_path / "auto") == tree(tmp_path / "number")
+    report = json.loads((tmp_path / "auto/latest/report/report.json").read_bytes())
+    assert report["settings"]["features"]["image_px"] == 224
+    assert report["settings"]["denoise"]["image_px"] == 224
