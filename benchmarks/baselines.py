@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from zlib import crc32
 
 import numpy as np
@@ -41,10 +42,13 @@ from datus.images import (
     normalise,
     resize_image,
 )
+from datus.imagesize import input_size
 from datus.masks import decode_labels, labels_to_pixels, truth_classes
 from datus.metrics import Scores, add, count_pixels, score_all
 from datus.records import Array, ClassTable, ClusterModel, Confusion
 from datus.threads import map_threads, n_cores
+
+ImagePx = int | Literal["auto"]
 
 SAMPLE = 1_000_000
 """Rows (pixels or tokens) that k-means trains on at most."""
@@ -148,7 +152,7 @@ def colour_baseline(job: Job, position: bool) -> tuple[Confusion, Array]:
 
 
 def token_baseline(
-    job: Job, backbone_name: str, weights: str, image_px: int
+    job: Job, backbone_name: str, weights: str, image_px: ImagePx
 ) -> tuple[Confusion, Array]:
     """Counts and centroids of k-means on patch tokens."""
     with tempfile.TemporaryDirectory(prefix="datus-tokens-") as folder:
@@ -169,19 +173,18 @@ def token_baseline(
 
 
 def token_grids(
-    job: Job, backbone_name: str, weights: str, image_px: int
+    job: Job, backbone_name: str, weights: str, image_px: ImagePx
 ) -> Iterator[tuple[Item, Array]]:
     """Unit patch tokens float32 (gh, gw, E) of every image, a few images at a time."""
     from datus.backbones import load_backbone
 
     settings = FeaturesConfig(backbone=backbone_name, weights=weights, image_px=image_px)
     backbone = load_backbone(backbone_name, weights, settings, "cpu", job.seed)
+    seen = input_size(settings)
 
     def prepare(item: Item) -> Array:
         image = read_image(item)
-        size = fit_size(
-            image.shape[0], image.shape[1], image_px, backbone.patch_px, settings.resize
-        )
+        size = fit_size(*image.shape[:2], seen.image_px, backbone.patch_px, seen.resize)
         return normalise(resize_image(image, size), settings.channels)
 
     step = 2 * n_cores()
@@ -284,6 +287,10 @@ def _fit(job: Job, rows: Array, spherical: bool) -> ClusterModel:
     return fit_clusters(rows, job.k, settings, job.seed, n_threads=n_cores())
 
 
+def _image_px(text: str) -> ImagePx:
+    return "auto" if text == "auto" else int(text)
+
+
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="k-means on pixels and on patch tokens, scored as DatUS is."
@@ -293,7 +300,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", type=Path, required=True, help="TOML in data/classes")
     parser.add_argument("--clusters", type=int, required=True, choices=range(1, 256), metavar="K")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--image-px", type=int, default=224, help="side that the ViT sees")
+    parser.add_argument("--image-px", type=_image_px, default="auto", help="as features.image_px")
     parser.add_argument("--backbone", help="name of a ViT; without it only pixels are clustered")
     parser.add_argument("--weights", default="auto", help="as features.weights")
     parser.add_argument("--out", type=Path, help="JSON with everything that is printed, and more")

@@ -188,10 +188,12 @@ def passes_alone(config: Any, records: Any, n_alone: int) -> float:
     """Seconds of a forward pass for each image; decoding is not counted."""
     from datus.backbones import load_backbone
     from datus.images import fit_size, normalise
+    from datus.imagesize import input_size
     from datus.resources import runtime_of
     from datus.shardwork import vit_image
 
     runtime, settings = runtime_of(config), config.features
+    seen = input_size(settings)
     model = load_backbone(
         settings.backbone, settings.weights, settings, runtime.device, config.seed
     )
@@ -203,9 +205,7 @@ def passes_alone(config: Any, records: Any, n_alone: int) -> float:
                 vit_image(
                     config,
                     one,
-                    fit_size(
-                        one.height, one.width, settings.image_px, model.patch_px, settings.resize
-                    ),
+                    fit_size(one.height, one.width, seen.image_px, model.patch_px, seen.resize),
                 ),
                 settings.channels,
             )

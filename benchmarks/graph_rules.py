@@ -41,6 +41,7 @@ from datus.clusters import assign, fit_clusters
 from datus.config import EMBEDDED_BACKBONE, Config
 from datus.embeddings import pool, valid_segments
 from datus.images import fit_size, normalise, resize_image
+from datus.imagesize import input_size
 from datus.louvain import Partition, in_order_of_first_node, partition, unpack
 from datus.masks import fill_from_neighbours, paint
 from datus.metrics import RULES, add, count_pixels, score_all
@@ -158,13 +159,15 @@ def load(items: list[Item], args: argparse.Namespace) -> list[Photograph]:
     """Keys and tokens of all images, in memory: a benchmark's few hundred."""
     from datus.backbones import load_backbone
 
-    settings = Config.load(None, {"data.images": str(args.images)}).features
+    given = {"data.images": str(args.images), "features.backbone": args.backbone}
+    settings = Config.load(None, given).features
+    seen = input_size(settings)
     backbone = load_backbone(args.backbone, args.weights, settings, "cpu", seed=0)
     classes = load_classes(args.classes)
 
     def one(item: Item) -> Photograph:
         image = read_image(item)
-        size = fit_size(*image.shape[:2], settings.image_px, backbone.patch_px, settings.resize)
+        size = fit_size(*image.shape[:2], seen.image_px, backbone.patch_px, seen.resize)
         grid = backbone.features([normalise(resize_image(image, size), settings.channels)], 1, 1)[0]
         keys, tokens = grid.keys.astype(settings.store), grid.tokens.astype(settings.store)
         truth = read_truth(item, classes)

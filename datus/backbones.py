@@ -13,10 +13,9 @@ of timm's VisionTransformer. Crops may be embedded by a CNN too. Importing this 
 """
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +67,23 @@ def check_keys(backbone: str) -> None:
     row = find(backbone)
     if row and row.is_cnn:
         raise BackboneError(_no_keys(backbone, "a CNN"))
+
+
+@cache
+def timm_sides(backbone: str) -> tuple[int, int]:
+    """(side of a patch, the only side of images that the model takes or 0), both in pixels.
+
+    Of a timm ViT that neither the table nor its name tells: it is made without memory for weights.
+    Raises BackboneError if timm has no such model, or if it has no keys.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = _timm_model(backbone, pretrained=False)
+    _check_supported(model, backbone)
+    takes_any = getattr(model, "dynamic_img_size", False)
+    only_px = 0 if takes_any else int(model.patch_embed.img_size[0])
+    return int(model.patch_embed.feat_ratio(as_scalar=True)), only_px
 
 
 def load_embedder(
@@ -221,16 +237,12 @@ def _own_model(weights: Path) -> Any:
     from timm.models.vision_transformer import VisionTransformer
 
     kinds = {"VisionTransformer": VisionTransformer, "Eva": Eva}
-    path = weights.with_suffix(".json")
-    cure = "install the package again"
-    if path.parent != sources.MODELS:
-        cure = "datus pretrain writes it beside the weights; keep the two together"
+    record = sources.own_record(weights)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         options = {**record["architecture"], "dynamic_img_size": True}
         return kinds[record.get("class", "VisionTransformer")](**options)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise BackboneError(f"{path}: not a usable training record ({error}); {cure}") from error
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise sources.unusable_record(weights, error) from error
 
 
 def _table_model(row: Row) -> Any:

@@ -11,6 +11,7 @@ reports) is not counted: the figure is a floor, and only a disk below it is refu
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from datus.config import Config
 from datus.errors import BackboneError, WorkError, size_text
 from datus.images import fit_size
+from datus.imagesize import InputSize, input_size
 from datus.index import Shard
 from datus.plan import DATASET_KEY, Node, Plan, find_node
 from datus.ready import Place, reports
@@ -117,13 +119,15 @@ def model_shape(backbone: str) -> tuple[int, int] | None:
     return (int(match[2]), WIDTHS[match[1]]) if match else None
 
 
-def n_patches(config: Config, record: ImageRecord, patch_px: int) -> int:
+def patch_grid(seen: InputSize, record: ImageRecord, patch_px: int) -> tuple[int, int]:
+    """(gh, gw): rows and columns of patches of one image."""
+    height, width = fit_size(record.height, record.width, seen.image_px, patch_px, seen.resize)
+    return height // patch_px, width // patch_px
+
+
+def n_patches(seen: InputSize, record: ImageRecord, patch_px: int) -> int:
     """N = gh * gw of one image."""
-    settings = config.features
-    height, width = fit_size(
-        record.height, record.width, settings.image_px, patch_px, settings.resize
-    )
-    return (height // patch_px) * (width // patch_px)
+    return math.prod(patch_grid(seen, record, patch_px))
 
 
 def _features_bytes(config: Config, n: int, width: int) -> int:
@@ -148,9 +152,9 @@ def floor_bytes(config: Config, plan: Plan, missing: dict[str, list[Shard]]) -> 
     shape = model_shape(config.features.backbone)
     if shape is None:
         return None
-    patch_px, width = shape
+    (patch_px, width), seen = shape, input_size(config.features)
     return sum(
-        FLOORS[node.stage](config, n_patches(config, record, patch_px), width)
+        FLOORS[node.stage](config, n_patches(seen, record, patch_px), width)
         for node in plan.nodes
         if node.keep and node.stage in FLOORS
         for shard in missing[node.mark]

@@ -58,8 +58,11 @@ class FeaturesConfig:
     """Tensors (patterns) that the checkpoint may lack. Anything else missing is an error."""
     allow_unexpected: tuple[str, ...] = ()
     """Tensors (patterns) that the checkpoint may have beyond the model: heads, decoders."""
-    image_px: int = 224
-    """The side T that the ViT sees; with resize = keep, the side of a square of the same area."""
+    image_px: int | Literal["auto"] = "auto"
+    """The side T in pixels that the ViT sees; with resize = keep, the side of a square of the same
+    area. auto = 28 patches a side: 224 pixels for patches of 8, 392 for 14, 448 for 16. Patches are
+    the pixels of this method: a segment needs embeddings.min_patches of them, whatever their size.
+    A model that takes one size only gets that size, squashed (docs/method.md)."""
     resize: Literal["keep", "squash"] = "keep"
     """keep the aspect ratio, sides rounded to patches; squash to T x T is what the paper did."""
     channels: Literal["rgb", "bgr"] = "rgb"
@@ -123,7 +126,8 @@ class EmbeddingsConfig:
     crop_px: int = 224
     """Side of the square that the embedder sees in crop mode."""
     min_patches: int = 6
-    """A segment is valid with more than five patches, at every patch size (paper IV-B)."""
+    """A segment is valid with more than five patches, at every patch size (paper IV-B): 0.8 % of
+    the 784 patches of an image at image_px = auto. The number does not follow another image_px."""
     backbone: str = "same"
     """The embedder in crop mode: same = the one of [features]; a ViT, or a CNN (paper IV-D)."""
     weights: str = "auto"
@@ -305,7 +309,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # The defaults above are "best". What differs in "paper" is listed here and nowhere else.
     "best": {},
     "paper": {
-        "features": {"resize": "squash", "store": "float32"},
+        "features": {"image_px": 224, "resize": "squash", "store": "float32"},
         "graphs": {"center": "none", "threshold": 0.0},
         "segments": {"backend": "scikit-network", "restarts": 1},
         "embeddings": {"mode": "crop", "crop": "paper"},

@@ -15,6 +15,7 @@ from datus.config import Config, settings_of
 from datus.corrected import drawn_in
 from datus.executors import Advance
 from datus.gather import Dataset, DatasetWork
+from datus.imagesize import denoise_size
 from datus.index import Shard
 from datus.records import WHOLE, Array, ImageRecord, ShardData
 from datus.review import labels_of
@@ -47,8 +48,7 @@ def segmenter_spec(config: Config, n_classes: int) -> Any:
         weights=seen.weights,
         freeze=own.freeze,
         n_classes=n_classes,
-        image_px=own.image_px or seen.image_px,
-        resize=seen.resize,
+        **denoise_size(config)._asdict(),
         channels=seen.channels,
     )
 

@@ -30,6 +30,7 @@ from datus.disk import check_writable, explained
 from datus.errors import ImageError, TooManyFailures, UsageError
 from datus.executors import Advance
 from datus.images import decode_image, find_images, image_id_of, image_size, read_file, sha256_of
+from datus.imagesize import denoise_size
 from datus.masks import decode_labels, find_labels, truth_classes
 from datus.modelfiles import model_files
 from datus.records import Array, ClassTable
@@ -185,10 +186,9 @@ def _recipe(config: Config, classes: ClassTable, weights: str) -> dict[str, obje
     """All that the model depends on, but for the files."""
     settings = {**settings_of(config.denoise), "seed": config.seed}
     del settings["enabled"]
-    seen = settings_of(config.features)
-    for name in ("backbone", "resize", "channels"):
-        settings[name] = seen[name]
-    settings["image_px"] = config.denoise.image_px or seen["image_px"]
+    for name in ("backbone", "channels"):
+        settings[name] = getattr(config.features, name)
+    settings |= denoise_size(config)._asdict()
     names = [classes.name, list(classes.names), classes.lookup.tolist()]
     return {"settings": settings, "weights": weights, "classes": names}
 

@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from datus.budget import nearest_folder, todo
+from datus.budget import nearest_folder, patch_grid, todo
 from datus.classes import load_classes
 from datus.config import Config
 from datus.errors import ImageError, StoreError
 from datus.forecast import Findings, Forecast, Row, spread
+from datus.imagesize import input_size, patch_px_of
 from datus.index import Index, check_inputs, make_index
 from datus.plan import Plan, make_plan, wanted_groups
 from datus.records import ImageRecord
@@ -34,6 +35,9 @@ from datus.zoo import find
 
 CHECKED_IMAGES = 32
 """Decoded, with their true masks."""
+
+TYPICAL = 1001
+"""Images whose shapes are compared to find the typical one."""
 
 Check = Callable[[ImageRecord], str]
 """Why a file cannot be used, or an empty text."""
@@ -66,6 +70,7 @@ def look(
             require_upstream(store, plan, group)
     missing = todo(store, plan, groups)
     _tell_weights(config, plan, found)
+    _tell_size(config, index, found)
     if any(missing.values()):
         records = _readable(config, index, found)
         if records:
@@ -174,6 +179,18 @@ def _check_share(config: Config, stage: str, bad: dict[str, str], found: Finding
         found.problems.append(f"{text}; {config.speed.max_failed} are allowed: {cure}")
     else:
         found.warnings.append(text)
+
+
+def _tell_size(config: Config, index: Index, found: Findings) -> None:
+    """How the ViT sees an image: the side, and the grid of the image of median aspect ratio."""
+    seen, patch_px = input_size(config.features), patch_px_of(config.features.backbone)
+    some = sorted(spread(index.records, TYPICAL), key=lambda one: one.height / one.width)
+    typical = some[len(some) // 2]
+    rows, columns = patch_grid(seen, typical, patch_px)
+    found.facts.append(
+        f"images: {seen.image_px} pixels a side for patches of {patch_px}: {rows} x {columns} "
+        f"patches for an image of {typical.height} x {typical.width}"
+    )
 
 
 # --- weights ------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from datus.gather import (
     label_centroids,
     model_of,
 )
+from datus.imagesize import denoise_size, input_size
 from datus.records import WHOLE, Confusion, ImageRecord, ShardData
 from datus.report.records import (
     Denoised,
@@ -90,9 +91,14 @@ def _sections(config: Config) -> tuple[str, ...]:
 
 
 def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
-    """Settings for the report. Of clusters that are taken, their hash says more than a path; of
-    edits, what they are: where the file lies may not change the report's bytes."""
+    """Settings for the report, the image size as a number. Of clusters that are taken, their hash
+    says more than a path; of edits, what they are: where the file lies may not change the report's
+    bytes."""
     settings = settings_of(getattr(config, section))
+    if section == "features":
+        settings |= input_size(config.features)._asdict()
+    if section == "denoise":
+        settings["image_px"] = denoise_size(config).image_px
     if section == "graphs":
         return _shown_graphs(config, dataset, settings)
     if section != "clusters":

@@ -23,6 +23,7 @@ from datus.config import Config
 from datus.consistency_work import n_viewed
 from datus.errors import CorruptShard
 from datus.frozen import reference_arrays
+from datus.imagesize import input_size
 from datus.index import Index, Shard
 from datus.modelarrays import cluster_arrays
 from datus.plan import DATASET_KEY, Node, Plan, find_node
@@ -164,7 +165,8 @@ class Sample:
             return float(counts[unit])
         if unit == "pixels":
             return float(sum(record.height * record.width for record in records))
-        grids = [n_patches(self.config, record, self.patch_px) for record in records]
+        seen = input_size(self.config.features)
+        grids = [n_patches(seen, record, self.patch_px) for record in records]
         return float(sum(n if unit == "patches" else n * n for n in grids))
 
     # --- gather.Dataset -------------------------------------------------------------------------

@@ -11,13 +11,15 @@ of it. Importing this module loads neither torch nor timm.
 
 import difflib
 import hashlib
+import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from datus.errors import BackboneError, UsageError
-from datus.zoo import ROWS, SUFFIXES, Row, find
+from datus.zoo import PATCHES_PER_SIDE, ROWS, SUFFIXES, Row, find
 
 MODELS = Path(__file__).parent / "models"
 
@@ -75,6 +77,43 @@ def model_path(name: str) -> Path | None:
         return Path(name).expanduser()
     path = MODELS / f"{name}.safetensors"
     return path if Path(name).name == name and path.is_file() else None
+
+
+def own_record(weights: Path) -> dict[str, Any]:
+    """The record beside the weights of a model of ours, with the defaults filled in.
+
+    "architecture" are the arguments of its class in timm, "patches_per_side" is the side of the
+    grid that it wants at image_px = "auto". Raises BackboneError: missing or damaged.
+    """
+    path = weights.with_suffix(".json")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        sides = {
+            "patch_size": record["architecture"].setdefault("patch_size", 16),  # as in timm
+            "patches_per_side": record.setdefault("patches_per_side", PATCHES_PER_SIDE),
+        }
+        for name, side in sides.items():
+            if type(side) is not int or not 1 <= side <= 512:
+                raise ValueError(f"{name}: expected 1 to 512, got {side!r}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise unusable_record(weights, error) from error
+    return record
+
+
+def unusable_record(weights: Path, error: Exception) -> BackboneError:
+    """What to raise if the record beside `weights` describes no model."""
+    cure = "install the package again"
+    if weights.parent != MODELS:
+        cure = "datus pretrain writes it beside the weights; keep the two together"
+    path = weights.with_suffix(".json")
+    return BackboneError(f"{path}: not a usable training record ({error}); {cure}")
+
+
+def patches_per_side(name: str) -> int:
+    """Of the grid that an image has at image_px = "auto": 28, unless the record of a model of ours
+    states another number. Errors as in `own_record`."""
+    own = model_path(name)
+    return int(own_record(own)["patches_per_side"]) if own else PATCHES_PER_SIDE
 
 
 def local_file(name: str) -> Path | None:
@@ -203,6 +242,7 @@ def describe(name: str) -> list[tuple[str, str]]:
         ("name", row.name),
         ("scheme", family.scheme),
         ("kind", "CNN, for crops only" if row.is_cnn else f"ViT-{row.size}/{row.patch_px}"),
+        *_auto_size(row),
         ("parameters", f"{row.parameters:,}"),
         ("pretraining data", family.data),
         ("licence", family.licence),
@@ -222,6 +262,14 @@ def describe(name: str) -> list[tuple[str, str]]:
     if not (model_path(name) or local_file(name)):
         facts.append(("to use a file", cure(name)))
     return facts
+
+
+def _auto_size(row: Row) -> list[tuple[str, str]]:
+    """The side of images at image_px = "auto"; nothing for a CNN, which sees crops only."""
+    if row.is_cnn:
+        return []
+    side = patches_per_side(row.name)
+    return [("image_px = auto", f"{side * row.patch_px} ({side} x {side} patches)")]
 
 
 def _here(row: Row) -> str:

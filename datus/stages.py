@@ -33,6 +33,7 @@ from datus import (
 )
 from datus.classes import load_classes
 from datus.config import Config, settings_of
+from datus.imagesize import denoise_size, input_size
 from datus.index import Index
 from datus.resources import resolve_device
 from datus.shardwork import Context
@@ -69,7 +70,7 @@ def _features(config: Config, k: int, index: Index) -> dict[str, Any]:
     check_keys(config.features.backbone)
     settings = settings_of(config.features)
     settings["weights"] = _weights(config, config.features.backbone, config.features.weights)
-    return settings
+    return settings | input_size(config.features)._asdict()
 
 
 def _no_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
@@ -161,10 +162,8 @@ def _denoise_fit(config: Config, k: int, index: Index) -> dict[str, Any]:
     if config.denoise.kind == "probe":
         settings["backbone"] = config.features.backbone
         settings["weights"] = _weights(config, config.features.backbone, config.features.weights)
-    settings["image_px"] = config.denoise.image_px or config.features.image_px
-    for name in ("resize", "channels"):
-        settings[name] = settings_of(config.features)[name]
-    return settings
+    settings["channels"] = config.features.channels
+    return settings | denoise_size(config)._asdict()
 
 
 def _evaluate(config: Config, k: int, index: Index) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from datus.config import Config
 from datus.corrected import Drawn, drawn_in
 from datus.errors import BackboneError
 from datus.executors import Advance
+from datus.imagesize import input_size
 from datus.index import Shard
 from datus.modelarrays import cluster_model
 from datus.records import (
@@ -53,16 +54,14 @@ def build_features(context: Context) -> ShardWork:
     from datus.images import fit_size, normalise
 
     config, runtime = context.config, context.runtime
-    settings = config.features
+    settings, seen = config.features, input_size(config.features)
     halved = settings.store == "float16"
     backbone = load_backbone(
         settings.backbone, settings.weights, settings, runtime.device, config.seed
     )
 
     def decode(record: ImageRecord) -> Array:
-        size = fit_size(
-            record.height, record.width, settings.image_px, backbone.patch_px, settings.resize
-        )
+        size = fit_size(record.height, record.width, seen.image_px, backbone.patch_px, seen.resize)
         return normalise(vit_image(config, record, size, context.view), settings.channels)
 
     def rounded(values: Array) -> Array:

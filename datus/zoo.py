@@ -18,6 +18,10 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
 """Of weight files; the order in which a folder is searched."""
 
 
+PATCHES_PER_SIDE = 28
+"""Of the grid that an image has at image_px = "auto", as at 224 pixels with patches of 8."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """What the models of one training scheme share."""

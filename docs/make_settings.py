@@ -12,6 +12,7 @@ import inspect
 import itertools
 import sys
 import textwrap
+import types
 import typing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -106,6 +107,9 @@ def _value(value: Any) -> str:
 
 
 def _allowed(hint: Any, name: str) -> str:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # a number, or a word
+        number, words = typing.get_args(hint)
+        return f"{_allowed(number, name)}, or {_allowed(words, name)}"
     if typing.get_origin(hint) is Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
     if hint is bool:

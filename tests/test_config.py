@@ -60,6 +60,7 @@ def test_paper_differs_from_best_in_the_documented_settings_and_no_other() -> No
     differ = {name: (best[name], paper[name]) for name in best if best[name] != paper[name]}
     assert differ == {
         "preset": ("best", "paper"),
+        "features.image_px": ("auto", 224),
         "features.resize": ("keep", "squash"),
         "graphs.center": ("auto", "none"),
         "features.store": ("float16", "float32"),
@@ -79,7 +80,7 @@ def test_paper_differs_from_best_in_the_documented_settings_and_no_other() -> No
 def test_what_both_presets_share_is_what_the_paper_says() -> None:
     for preset in PRESETS:
         config = load(preset=preset)
-        assert config.features.image_px == config.embeddings.crop_px == 224
+        assert config.embeddings.crop_px == 224
         assert config.features.channels == "rgb"
         assert config.embeddings.min_patches == 6
 
@@ -203,6 +204,7 @@ def test_a_value_of_the_wrong_kind(name: str, value: Any, text: str) -> None:
         ("clusters.k", [3, 256], "clusters.k: expected 1 to 255, got 256"),
         ("clusters.k", [], "clusters.k: expected different numbers, got ()"),
         ("clusters.k", [3, 4, 3], "clusters.k: expected different numbers, got (3, 4, 3)"),
+        ("features.image_px", 0, "features.image_px: expected 8 to 4096, got 0"),
         ("features.image_px", 7, "features.image_px: expected 8 to 4096, got 7"),
         (
             "segments.resolution",

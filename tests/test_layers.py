@@ -28,7 +28,7 @@ LAYERS = (
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"}
     | {"confidence", "constraints", "edits", "verdicts", "naming", "consistency"},
-    {"heads", "logits", "modelfiles", "labels"},
+    {"heads", "logits", "modelfiles", "labels", "imagesize"},
     {"segmenter", "trainset"},
     {"predict", "denoise"},
     {"exports"},  # items in, folders out

@@ -219,6 +219,34 @@ def test_settings_of_crops_count_where_crops_are_made(
     assert changed(plan_of(dataset, crops), plan_of(dataset, more)) == from_on("embeddings")
 
 
+VIT_S16 = {"features.backbone": "vit_small_patch16_224.dino", "features.weights": "random"}
+BEIT = {"features.backbone": "beit_base_patch16_224", "features.weights": "random"}
+
+
+@pytest.mark.parametrize(
+    ("auto", "given"),
+    [
+        ({}, {"features.image_px": 224}),
+        (VIT_S16, {**VIT_S16, "features.image_px": 448}),
+        (BEIT, {**BEIT, "features.image_px": 224, "features.resize": "squash"}),
+    ],
+)
+def test_auto_is_the_number_that_it_stands_for(
+    auto: dict[str, Any], given: dict[str, Any], dataset: Dataset
+) -> None:
+    on = {"denoise.enabled": True, "features.image_px": "auto"}
+    assert marks(plan_of(dataset, {**on, **auto})) == marks(plan_of(dataset, {**on, **given}))
+
+
+def test_features_of_the_paper_have_the_fingerprints_of_all_earlier_versions() -> None:
+    def of(preset: str, more: Mapping[str, Any]) -> str:
+        config = Config.load(None, {"data.images": "photos", "preset": preset, **more})
+        return marks(make_plan(config, INDEX))["features"]
+
+    assert of("paper", VIT_S16) == "af93b0d8cb8187e6"
+    assert of("best", {**VIT_S16, "features.image_px": 224}) == "5bbab243e8298fc6"
+
+
 def test_the_seed_of_random_weights_counts(dataset: Dataset) -> None:
     random = {"features.weights": "random"}
     seeded = plan_of(dataset, {**random, "seed": 1})

@@ -244,6 +244,28 @@ def test_one_stage(tiny: Dataset, tmp_path: Path, run_copy: Path) -> None:
     assert list(rows_of(result.stdout))[1:4] == ["index", "segments", "total"]
 
 
+def test_the_size_of_images_is_that_of_the_typical_one(tmp_path: Path) -> None:
+    for number, (height, width) in enumerate([(30, 60), (60, 80), (80, 60)]):
+        image = np.full((height, width, 3), 40 * number, np.uint8)
+        save(tmp_path / "images" / f"{number}.png", image)
+    given = {"data.images": str(tmp_path / "images"), "features.weights": "random"}
+
+    def told(more: dict[str, Any]) -> str:
+        config = Config.load(None, {**given, "run_dir": str(tmp_path / "run"), **more})
+        facts = dry(config, until="features").facts
+        return next(one for one in facts if " pixels a side for " in one)
+
+    assert told({}) == (
+        "images: 224 pixels a side for patches of 8: 24 x 32 patches for an image of 60 x 80"
+    )
+    assert told({"features.image_px": 64}) == (
+        "images: 64 pixels a side for patches of 8: 7 x 9 patches for an image of 60 x 80"
+    )
+    assert told({"features.backbone": "beit_base_patch16_224"}) == (
+        "images: 224 pixels a side for patches of 16: 14 x 14 patches for an image of 60 x 80"
+    )
+
+
 def test_random_weights_and_unknown_terms(tiny: Dataset, tmp_path: Path) -> None:
     more = {"features.weights": "random"}
     found = dry(tiny.config(tmp_path / "run", more), until="features")
