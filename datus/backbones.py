@@ -252,10 +252,11 @@ def _timm_model(name: str, pretrained: bool) -> Any:
 
     _check_timm_name(name, pretrained)
     offline = pretrained and (sources.is_offline() or not sources.hub_answers())
-    if offline and sources.hub_file(name) is None:
+    if offline and sources.hub_file(_tagged(name)) is None:
         why = "offline" if sources.is_offline() else "the hub is out of reach"
         raise BackboneError(
-            f"{name}: {why}, and its weights are not on this machine; {sources.cure(name)}"
+            f"{name}: {why}, and its weights are not on this machine; run datus backbones {name} "
+            f"--fetch where there is a network, or {sources.cure(name)}"
         )
     options = {"num_classes": 0, "pretrained": pretrained}
     try:
@@ -284,6 +285,32 @@ def _from_cache(offline: bool) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def hub_name(name: str) -> str:
+    """Of a model of timm, also one outside the table: its repository in timm's part of the hub.
+
+    Raises BackboneError if there is no such model or timm has no weights for it there.
+    """
+    import timm
+
+    _check_timm_name(name, pretrained=True)
+    tagged = _tagged(name)
+    if timm.get_pretrained_cfg(name).hf_hub_id != f"timm/{tagged}":
+        raise BackboneError(
+            f"{name}: timm takes its weights from elsewhere, not from timm/{tagged} on the hub; a "
+            "run downloads them when it needs them"
+        )
+    return tagged
+
+
+def _tagged(name: str) -> str:
+    """A name of timm with the tag of its weights, also where the tag was left to timm."""
+    import timm
+
+    architecture, dot, _ = name.partition(".")
+    tag = timm.get_pretrained_cfg(name).tag
+    return f"{architecture}.{tag}" if tag and not dot else name
 
 
 def _check_timm_name(name: str, pretrained: bool) -> None:

@@ -20,7 +20,7 @@ from datus.options import (
     Set,
     Truth,
 )
-from datus.terminal import Bars, errors, scores_table, table, write_text
+from datus.terminal import Bars, errors, scores_table, shown, table, write_text
 
 
 def evaluate(
@@ -105,13 +105,27 @@ def compare(
 
 def backbones(
     name: Annotated[str, typer.Argument(help="all that is known of one model")] = "",
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="download the weights of NAME, to run without a network")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """The table of backbones: scheme, terms, and whether the weights are on this machine."""
     with errors(debug):
-        from datus.sources import describe, listing
+        from datus.aliases import resolve
+        from datus.sources import advice, describe, listing, notice
 
-        print(table(list(describe(name)) if name else listing()))
+        if fetch and not name:
+            raise UsageError("--fetch: expected the name of a model before it, got none")
+        name = resolve(name)
+        if not fetch:
+            print(table(list(describe(name))) if name else f"{table(listing())}\n\n{advice()}")
+            return
+        from datus.download import fetch as download
+
+        if note := notice(name, "auto"):
+            print(shown(note))
+        print(table(list(download(name))))
 
 
 def pretrain(

@@ -463,7 +463,9 @@ def test_gated_weights_are_announced_before_the_work(
     given = tiny.arguments(tmp_path / "run")
     result = call("run", *given, "--backbone", "vit_small_patch16_dinov3.lvd1689m")
     assert result.exit_code == 1
-    assert result.stderr.startswith("vit_small_patch16_dinov3.lvd1689m: gated. Its authors give")
+    assert result.stderr.startswith(
+        "vit_small_patch16_dinov3.lvd1689m: the weights have the DINOv3 License. Its authors give"
+    )
 
 
 @pytest.mark.slow
