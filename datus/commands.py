@@ -77,6 +77,9 @@ def compare(
     classes: Classes = "",
     run_dir: RunDir = "",
     backbones: Annotated[str, typer.Option("--backbones", help="NAME or NAME:WEIGHTS, ...")] = "",
+    labels: Annotated[
+        str, typer.Option("--labels", help="names in tables, in the order of the backbones: A,B")
+    ] = "",
     embedders: Annotated[str, typer.Option("--embedders", help="pool, crop, crop:NAME:...")] = "",
     clusters: Annotated[str, typer.Option("--clusters", help="numbers of clusters: 6,8,12")] = "",
     presets: Annotated[str, typer.Option("--presets", help="best,paper")] = "",
@@ -95,7 +98,7 @@ def compare(
         given = {"images": images, "truth": truth, "classes": classes, "run_dir": run_dir}
         overrides = dict(parse_override(text) for text in settings or [])
         overrides |= {OPTIONS[name]: value for name, value in given.items() if value}
-        lists = {"backbones": backbones, "embedders": embedders, "k": clusters}
+        lists = {"backbones": backbones, "labels": labels, "embedders": embedders, "k": clusters}
         lists |= {"presets": presets, "seeds": seeds, "table": table}
         found = compare_files(files or [], overrides, lists, Bars())
         print(summary(found, write(found, out)))

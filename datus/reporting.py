@@ -33,6 +33,7 @@ from datus.report.records import (
 )
 from datus.report.summary import HEADLINE
 from datus.shardwork import Context, read_image, read_truth
+from datus.sources import better_backbone
 from datus.tallies import Candidate, Tally, tally_of
 
 # --- report: files report.json, report.md, report.html ------------------------------------------
@@ -77,6 +78,7 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
         gallery=_gallery(config, dataset, tallies[main].best),
         drift=drift,
         browse=config.report.browse > 0,
+        better_backbone=better_backbone(config),
     )
 
 

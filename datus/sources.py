@@ -3,7 +3,7 @@
     find_weights("vit_small_patch8_224.dino", "auto")    a file, or "hub"
     weights_id(...)                                      what stands for them in a fingerprint
     listing(), describe(name)                            for people
-    better_backbone(config.features)                     what to take in place of the shipped model
+    better_backbone(config)                              what to take in place of the shipped model
 
 The environment variable DATUS_WEIGHTS names a folder that is looked into before the hub: NAME with
 any suffix of a weight file, or the authors' own file name. DATUS_OFFLINE=1 keeps the network out
@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from datus.aliases import suggestions
-from datus.config import EMBEDDED_BACKBONE, FeaturesConfig
+from datus.config import EMBEDDED_BACKBONE, Config
 from datus.errors import BackboneError, UsageError
 from datus.zoo import LARGER, RECOMMENDED, ROWS, SUFFIXES, Row, find
 
@@ -242,10 +242,23 @@ def download_size(row: Row) -> str:
     return f"{row.n_bytes / 1e6:.0f} MB"
 
 
-def better_backbone(features: FeaturesConfig) -> str:
-    """The model to take in place of the shipped one; empty if that is not what is used."""
-    shipped = features.backbone == EMBEDDED_BACKBONE and features.weights == "auto"
-    return RECOMMENDED if shipped else ""
+def better_backbone(config: Config, command: str = "") -> str:
+    """Which model gives better masks than the shipped one, in one line; empty for other runs.
+
+    command: the same run with that model; without it, what has to be added to the command that
+    was given. That line is for the report: it depends on the run alone, not on the machine.
+    """
+    features, clusters = config.features, config.clusters
+    other = features.backbone != EMBEDDED_BACKBONE or features.weights == "random"
+    if other or clusters.frozen or clusters.edits:  # clusters and edits are those of one model
+        return ""
+    row = next(row for row in ROWS if row.name == RECOMMENDED)
+    size = f"downloads {download_size(row)} on first use"
+    begin = f"{EMBEDDED_BACKBONE} is a small model: for better masks"
+    if not command:
+        return f"{begin} add --backbone {RECOMMENDED} to the same command (it {size})"
+    here = local_file(RECOMMENDED) or hub_file(RECOMMENDED)
+    return f"{begin} run  {command}  ({'its weights are here' if here else size})"
 
 
 def describe(name: str) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from datus import sources
 from datus.backbones import load_backbone
-from datus.config import FeaturesConfig
+from datus.config import Config, FeaturesConfig
 from datus.errors import BackboneError, UsageError
 from datus.sources import (
     advice,
@@ -263,10 +263,30 @@ def test_notes_say_what_is_gated_and_which_tokens_are_outliers() -> None:
     assert "note" not in dict(describe("vit_base_patch14_reg4_dinov2.lvd142m"))
 
 
-def test_a_better_backbone_is_for_the_shipped_one_alone() -> None:
-    assert better_backbone(FeaturesConfig()) == RECOMMENDED
-    assert better_backbone(FeaturesConfig(weights="random")) == ""
-    assert better_backbone(FeaturesConfig(backbone=DINOV3)) == ""
+def test_a_better_backbone_is_named_for_the_shipped_one() -> None:
+    begin = "datus_vit_t8 is a small model: for better masks"
+    assert better_backbone(Config()) == (
+        f"{begin} add --backbone {DINO} to the same command (it downloads 87 MB on first use)"
+    )
+    command = f"datus run --images photos --backbone {DINO}"
+    line = better_backbone(Config(), command)
+    assert line == f"{begin} run  {command}  (downloads 87 MB on first use)"
+    cached(DINO)
+    assert better_backbone(Config(), command) == f"{begin} run  {command}  (its weights are here)"
+    assert better_backbone(Config()).endswith("(it downloads 87 MB on first use)")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"features.backbone": DINOV3},
+        {"features.weights": "random"},
+        {"clusters.frozen": "runs/other"},
+        {"clusters.edits": "edits.json"},
+    ],
+)
+def test_no_better_backbone_is_named_for_other_runs(settings: dict[str, Any]) -> None:
+    assert better_backbone(Config.load(None, settings)) == ""
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
