@@ -168,6 +168,15 @@ def cure(name: str) -> str:
     return f"put {file}{asked} {place}, or set features.weights to the file"
 
 
+def not_here(name: str) -> str:
+    """Why weights of the hub cannot be had: there is no network, and they are not here."""
+    why = "offline" if is_offline() else "the hub is out of reach"
+    return (
+        f"{name}: {why}, and its weights are not on this machine; run datus backbones {name} "
+        f"--fetch where there is a network, or {cure(name)}"
+    )
+
+
 def notice(backbone: str, weights: str) -> str:
     """What to know before the weights are fetched from the hub: terms that need consent."""
     row = find(backbone)

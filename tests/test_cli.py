@@ -450,12 +450,15 @@ def test_backbones_lists_every_model_and_where_its_weights_are(
     monkeypatch.setenv("DATUS_WEIGHTS", str(tmp_path))
     result = call("backbones")
     assert result.exit_code == 0, result.output
-    header, *lines = result.stdout.splitlines()
+    listed, advice = result.stdout.split("\n\n")
+    header, *lines = listed.splitlines()
     assert header.split()[:3] == ["name", "scheme", "patch"]
     assert len(lines) == len(ROWS)
     here = {line.split()[0]: line.rsplit("  ", 1)[1] for line in lines}
     assert here["datus_vit_t8"] == "shipped"
     assert here["vit_base_patch16_224.mae"] == "DATUS_WEIGHTS"
+    assert here["vit_small_patch8_224.dino"] == "yes"
+    assert advice.startswith("recommended: vit_small_patch8_224.dino; ")
 
 
 def test_backbones_of_one_model_says_which_file_to_put_where() -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from datus import sources
 from datus.backbones import load_backbone
+from datus.budget import _check_hub
 from datus.cli import app
 from datus.config import FeaturesConfig
 from datus.download import fetch
@@ -141,6 +142,7 @@ def test_a_model_outside_the_table_whose_tag_is_left_to_timm(
     assert facts["licence"] == "apache-2.0, as timm states it"
     monkeypatch.setenv("DATUS_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(sources.hub_cache()))
+    _check_hub(PLAIN)  # what a run asks before its first shard
     loaded = load_backbone(PLAIN, "auto", FeaturesConfig())
     assert torch.equal(loaded._model.cls_token, model.cls_token)
 
