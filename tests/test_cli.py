@@ -478,7 +478,8 @@ def test_offline_without_weights_ends_with_one_clear_error(
     text = error_of(
         call("run", *given, "--backbone", "vit_small_patch16_dinov3.lvd1689m", "--offline"), 1
     )
-    assert "lvd1689m: offline, and its weights are not on this machine; put dinov3_vits16" in text
+    assert "lvd1689m: offline, and its weights are not on this machine; run datus backbones" in text
+    assert "or put dinov3_vits16" in text
     assert os.environ["DATUS_OFFLINE"] == "1"
 
 
