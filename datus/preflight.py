@@ -27,7 +27,7 @@ from datus.records import ImageRecord
 from datus.resources import parallel
 from datus.runner import Console, require_upstream
 from datus.shardwork import read_image, read_truth
-from datus.sources import hub_file, licence, notice
+from datus.sources import hub_file, licence, notice, presence
 from datus.store import Store
 from datus.threads import map_threads
 from datus.zoo import find
@@ -201,7 +201,8 @@ def _tell_weights(config: Config, plan: Plan, found: Findings) -> None:
 
 def _known_text(backbone: str, known: str) -> str:
     if known.startswith("hub"):
-        return "in the hub's cache" if hub_file(backbone) else "from the hub, not here yet"
+        here = find(backbone) or hub_file(backbone)
+        return presence(backbone) if here else "from the hub, not here yet"
     return "random, for tests only" if known.startswith("random") else known
 
 
