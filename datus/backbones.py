@@ -41,7 +41,16 @@ from datus.zoo import Row, find
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Backbone", "check_keys", "load_backbone", "load_embedder", "model_path", "weights_id"]
+__all__ = [
+    "Backbone",
+    "check_keys",
+    "hub_name",
+    "load_backbone",
+    "load_embedder",
+    "model_path",
+    "weights_id",
+    "with_tag",
+]
 
 
 def load_backbone(
@@ -264,11 +273,8 @@ def _timm_model(name: str, pretrained: bool) -> Any:
 
     _check_timm_name(name, pretrained)
     offline = pretrained and (sources.is_offline() or not sources.hub_answers())
-    if offline and sources.hub_file(name) is None:
-        why = "offline" if sources.is_offline() else "the hub is out of reach"
-        raise BackboneError(
-            f"{name}: {why}, and its weights are not on this machine; {sources.cure(name)}"
-        )
+    if offline and sources.hub_file(with_tag(name)) is None:
+        raise BackboneError(sources.not_here(name))
     options = {"num_classes": 0, "pretrained": pretrained}
     try:
         with _from_cache(offline):
@@ -296,6 +302,33 @@ def _from_cache(offline: bool) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def hub_name(name: str) -> str:
+    """Of a model of timm, also one outside the table: its repository in timm's part of the hub.
+
+    Raises BackboneError if there is no such model or timm has no weights for it there.
+    """
+    import timm
+
+    _check_timm_name(name, pretrained=True)
+    tagged = with_tag(name)
+    if timm.get_pretrained_cfg(name).hf_hub_id != f"timm/{tagged}":
+        raise BackboneError(
+            f"{name}: timm takes its weights from elsewhere, not from timm/{tagged} on the hub; a "
+            "run downloads them when it needs them"
+        )
+    return tagged
+
+
+def with_tag(name: str) -> str:
+    """The name of a timm model with the tag of its weights, where that was left to timm, too."""
+    if find(name) or "." in name:
+        return name
+    import timm
+
+    tag = getattr(timm.get_pretrained_cfg(name), "tag", "")
+    return f"{name}.{tag}" if tag else name
 
 
 def _check_timm_name(name: str, pretrained: bool) -> None:

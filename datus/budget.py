@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from datus.backbones import with_tag
 from datus.config import Config
 from datus.errors import BackboneError, WorkError, size_text
 from datus.images import fit_size
@@ -25,7 +26,7 @@ from datus.index import Shard
 from datus.plan import DATASET_KEY, Node, Plan, find_node
 from datus.ready import Place, reports
 from datus.records import ImageRecord
-from datus.sources import cure, hub_answers, hub_file, is_offline
+from datus.sources import hub_answers, hub_file, is_offline, not_here
 from datus.store import Store
 from datus.zoo import SIZES, find
 
@@ -224,9 +225,10 @@ def check_door(
 
 def _check_hub(name: str) -> None:
     """The first stage would find out at once, but the model of the crops hours later."""
-    if hub_file(name) is None and (is_offline() or not hub_answers()):
-        why = "offline" if is_offline() else "the hub is out of reach"
-        raise BackboneError(f"{name}: {why}, and its weights are not on this machine; {cure(name)}")
+    if hub_file(name) is not None or not (is_offline() or not hub_answers()):
+        return
+    if hub_file(with_tag(name)) is None:
+        raise BackboneError(not_here(name))
 
 
 def free_memory() -> int | None:

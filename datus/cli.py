@@ -63,8 +63,11 @@ from datus.options import (
     Weights,
     Workers,
     load_config,
+    run_command,
 )
+from datus.sources import better_backbone
 from datus.terminal import Bars, Row, errors, scores_table, shown, table
+from datus.zoo import RECOMMENDED
 
 app = typer.Typer(
     add_completion=False,
@@ -101,8 +104,13 @@ def run(
 ) -> None:
     """All stages, with progress, and where the report is."""
     with errors(debug):
-        begin = _dry_run if dry_run else _run
-        begin(load_config(locals()), until="report", only=False)
+        loaded = load_config(locals())
+        if dry_run:
+            _dry_run(loaded, until="report", only=False)
+        elif _run(loaded, until="report", only=False):
+            command = run_command(loaded, config, RECOMMENDED)
+            if better := better_backbone(loaded, command):
+                print(shown(better))
 
 
 @app.command("run-stage")
@@ -265,7 +273,8 @@ def main_options(
 # --- running ------------------------------------------------------------------------------------
 
 
-def _run(config: Config, until: str, only: bool) -> None:
+def _run(config: Config, until: str, only: bool) -> bool:
+    """Run, and print what was made. Whether the run is complete, with its report."""
     from datus.runner import run as run_stages
     from datus.sources import notice
     from datus.store import Store
@@ -283,7 +292,7 @@ def _run(config: Config, until: str, only: bool) -> None:
     if result.next_step:
         print(result.next_step)
     if until != "report" or result.next_step:
-        return
+        return False
     node = result.plan.nodes[-1]
     report = json.loads(store.read("report", node.mark, "files", "report.json"))
     if report["scores"]:
@@ -293,6 +302,7 @@ def _run(config: Config, until: str, only: bool) -> None:
         print(shown(f"\nverdict: {verdict['word']}: {'; '.join(verdict['reasons'])}"))
     for label, path in result.links.items():
         print(f"{label}: {path}")
+    return True
 
 
 def _dry_run(config: Config, until: str, only: bool) -> None:

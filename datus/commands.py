@@ -20,7 +20,7 @@ from datus.options import (
     Set,
     Truth,
 )
-from datus.terminal import Bars, errors, scores_table, table, write_text
+from datus.terminal import Bars, errors, scores_table, shown, table, write_text
 
 
 def evaluate(
@@ -77,6 +77,9 @@ def compare(
     classes: Classes = "",
     run_dir: RunDir = "",
     backbones: Annotated[str, typer.Option("--backbones", help="NAME or NAME:WEIGHTS, ...")] = "",
+    labels: Annotated[
+        str, typer.Option("--labels", help="names in tables, in the order of the backbones: A,B")
+    ] = "",
     embedders: Annotated[str, typer.Option("--embedders", help="pool, crop, crop:NAME:...")] = "",
     clusters: Annotated[str, typer.Option("--clusters", help="numbers of clusters: 6,8,12")] = "",
     presets: Annotated[str, typer.Option("--presets", help="best,paper")] = "",
@@ -95,7 +98,7 @@ def compare(
         given = {"images": images, "truth": truth, "classes": classes, "run_dir": run_dir}
         overrides = dict(parse_override(text) for text in settings or [])
         overrides |= {OPTIONS[name]: value for name, value in given.items() if value}
-        lists = {"backbones": backbones, "embedders": embedders, "k": clusters}
+        lists = {"backbones": backbones, "labels": labels, "embedders": embedders, "k": clusters}
         lists |= {"presets": presets, "seeds": seeds, "table": table}
         found = compare_files(files or [], overrides, lists, Bars())
         print(summary(found, write(found, out)))
@@ -105,13 +108,27 @@ def compare(
 
 def backbones(
     name: Annotated[str, typer.Argument(help="all that is known of one model")] = "",
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="download the weights of NAME, to run without a network")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """The table of backbones: scheme, terms, and whether the weights are on this machine."""
     with errors(debug):
-        from datus.sources import describe, listing
+        from datus.aliases import resolve
+        from datus.sources import advice, describe, listing, notice
 
-        print(table(list(describe(name)) if name else listing()))
+        if fetch and not name:
+            raise UsageError("--fetch: expected the name of a model before it, got none")
+        name = resolve(name)
+        if not fetch:
+            print(table(list(describe(name))) if name else f"{table(listing())}\n\n{advice()}")
+            return
+        from datus.download import fetch as download
+
+        if note := notice(name, "auto"):
+            print(shown(note))
+        print(table(list(download(name))))
 
 
 def pretrain(

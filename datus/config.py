@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from datus.aliases import resolve
 from datus.clusters_config import CLUSTERS_RANGES, ClustersConfig, check_clusters
 from datus.denoise_config import DENOISE_RANGES, DenoiseConfig, check_denoise
 from datus.errors import ConfigError, UsageError
@@ -50,7 +51,8 @@ class FeaturesConfig:
     """One forward pass of a frozen self-supervised ViT (paper III-A)."""
 
     backbone: str = EMBEDDED_BACKBONE
-    """The embedded model, or any timm ViT by name, for example vit_small_patch8_224.dino."""
+    """The embedded model, or any timm ViT by name, for example vit_small_patch8_224.dino; names of
+    the authors, such as dino_vits8 or facebook/dinov2-small, stand for the same models."""
     weights: str = "auto"
     """auto = embedded if the package ships it, else a file in the folder DATUS_WEIGHTS, else hub;
     hub; random; or a path to a .safetensors or .pth file (docs/backbones.md)."""
@@ -263,6 +265,8 @@ class Config:
             if isinstance(given, dict):  # anything else is refused below
                 merged[section] = {**settings, **given}
         _one_rule(table.get("graphs"), merged)
+        for section in ("features", "embeddings"):
+            merged[section] = _with_model_name(section, merged.get(section, {}))
         return typing.cast(Config, build(Config, merged, ""))
 
 
@@ -277,6 +281,16 @@ def _one_rule(given: Any, merged: dict[str, Any]) -> None:
             "alone: leave one of them out"
         )
     merged["graphs"] = {**merged["graphs"], "threshold": "auto"}
+
+
+def _with_model_name(section: str, settings: Any) -> Any:
+    """The settings of a section, its backbone under the name that the table has for it."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("backbone"), str):
+        return settings  # what is wrong here is said later
+    try:
+        return {**settings, "backbone": resolve(settings["backbone"])}
+    except UsageError as error:
+        raise ConfigError(f"{section}.backbone: {error}") from None
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

@@ -16,13 +16,15 @@ like = "other.toml" a grid takes what it does not say itself from another grid.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, cast
 
+from datus.aliases import resolve
 from datus.config import Config, build, read_toml, unknown_key
 from datus.errors import ConfigError, UsageError
+from datus.zoo import SUFFIXES
 
 Entry = TypeVar("Entry", "Scheme", "Embedder")
 
@@ -53,7 +55,8 @@ class Scheme:
     weights: str = "auto"
     """As features.weights: auto, hub, random or a checkpoint file."""
     label: str = ""
-    """In tables and figures, for example DINO-S/8; empty = the name."""
+    """In tables and figures, for example DINO-S/8; empty = the name, and the weights where the
+    same name has several."""
     group: str = ""
     """What has one colour in figures, for example DINO; empty = a colour of its own."""
     params: str = ""
@@ -73,7 +76,8 @@ class Embedder:
     """In crop mode: same = the ViT that made the segments."""
     weights: str = "auto"
     label: str = ""
-    """Empty = pool, crop, or crop and the backbone's name."""
+    """Empty = pool, crop, or crop and the backbone's name, and its weights where the same name has
+    several."""
     settings: tuple[tuple[str, Any], ...] = ()
 
 
@@ -138,7 +142,8 @@ def load_grid(
 ) -> Grid:
     """Read and check all of it. `overrides`: settings for every cell; `lists`: keys of the grid.
 
-    Without `path` these two are the grid. Raises UsageError or ConfigError before anything runs.
+    Without `path` these two are the grid. `lists` may also hold "labels", one for each backbone, in
+    the same order. Raises UsageError or ConfigError before anything runs.
     """
     table = {**(_read(path) if path else {"base": {}}), **(lists or {})}
     settings = cast(
@@ -152,8 +157,10 @@ def load_grid(
             key, cure = TAKEN[name]
             raise UsageError(f"--set {name}: the grid's list {key} decides; {cure}")
         base[name] = value
-    schemes = _labelled(_entries(Scheme, "backbones", table), base)
-    embedders = _entries(Embedder, "embedders", table)
+    schemes = _schemes(_entries(Scheme, "backbones", table), base)
+    if "labels" in table:
+        schemes = _with_labels(schemes, table["labels"])
+    embedders = _embedders(_entries(Embedder, "embedders", table))
     cells = tuple(_cells(settings, base, schemes, embedders))
     _check_cells(cells)
     return Grid(settings, cells)
@@ -211,7 +218,7 @@ def _entries(cls: type[Entry], key: str, table: Mapping[str, Any]) -> list[Entry
     return found
 
 
-def _labelled(schemes: list[Scheme], base: Mapping[str, Any]) -> list[Scheme]:
+def _schemes(schemes: list[Scheme], base: Mapping[str, Any]) -> list[Scheme]:
     """Every scheme with a name and a label; the base's backbone where there is no list."""
     if not schemes:
         plain = Config.load(None, base).features
@@ -219,7 +226,82 @@ def _labelled(schemes: list[Scheme], base: Mapping[str, Any]) -> list[Scheme]:
     for number, scheme in enumerate(schemes, 1):
         if not scheme.name:
             raise ConfigError(f"backbones {number}: name: expected a model, got none")
-    return [replace(scheme, label=scheme.label or scheme.name) for scheme in schemes]
+    named = [
+        replace(one, name=_model(f"backbones {number}: name", one.name))
+        for number, one in enumerate(schemes, 1)
+    ]
+    _check_apart("backbones", [(one.name, one.weights, one.settings) for one in named])
+    models = [(one.name, one.weights) for one in named]
+    return [replace(one, label=one.label or _label(one.name, one.weights, models)) for one in named]
+
+
+def _embedders(embedders: list[Embedder]) -> list[Embedder]:
+    """Every embedder with a label."""
+    named = [
+        replace(one, backbone=_model(f"embedders {number}: backbone", one.backbone))
+        for number, one in enumerate(embedders, 1)
+    ]
+    _check_apart("embedders", [(_plain_label(one), one.weights, one.settings) for one in named])
+    models = [(_plain_label(one), one.weights) for one in named]
+    return [
+        replace(one, label=one.label or _label(_plain_label(one), one.weights, models))
+        for one in named
+    ]
+
+
+def _check_apart(name: str, entries: list[tuple[str, str, Any]]) -> None:
+    """Two entries that differ in nothing but the label are one."""
+    for model, weights, settings in entries:
+        if entries.count((model, weights, settings)) > 1:
+            raise ConfigError(
+                f"{name}: expected different entries, got {model} with weights {weights} twice; "
+                "leave one of them out"
+            )
+
+
+def _model(where: str, name: str) -> str:
+    try:
+        return resolve(name)
+    except UsageError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _with_labels(schemes: list[Scheme], labels: Sequence[str]) -> list[Scheme]:
+    """The labels of the command line in place of others."""
+    if len(labels) != len(schemes):
+        names = ", ".join(one.label for one in schemes)
+        raise UsageError(
+            f"--labels: expected {len(schemes)}, one for each backbone in this order: {names}; "
+            f"got {len(labels)}: {', '.join(labels)}"
+        )
+    for label in labels:
+        if not label or labels.count(label) > 1:
+            raise UsageError(f"--labels: expected different texts, got {', '.join(labels)!r}")
+    return [replace(one, label=label) for one, label in zip(schemes, labels, strict=True)]
+
+
+def _label(name: str, weights: str, models: Sequence[tuple[str, str]]) -> str:
+    """The name, and the weights where `models`, pairs of both, have the name with several."""
+    several = list(dict.fromkeys(other for one, other in models if one == name))
+    if len(several) == 1 or weights == "auto":
+        return name
+    return f"{name}:{_short(several)[several.index(weights)]}"
+
+
+def _short(weights: Sequence[str]) -> list[str]:
+    """For each file as much of its path as tells it from the others; other words as they are."""
+    paths = [PurePath(one) for one in weights]
+    for n_parts in range(1, max(len(path.parts) for path in paths) + 1):
+        ends = ["/".join(path.parts[-n_parts:]) for path in paths]
+        for found in ([_stem(one) for one in ends], ends):
+            if len(set(found)) == len(found):
+                return found
+    return list(weights)
+
+
+def _stem(path: str) -> str:
+    suffix = next((one for one in reversed(SUFFIXES) if path.endswith(one)), "")
+    return path.removesuffix(suffix)
 
 
 def _cells(
@@ -258,8 +340,10 @@ def _cells(
 
 
 def embedder_label(way: Embedder) -> str:
-    if way.label:
-        return way.label
+    return way.label or _plain_label(way)
+
+
+def _plain_label(way: Embedder) -> str:
     other = way.mode == "crop" and way.backbone != "same"
     return f"{way.mode} {way.backbone}" if other else way.mode
 
@@ -304,6 +388,7 @@ def parse_lists(lists: Mapping[str, str]) -> dict[str, Any]:
     """Keys of a grid, each a text of the command line; empty ones are left out."""
     parse: dict[str, Callable[[str], Any]] = {
         "backbones": parse_backbones,
+        "labels": lambda text: [part.strip() for part in text.split(",")],
         "embedders": parse_embedders,
         "k": lambda text: _numbers("--clusters", text),
         "seeds": lambda text: _numbers("--seeds", text),

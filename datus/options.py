@@ -1,6 +1,10 @@
 """What commands share: their options, and the Config that comes of them."""
 
+import json
 import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,3 +121,39 @@ def _numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--clusters {text}: expected a number or numbers with commas") from None
+
+
+def run_command(config: Config, file: Path | None, backbone: str) -> str:
+    """The `datus run` that makes the same run with another backbone.
+
+    file: the config file that `config` was read from, if there was one.
+    """
+    plain = dict(_settings(Config.load(file, {"preset": config.preset})))
+    plain["preset"] = Config.load(file).preset
+    given = {name: value for name, value in _settings(config) if value != plain[name]}
+    for name in ("features.backbone", "features.weights"):
+        given.pop(name, None)
+    if not file:
+        given.setdefault("clusters.k", config.clusters.k)
+    options = {name: option for option, name in OPTIONS.items()} | {"clusters.k": "clusters"}
+    words = ["datus", "run", *([str(file)] if file else [])]
+    for name in sorted(given, key=[*options, *given].index):
+        if name in options:
+            value = given[name]
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{options[name].replace('_', '-')}", text]
+        else:
+            words += ["--set", f"{name}={json.dumps(given[name])}"]
+    return shlex.join([*words, "--backbone", backbone])
+
+
+def _settings(config: Config) -> Iterator[tuple[str, Any]]:
+    """Every setting by its dotted name."""
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if is_dataclass(value):
+            yield from (
+                (f"{one.name}.{key.name}", getattr(value, key.name)) for key in fields(value)
+            )
+        else:
+            yield one.name, value

@@ -28,7 +28,7 @@ from datus.records import ImageRecord
 from datus.resources import parallel
 from datus.runner import Console, require_upstream
 from datus.shardwork import read_image, read_truth
-from datus.sources import hub_file, notice
+from datus.sources import hub_file, licence, notice, presence
 from datus.store import Store
 from datus.threads import map_threads
 from datus.zoo import find
@@ -218,24 +218,9 @@ def _tell_weights(config: Config, plan: Plan, found: Findings) -> None:
 
 def _known_text(backbone: str, known: str) -> str:
     if known.startswith("hub"):
-        return "in the hub's cache" if hub_file(backbone) else "from the hub, not here yet"
+        here = find(backbone) or hub_file(backbone)
+        return presence(backbone) if here else "from the hub, not here yet"
     return "random, for tests only" if known.startswith("random") else known
-
-
-def licence(backbone: str, known: str) -> str:
-    """Terms of the weights, as far as the table or timm tell. `known` as `weights_id` gives it."""
-    row = find(backbone)
-    if known.startswith("random"):
-        return "none, nobody trained them"
-    if row is not None:
-        return f"{row.family.licence} ({row.family.source})"
-    if known.startswith("hub"):
-        import timm
-
-        stated = getattr(timm.get_pretrained_cfg(backbone), "license", None)
-        if stated:
-            return f"{stated}, as timm states it"
-    return "not known here: ask those who made the weights"
 
 
 def _check_digest(backbone: str, weights: str, known: str, found: Findings) -> None:

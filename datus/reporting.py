@@ -36,6 +36,7 @@ from datus.report.records import (
 )
 from datus.report.summary import HEADLINE
 from datus.shardwork import Context, read_image, read_truth
+from datus.sources import better_backbone
 from datus.stage_warnings import few_valid
 from datus.tallies import Candidate, Tally, tally_of
 
@@ -82,6 +83,7 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
         gallery=_gallery(config, dataset, tallies[main].best),
         drift=drift,
         browse=config.report.browse > 0,
+        better_backbone=better_backbone(config),
     )
 
 

@@ -3,6 +3,7 @@
     find_weights("vit_small_patch8_224.dino", "auto")    a file, or "hub"
     weights_id(...)                                      what stands for them in a fingerprint
     listing(), describe(name)                            for people
+    better_backbone(config)                              what to take in place of the shipped model
 
 The environment variable DATUS_WEIGHTS names a folder that is looked into before the hub: NAME with
 any suffix of a weight file, or the authors' own file name. DATUS_OFFLINE=1 keeps the network out
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from datus.aliases import suggestions
+from datus.config import EMBEDDED_BACKBONE, Config
 from datus.errors import BackboneError, UsageError
-from datus.zoo import PATCHES_PER_SIDE, ROWS, SUFFIXES, Row, find
+from datus.zoo import LARGER, PATCHES_PER_SIDE, RECOMMENDED, ROWS, SUFFIXES, Row, find
 
 MODELS = Path(__file__).parent / "models"
 
@@ -141,14 +144,20 @@ def is_offline() -> bool:
     return any(value.lower() not in ("", "0", "false", "no", "off") for value in given)
 
 
+def hub_address() -> str:
+    """Of the hub, or of the mirror that HF_ENDPOINT names."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
 def hub_answers() -> bool:
-    """The hub's address is known, or a proxy knows it. Its client would retry for a minute."""
+    """The hub takes connections, or a proxy is set. The hub's client would retry for a minute."""
     if any(os.environ.get(name) for name in PROXIES):
         return True
     try:
-        host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
-        socket.getaddrinfo(host, 443)
-    except OSError:
+        address = urlsplit(hub_address())
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=5).close()
+    except (OSError, ValueError):  # ValueError: not an address
         return False
     return True
 
@@ -157,9 +166,16 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 def hub_file(name: str) -> Path | None:
-    """The weights of a timm model in the cache of the hub's client, or None."""
-    folder = hub_cache() / f"models--timm--{name}" / "snapshots"
-    found = (path for file in HUB_FILES for path in sorted(folder.glob(f"*/{file}")))
+    """The weights of a timm model in the cache of the hub's client, or None.
+
+    Looks where the client looks without a network: in the version that it asked for last.
+    """
+    folder = hub_cache() / f"models--timm--{name}"
+    try:
+        version = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = (folder / "snapshots" / version / file for file in HUB_FILES)
     return next((path for path in found if path.is_file()), None)
 
 
@@ -191,15 +207,41 @@ def cure(name: str) -> str:
     return f"put {file}{asked} {place}, or set features.weights to the file"
 
 
+def not_here(name: str) -> str:
+    """Why weights of the hub cannot be had: there is no network, and they are not here."""
+    why = "offline" if is_offline() else "the hub is out of reach"
+    return (
+        f"{name}: {why}, and its weights are not on this machine; run datus backbones {name} "
+        f"--fetch where there is a network, or {cure(name)}"
+    )
+
+
 def notice(backbone: str, weights: str) -> str:
     """What to know before the weights are fetched from the hub: terms that need consent."""
     row = find(backbone)
     if not (row and row.family.gated) or find_weights(backbone, weights) != "hub":
         return ""
     return (
-        f"{backbone}: gated. Its authors give the weights to those who accept the "
-        f"{row.family.licence} ({row.family.gated}); timm's copy on the hub has the same terms"
+        f"{backbone}: the weights have the {row.family.licence}. Its authors give their own files "
+        f"to those who accept it ({row.family.gated}); timm's copy on the hub was not gated when "
+        "this was written, but has the same licence"
     )
+
+
+def licence(backbone: str, known: str) -> str:
+    """Terms of the weights, as far as the table or timm tell. `known` as `weights_id` gives it."""
+    row = find(backbone)
+    if known.startswith("random"):
+        return "none, nobody trained them"
+    if row is not None:
+        return f"{row.family.licence} ({row.family.source})"
+    if known.startswith("hub"):
+        import timm
+
+        stated = getattr(timm.get_pretrained_cfg(backbone), "license", None)
+        if stated:
+            return f"{stated}, as timm states it"
+    return "not known here: ask those who made the weights"
 
 
 # --- for people ---------------------------------------------------------------------------------
@@ -208,30 +250,70 @@ def notice(backbone: str, weights: str) -> str:
 def listing() -> list[tuple[str, ...]]:
     """The whole table: a header and one row for each model."""
     header = ("name", "scheme", "patch", "params", "pretraining data", "licence", "gated")
-    rows: list[tuple[str, ...]] = [(*header, "weights here")]
+    rows: list[tuple[str, ...]] = [(*header, "weights here", "recommended")]
+    marks = {RECOMMENDED: "yes", LARGER: "yes, larger"}
     for row in ROWS:
         family = row.family
         patch = str(row.patch_px) if row.patch_px else "CNN"
         facts = (patch, f"{row.parameters / 1e6:.1f}M", family.data, family.licence)
-        gated = "yes" if row.family.gated else "no"
-        rows.append((row.name, family.scheme, *facts, gated, presence(row.name)))
+        gated = "authors' files" if row.family.gated else "no"
+        here = (presence(row.name), marks.get(row.name, ""))
+        rows.append((row.name, family.scheme, *facts, gated, *here))
     return rows
 
 
+def advice() -> str:
+    """What the table recommends, in words."""
+    return (
+        f"recommended: {RECOMMENDED}; with more memory and time, {LARGER}\n"
+        "datus backbones NAME says all about one model, datus backbones NAME --fetch downloads its "
+        "weights"
+    )
+
+
 def presence(name: str) -> str:
-    """Where the weights of the model are on this machine: shipped, DATUS_WEIGHTS, hub cache, no."""
+    """Where the weights of the model are: shipped, DATUS_WEIGHTS, hub cache, or what to do."""
     if model_path(name):
         return "shipped"
     if local_file(name):
         return FOLDER
-    return "hub cache" if hub_file(name) else "no"
+    if hub_file(name):
+        return "hub cache"
+    row = find(name)
+    if row and row.family.on_hub:
+        return f"downloads on first use ({download_size(row)})"
+    return "no, a file is needed"
+
+
+def download_size(row: Row) -> str:
+    """Of the weights on the hub, '87 MB': see `Row.n_bytes`."""
+    return f"{row.n_bytes / 1e6:.0f} MB"
+
+
+def better_backbone(config: Config, command: str = "") -> str:
+    """Which model gives better masks than the shipped one, in one line; empty for other runs.
+
+    command: the same run with that model; without it, what has to be added to the command that
+    was given. That line is for the report: it depends on the run alone, not on the machine.
+    """
+    features, clusters = config.features, config.clusters
+    other = features.backbone != EMBEDDED_BACKBONE or features.weights == "random"
+    if other or clusters.frozen or clusters.edits:  # clusters and edits are those of one model
+        return ""
+    row = next(row for row in ROWS if row.name == RECOMMENDED)
+    size = f"downloads {download_size(row)} on first use"
+    begin = f"{EMBEDDED_BACKBONE} is a small model: for better masks"
+    if not command:
+        return f"{begin} add --backbone {RECOMMENDED} to the same command (it {size})"
+    here = local_file(RECOMMENDED) or hub_file(RECOMMENDED)
+    return f"{begin} run  {command}  ({'its weights are here' if here else size})"
 
 
 def describe(name: str) -> list[tuple[str, str]]:
     """All that is known of one model. UsageError if it is not in the table."""
     row = find(name)
     if row is None:
-        names = near(name, [one.name for one in ROWS])
+        names = suggestions(name)
         raise UsageError(
             f"{name}: not in the table"
             + (f"; did you mean {names}?" if names else "")
@@ -247,9 +329,9 @@ def describe(name: str) -> list[tuple[str, str]]:
         ("pretraining data", family.data),
         ("licence", family.licence),
         ("source", family.source),
-        ("gated", f"yes, ask at {family.gated}" if row.family.gated else "no"),
+        ("gated", f"the authors' files: ask at {family.gated}" if family.gated else "no"),
         ("timm", f"{row.model} {_options(row)}".rstrip()),
-        ("on the hub", f"timm/{row.name}" if family.on_hub else "no"),
+        ("on the hub", f"timm/{row.name}, {download_size(row)}" if family.on_hub else "no"),
         ("authors' file", row.file or "-"),
         ("address", row.url or "-"),
         ("digest", row.digest or "not stated by its authors"),
@@ -276,7 +358,7 @@ def _here(row: Row) -> str:
     """Path of the weights, and whether they are the file that the authors released."""
     path = model_path(row.name) or local_file(row.name) or hub_file(row.name)
     if path is None:
-        return "no"
+        return presence(row.name)
     kind, _, digits = row.digest.partition(":")
     if path.name != row.file or not digits:
         return str(path)

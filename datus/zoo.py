@@ -38,7 +38,7 @@ class Family:
     on_hub: bool = False
     """timm has the weights."""
     gated: str = ""
-    """Where the authors' file must be asked for; empty = it can be fetched freely."""
+    """Where the licence is accepted before the authors' own file can be had; empty = not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,11 @@ class Row:
     def model(self) -> str:
         """timm's name of the architecture."""
         return self.architecture or self.name.partition(".")[0]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of a file of the weights: four bytes for each parameter. Its header adds some KB."""
+        return 4 * self.parameters
 
     @property
     def is_cnn(self) -> bool:
@@ -136,6 +141,22 @@ DINO_CNN = Family("DINO", "dino", "Apache-2.0", f"{GITHUB}facebookresearch/dino"
 
 # --- the rows -----------------------------------------------------------------------------------
 
+# Patches of 8 pixels follow borders more closely than patches of 14 or 16; ViT-S is the smallest
+# of the usual sizes: 21.7 million parameters still run on a CPU. The weights are Apache-2.0 and on
+# the hub without a login. The paper's Table I has this model, too.
+RECOMMENDED = "vit_small_patch8_224.dino"
+# Four times the parameters, trained on 142 million images. The registers keep the outliers of
+# DINOv2 out of the patch tokens. The weights are Apache-2.0 and on the hub without a login as well.
+LARGER = "vit_base_patch14_reg4_dinov2.lvd142m"
+
+DINOV2_NOTE = (
+    "some patch tokens of the background have very large norms (Darcet et al. 2024, Vision "
+    "Transformers Need Registers), which disturbs the graph of patches; prefer {}"
+)
+DINOV3_NOTE = (
+    "Meta's own files and facebook/dinov3-* on the hub are gated: accept the licence first; timm's "
+    "copy was not gated when this was written, but has the same licence"
+)
 IBOT_NOTE = "the authors call it checkpoint_teacher.pth at every size: rename it"
 MSN_NOTE = "Meta's copies on Hugging Face say apache-2.0; read the repository's LICENSE too"
 UNICOM_NOTE = "trained with the mean and deviation of CLIP's images; here it sees ImageNet's"
@@ -166,13 +187,15 @@ def _dinov2(size: str, letter: str, kind: str, parameters: int, registers: bool)
     name = f"vit_{kind}_patch14{part}_dinov2.lvd142m"
     file = f"dinov2_vit{letter}14{part}_pretrain.pth"
     url = f"{META}dinov2/dinov2_vit{letter}14/{file}"
-    return Row(name, DINOV2, parameters, size, 14, 37, file, url)
+    note = "" if registers else DINOV2_NOTE.format(f"vit_{kind}_patch14_reg4_dinov2.lvd142m")
+    return Row(name, DINOV2, parameters, size, 14, 37, file, url, note=note)
 
 
 def _dinov3(size: str, kind: str, parameters: int, word: str, digits: str) -> Row:
     file = f"dinov3_{word}_pretrain_lvd1689m-{digits}.pth"
     name = f"vit_{kind}_patch16_dinov3.lvd1689m"
-    return Row(name, DINOV3, parameters, size, 16, 0, file, "", f"sha256:{digits}")
+    digest = f"sha256:{digits}"
+    return Row(name, DINOV3, parameters, size, 16, 0, file, "", digest, note=DINOV3_NOTE)
 
 
 def _msn(name: str, size: str, patch: int, grid: int, parameters: int, more: Any) -> Row:
@@ -189,7 +212,7 @@ def _msn(name: str, size: str, patch: int, grid: int, parameters: int, more: Any
 
 
 ROWS: tuple[Row, ...] = (
-    Row("datus_vit_t8", DATUS, 3_645_888, "t8", 8, 16, note="weak; runs anywhere"),
+    Row("datus_vit_t8", DATUS, 3_645_888, "t8", 8, 16, note="small; runs anywhere"),
     # the paper's Table I
     _dino("S", 8, 28, 21_670_272, "deitsmall"),
     _dino("S", 16, 14, 21_665_664, "deitsmall"),

@@ -203,7 +203,7 @@ def test_the_model_of_the_crops_is_asked_for_before_the_first_shard(
     with pytest.raises(BackboneError) as caught:
         go(tiny.config(tmp_path / "run", crops))
     text = str(caught.value)
-    start = "vit_small_patch16_224.dino: offline, and its weights are not on this machine; put "
+    start = "vit_small_patch16_224.dino: offline, and its weights are not on this machine; run "
     assert text.startswith(start)
     assert not list(tmp_path.glob("run/features/*/shard-*"))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
+import typer.main
 from PIL import Image
 from run_tree import tree
 from tiny_runs import SPEED, Dataset, snapshot
@@ -26,7 +27,7 @@ from datus.cli import app
 from datus.config import Config
 from datus.errors import WorkError, size_text
 from datus.metrics import RULES
-from datus.options import OPTIONS
+from datus.options import OPTIONS, load_config, run_command
 from datus.store import Store
 from datus.zoo import ROWS
 
@@ -114,9 +115,32 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
         assert all(re.fullmatch(r"\d+\.\d\d", cell) for cell in found[rule])
     assert f"masks of K = 3: {run_copy}/latest/masks-k3\n" in result.stdout
     folder = f"{run_copy}/latest/report"
-    assert result.stdout.endswith(f"report: {folder}/report.html\nbrowser: {folder}/browse.html\n")
+    links = f"report: {folder}/report.html\nbrowser: {folder}/browse.html\n"
+    *_, last = result.stdout.splitlines()
+    assert result.stdout.endswith(f"{links}{last}\n")
+    assert last.startswith(
+        "datus_vit_t8 is a small model: for better masks run  datus run --images"
+    )
     assert re.search(r"^K = 3, coverage \d+\.\d %$", result.stdout, re.MULTILINE)
     assert tree(run_copy) == tree(finished)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_the_command_for_a_better_backbone_is_the_same_run(in_file: bool, tmp_path: Path) -> None:
+    settings = {"data.images": "my photos", "clusters.k": [4, 6], "seed": 7, "preset": "paper"}
+    more = {"graphs.threshold": 0.5, "segments.backend": "bits", "data.truth": "it's true"}
+    more |= {"data.classes": "c.toml", "speed.isolate": True}
+    path = None
+    if in_file:
+        path = tmp_path / "a run.toml"
+        lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+        path.write_text("\n".join(lines), encoding="utf-8")
+    config = Config.load(path, {**settings, **more})
+    command = run_command(config, path, "vit_small_patch8_224.dino")
+    name, *arguments = shlex.split(command)[1:]
+    context = typer.main.get_command(app).commands[name].make_context(name, arguments)
+    again = load_config(context.params)
+    assert again == Config.load(None, {**settings, **more, "features.backbone": "dino_vits8"})
 
 
 def test_run_without_truth_needs_nothing_but_images(tiny: Dataset, run_copy: Path) -> None:
@@ -426,12 +450,15 @@ def test_backbones_lists_every_model_and_where_its_weights_are(
     monkeypatch.setenv("DATUS_WEIGHTS", str(tmp_path))
     result = call("backbones")
     assert result.exit_code == 0, result.output
-    header, *lines = result.stdout.splitlines()
+    listed, advice = result.stdout.split("\n\n")
+    header, *lines = listed.splitlines()
     assert header.split()[:3] == ["name", "scheme", "patch"]
     assert len(lines) == len(ROWS)
     here = {line.split()[0]: line.rsplit("  ", 1)[1] for line in lines}
     assert here["datus_vit_t8"] == "shipped"
     assert here["vit_base_patch16_224.mae"] == "DATUS_WEIGHTS"
+    assert here["vit_small_patch8_224.dino"] == "yes"
+    assert advice.startswith("recommended: vit_small_patch8_224.dino; ")
 
 
 def test_backbones_of_one_model_says_which_file_to_put_where() -> None:
@@ -451,7 +478,8 @@ def test_offline_without_weights_ends_with_one_clear_error(
     text = error_of(
         call("run", *given, "--backbone", "vit_small_patch16_dinov3.lvd1689m", "--offline"), 1
     )
-    assert "lvd1689m: offline, and its weights are not on this machine; put dinov3_vits16" in text
+    assert "lvd1689m: offline, and its weights are not on this machine; run datus backbones" in text
+    assert "or put dinov3_vits16" in text
     assert os.environ["DATUS_OFFLINE"] == "1"
 
 
@@ -463,7 +491,9 @@ def test_gated_weights_are_announced_before_the_work(
     given = tiny.arguments(tmp_path / "run")
     result = call("run", *given, "--backbone", "vit_small_patch16_dinov3.lvd1689m")
     assert result.exit_code == 1
-    assert result.stderr.startswith("vit_small_patch16_dinov3.lvd1689m: gated. Its authors give")
+    assert result.stderr.startswith(
+        "vit_small_patch16_dinov3.lvd1689m: the weights have the DINOv3 License. Its authors give"
+    )
 
 
 @pytest.mark.slow

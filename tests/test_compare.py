@@ -1,6 +1,7 @@
 """`datus compare`: cells share one run folder, fail alone, resume, and end in tables."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -315,6 +316,25 @@ def test_no_grid_file_at_all(tiny: Dataset, done: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "\n0 shards made\n" in result.stdout
     assert (done / "run" / "compare" / "grid" / "table.md").exists()
+
+
+def test_one_backbone_with_several_weights(grid_file: Path, tmp_path: Path) -> None:
+    given = ["--backbones", "datus_vit_t8,datus_vit_t8:random", "--clusters", "3"]
+    result = call(grid_file, *given, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert re.findall(r"^\| (datus_vit_t8\S*) ", result.stdout, re.MULTILINE)[:2] == [
+        "datus_vit_t8",
+        "datus_vit_t8:random",
+    ]
+    cells = json.loads((tmp_path / "out" / "compare.json").read_bytes())["cells"]
+    assert [cell["backbone"] for cell in cells] == ["datus_vit_t8", "datus_vit_t8:random"]
+    assert "datus_vit_t8:random" in (tmp_path / "out" / "figure7.svg").read_text(encoding="utf-8")
+    result = call(grid_file, *given, "--labels", "trained,not trained", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    for name in ("table.md", "table.tex", "segments.csv", "compare.json", "figure7.svg"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "not trained" in text
+        assert "datus_vit_t8" not in text
 
 
 # --- finished runs ------------------------------------------------------------------------------

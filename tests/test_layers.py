@@ -14,21 +14,22 @@ ROOT = Path(datus.__file__).parent
 LAYERS = (
     {"errors"},
     {"records"},
-    {"threads", "wholefile"},
+    {"threads", "wholefile", "zoo"},
+    {"aliases"},
     {"memory", "denoise_config", "clusters_config", "report_config", "shares"},
     {"config"},
     {"classes", "grid"},
     # the method: these do not import one another, but for the helpers of the first rows
     {"compiled", "png"},
     {"halves", "onednn"},
-    {"zoo", "converters"},
+    {"converters"},
     {"pixels", "checkpoints", "louvain_kernel", "sources", "inference", "partitions"},
     {"embedders", "selfsupervised", "textimage"},
     {"views", "trust"},
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"}
     | {"confidence", "constraints", "edits", "verdicts", "naming", "consistency"},
-    {"heads", "logits", "modelfiles", "labels", "imagesize"},
+    {"heads", "logits", "modelfiles", "labels", "imagesize", "download"},
     {"segmenter", "trainset"},
     {"predict", "denoise"},
     {"exports"},  # items in, folders out

@@ -36,7 +36,7 @@ def test_json_holds_everything_a_program_asks_for() -> None:
     assert set(found) == {
         *("classes", "clusters", "coverage", "datus", "definitions", "failures", "headline"),
         *("n_images", "numbers", "preset", "provenance", "rules", "scores", "scores_note"),
-        *("settings", "sweep", "title", "warnings"),
+        *("settings", "sweep", "title", "warnings", "better_backbone"),
     }
     assert found["clusters"] == 5
     assert found["n_images"] == 3
@@ -202,6 +202,15 @@ def test_the_rule_stands_beside_the_headline() -> None:
     assert f"mIoU, hungarian_strict {scores.miou:.1f}%" in text
     for sentence in DESCRIBED.values():
         assert sentence in text
+
+
+def test_a_better_backbone_is_named_in_all_three_files() -> None:
+    text = "for better masks add --backbone vit_small_patch8_224.dino to the same command"
+    files = build_report(dataclasses.replace(inputs_of(), better_backbone=text))
+    assert json.loads(files["report.json"])["better_backbone"] == text
+    assert text in files["report.md"].decode().splitlines()
+    assert text in " ".join(Page(files["report.html"]).text.split())
+    assert "better masks" not in build_report(inputs_of())["report.html"].decode()
 
 
 # --- hostile names ------------------------------------------------------------------------------

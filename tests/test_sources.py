@@ -11,11 +11,14 @@ from safetensors.torch import save_file
 
 from datus import sources
 from datus.backbones import load_backbone
-from datus.config import FeaturesConfig
+from datus.config import Config, FeaturesConfig
 from datus.errors import BackboneError, UsageError
 from datus.sources import (
+    advice,
+    better_backbone,
     cure,
     describe,
+    download_size,
     file_names,
     find_weights,
     hub_answers,
@@ -28,7 +31,7 @@ from datus.sources import (
     presence,
     weights_id,
 )
-from datus.zoo import ROWS
+from datus.zoo import LARGER, RECOMMENDED, ROWS, find
 
 DINO = "vit_small_patch8_224.dino"
 IBOT = "vit_base_patch16_224.ibot"
@@ -133,8 +136,9 @@ def test_offline_says_so_and_names_the_file(variable: str, monkeypatch: pytest.M
     monkeypatch.setattr(sources, "hub_answers", lambda: pytest.fail("the network was touched"))
     assert weights_id(DINO, "auto") == f"hub:{DINO}"  # what was made before needs no weights
     assert raised(BackboneError, load_backbone, DINO, "auto", FeaturesConfig()) == (
-        f"{DINO}: offline, and its weights are not on this machine; put {AUTHORS} ({ADDRESS}) into "
-        "a folder and set DATUS_WEIGHTS to the folder, or set features.weights to the file"
+        f"{DINO}: offline, and its weights are not on this machine; run datus backbones {DINO} "
+        f"--fetch where there is a network, or put {AUTHORS} ({ADDRESS}) into a folder and set "
+        "DATUS_WEIGHTS to the folder, or set features.weights to the file"
     )
 
 
@@ -168,8 +172,9 @@ def test_what_the_hub_gave_before_is_read_offline(monkeypatch: pytest.MonkeyPatc
 def test_gated_models_say_so_before_anything_is_tried(folder: Path) -> None:
     ask = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
     assert notice(DINOV3, "auto") == (
-        f"{DINOV3}: gated. Its authors give the weights to those who accept the DINOv3 License "
-        f"({ask}); timm's copy on the hub has the same terms"
+        f"{DINOV3}: the weights have the DINOv3 License. Its authors give their own files to those "
+        f"who accept it ({ask}); timm's copy on the hub was not gated when this was written, but "
+        "has the same licence"
     )
     assert f"(gated: ask at {ask})" in cure(DINOV3)
     assert notice(DINO, "auto") == notice(DINOV3, "random") == ""
@@ -219,15 +224,69 @@ def test_the_listing_has_every_row_and_where_its_weights_are(folder: Path) -> No
     cached("vit_small_patch16_224.dino")
     header, *rows = listing()
     assert header[0] == "name"
-    assert header[-1] == "weights here"
     assert [row[0] for row in rows] == [row.name for row in ROWS]
-    here = {row[0]: row[-1] for row in rows}
+    here = {row[0]: row[header.index("weights here")] for row in rows}
     assert here["datus_vit_t8"] == "shipped"
     assert here[DINO] == presence(DINO) == "DATUS_WEIGHTS"
     assert here["vit_small_patch16_224.dino"] == "hub cache"
-    assert here[IBOT] == "no"
-    gated = {row[0] for row in rows if row[header.index("gated")] == "yes"}
+    assert here[IBOT] == "no, a file is needed"
+    assert here[DINOV3] == "downloads on first use (86 MB)"
+    gated = {row[0] for row in rows if row[header.index("gated")] == "authors' files"}
     assert gated == {row.name for row in ROWS if row.family.gated}
+    marked = {row[0]: row[-1] for row in rows if row[-1]}
+    assert marked == {DINO: "yes", "vit_base_patch14_reg4_dinov2.lvd142m": "yes, larger"}
+    assert all(name in advice() for name in marked)
+
+
+def test_the_size_of_a_download_is_that_of_its_parameters() -> None:
+    """timm.create_model(DINO).state_dict() has 21,670,272 numbers of four bytes."""
+    row = find(DINO)
+    assert row is not None
+    assert download_size(row) == "87 MB"
+    assert dict(describe(DINO))["on the hub"] == f"timm/{DINO}, 87 MB"
+    assert dict(describe(DINO))["weights here"] == "downloads on first use (87 MB)"
+
+
+def test_a_recommended_model_is_a_free_one_on_the_hub() -> None:
+    for name in (RECOMMENDED, LARGER):
+        row = find(name)
+        assert row is not None
+        assert (row.family.on_hub, row.family.gated) == (True, "")
+        assert row.family.licence == "Apache-2.0"
+
+
+def test_notes_say_what_is_gated_and_which_tokens_are_outliers() -> None:
+    assert "facebook/dinov3-* on the hub are gated" in dict(describe(DINOV3))["note"]
+    assert dict(describe("vit_base_patch14_dinov2.lvd142m"))["note"].endswith(
+        "prefer vit_base_patch14_reg4_dinov2.lvd142m"
+    )
+    assert "note" not in dict(describe("vit_base_patch14_reg4_dinov2.lvd142m"))
+
+
+def test_a_better_backbone_is_named_for_the_shipped_one() -> None:
+    begin = "datus_vit_t8 is a small model: for better masks"
+    assert better_backbone(Config()) == (
+        f"{begin} add --backbone {DINO} to the same command (it downloads 87 MB on first use)"
+    )
+    command = f"datus run --images photos --backbone {DINO}"
+    line = better_backbone(Config(), command)
+    assert line == f"{begin} run  {command}  (downloads 87 MB on first use)"
+    cached(DINO)
+    assert better_backbone(Config(), command) == f"{begin} run  {command}  (its weights are here)"
+    assert better_backbone(Config()).endswith("(it downloads 87 MB on first use)")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"features.backbone": DINOV3},
+        {"features.weights": "random"},
+        {"clusters.frozen": "runs/other"},
+        {"clusters.edits": "edits.json"},
+    ],
+)
+def test_no_better_backbone_is_named_for_other_runs(settings: dict[str, Any]) -> None:
+    assert better_backbone(Config.load(None, settings)) == ""
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -24,6 +24,7 @@ def to_markdown(inputs: ReportInputs) -> bytes:
         [f"# {plain(inputs.title)}", ""],
         _headline(inputs),
         _warnings(inputs),
+        [plain(inputs.better_backbone), ""] if inputs.better_backbone else [],
         _rules(inputs.main),
         _classes(inputs),
         _sweep(inputs),

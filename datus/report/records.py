@@ -198,6 +198,8 @@ class ReportInputs:
     """New images against the run that the clusters were taken from; None where none were taken."""
     browse: bool = False
     """browse.html stands beside the page."""
+    better_backbone: str = ""
+    """Which model gives better masks, in a sentence; empty where none is to be named."""
 
     def __post_init__(self) -> None:
         _require(bool(self.sweep), "ReportInputs.sweep: expected at least one K, got none")

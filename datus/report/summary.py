@@ -90,6 +90,7 @@ def summarise(inputs: ReportInputs) -> dict[str, Any]:
             for stage, image_id, reason in inputs.failures
         ],
         "warnings": list(inputs.warnings),
+        "better_backbone": inputs.better_backbone,
         "settings": portable(inputs.settings),
         "provenance": portable(inputs.provenance),
     }
