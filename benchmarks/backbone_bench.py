@@ -17,6 +17,7 @@ to the best variant of that cell: its mean, and the worst one.
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -323,6 +324,7 @@ def main() -> None:
             for s in sets
             for b in backbones
         ]
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(work_on, job) for job in jobs]):
                 with args.out.open("a", encoding="utf-8") as file:

@@ -10,6 +10,7 @@ with the true score over the backbones of one set, and its mean over the sets.
 
 import argparse
 import json
+import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -131,6 +132,7 @@ def main() -> None:
             for b in ROWS
             for f in args.factors.split(",")
         ]
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(work_on, job) for job in jobs]):
                 with args.out.open("a", encoding="utf-8") as file:

@@ -13,7 +13,7 @@ one and none of the other. A share of the pairs means the same for both. `cosine
 it over the dataset, not over each image: an image of one colour has more links than a crowded one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from zlib import crc32
@@ -31,6 +31,10 @@ GRID = 28
 POSITION_BOUND = 0.5
 """Share of the keys' variance above which `center = "auto"` removes the mean of each place. The
 embedded backbone stands at 0.7: what the content says is in the rest."""
+
+GROUPS, GROUPED_KEYS = 32, 8192
+"""Groups of keys whose means count once each for `center = "auto"`, and keys that they are found
+from. With 8 and 128 groups scores are the same (docs/decisions.md 71)."""
 
 MIN_IMAGES = 8
 """Fewer say too little about a place: what is common to two images is mostly the two images."""
@@ -142,18 +146,10 @@ def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float
     a key that is zero are never linked, and count. 0 if no image has two patches.
     """
 
-    @cache
-    def mean_on(grid: tuple[int, int]) -> Array:
-        return resample(mean, grid).reshape(-1, mean.shape[2])
+    centred = _centred(sample, center, mean)
 
     def cosines(number: int) -> Array:
-        there = sample.place[number] >= 0
-        keys = as_float32(sample.keys[number][there])
-        if center == "image":
-            keys = keys - sample.mean[number]
-        elif center in ("dataset", "position"):
-            on_grid = mean_on((int(sample.grid[number, 0]), int(sample.grid[number, 1])))
-            keys = (keys - on_grid[sample.place[number][there]]).astype(np.float32)
+        keys = centred(number)
         lengths = np.linalg.norm(keys.astype(np.float64), axis=1, keepdims=True)
         unit = (keys / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
         products = unit @ unit.T
@@ -170,6 +166,37 @@ def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float
     n_linked = min(max(int(density * len(pairs)), 1), len(pairs))
     bound = float(np.partition(pairs, len(pairs) - n_linked)[len(pairs) - n_linked])
     return min(round(bound, 4), MAX_THRESHOLD)
+
+
+def spread_keys(sample: KeySample, center: str, mean: Array, n_keys: int) -> Array:
+    """float32 (n, D): about `n_keys` of a sample, centred; as many of each image."""
+    centred = _centred(sample, center, mean)
+    n_each = max(1, n_keys // max(1, len(sample.draw)))
+    parts = []
+    for number in range(len(sample.draw)):
+        keys = centred(number)
+        parts.append(keys[:: max(1, len(keys) // n_each)])
+    return np.concatenate(parts)
+
+
+def _centred(sample: KeySample, center: str, mean: Array) -> Callable[[int], Array]:
+    """number of an image -> float32 (m, D): its keys in the sample, less what `center` says."""
+
+    @cache
+    def mean_on(grid: tuple[int, int]) -> Array:
+        return resample(mean, grid).reshape(-1, mean.shape[2])
+
+    def centred(number: int) -> Array:
+        there = sample.place[number] >= 0
+        keys = as_float32(sample.keys[number][there])
+        if center == "image":
+            keys = keys - sample.mean[number]
+        elif center != "none":
+            on_grid = mean_on((int(sample.grid[number, 0]), int(sample.grid[number, 1])))
+            keys = (keys - on_grid[sample.place[number][there]]).astype(np.float32)
+        return keys
+
+    return centred
 
 
 def position_mean(sums: KeySums) -> Array:
@@ -203,9 +230,9 @@ def position_share(sums: KeySums) -> float:
 
 
 def best_center(sums: KeySums) -> str:
-    """What `center = "auto"` takes: "position" where keys are bound to it, else "image"."""
+    """What `center = "auto"` starts from: "position" where keys are bound to it, else "dataset"."""
     bound = sums.n_images >= MIN_IMAGES and position_share(sums) > POSITION_BOUND
-    return "position" if bound else "image"
+    return "position" if bound else "dataset"
 
 
 def without(keys: Array, mean: Array) -> Array:

@@ -1,6 +1,7 @@
 """Vectors to (PCA to) k-means to centroids, and segments to the nearest centroid (paper III-D).
 
     fit_clusters   float32 (n, E), all valid segments of the dataset -> ClusterModel, K centroids
+    mean_of_groups float32 (n, D) -> the mean of K centroids, float32 (D,)
     fit_space      the PCA alone, for clusters that are made elsewhere; project: into its space
     assign         the segments of one image -> a cluster id and a margin each; needs no FAISS
     votes          the same -> the share of the restarts that agree with that cluster
@@ -83,6 +84,31 @@ def fit_clusters(
         seed=start,
         library=faiss_library() if gpu is None else f"{faiss_library()}, GPU {gpu}",
     )
+
+
+def mean_of_groups(vectors: Array, n_groups: int) -> Array:
+    """float32 (D,): the mean of the centroids of k-means on float32 (n, D).
+
+    Each group counts once. The mean of all vectors is close to the largest group, and what is left
+    of that group without it is noise. One start, seed 0; of few vectors, a group for each eighth.
+    """
+    faiss = load_faiss()
+    k = max(1, min(n_groups, len(vectors) // 8))
+
+    def centroids(rows: Array) -> Array:
+        kmeans = faiss.Kmeans(
+            *(rows.shape[1], k),
+            niter=20,
+            seed=0,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(rows),
+        )
+        kmeans.train(rows)
+        return np.asarray(kmeans.centroids)
+
+    (found,) = map_threads(centroids, [np.ascontiguousarray(vectors)], 1)
+    mean: Array = found.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def fit_space(vectors: Array, settings: ClustersConfig) -> tuple[Array, Array, Array]:

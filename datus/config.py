@@ -84,8 +84,9 @@ class GraphsConfig:
 
     center: Literal["auto", "none", "image", "dataset", "position"] = "auto"
     """Which mean key is subtracted first: of the image, of the dataset, or of each place of the
-    grid over the dataset (keys carry position). The paper subtracts none. auto = position where
-    the place explains most of the keys' variance, else image."""
+    grid over the dataset (keys carry position). The paper subtracts none. auto = the mean of each
+    place where the place explains most of the keys' variance, and then the mean of 32 groups of
+    keys, in which a thing counts once, however large it is."""
     density: float = 0.07
     """Share of all pairs of patches within images to link, over the dataset: the most similar ones.
     It sets one threshold for all images, which suits the backbone: keys of large models agree less

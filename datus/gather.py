@@ -145,6 +145,7 @@ def build_center(context: Context) -> DatasetWork:
 
     if context.config.clusters.frozen:
         return _build_taken(context, "center")
+    from datus.clusters import mean_of_groups
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
         sample = _Sample()
@@ -165,6 +166,10 @@ def build_center(context: Context) -> DatasetWork:
             )
         whole = choice != "position"
         mean = centering.dataset_mean(sums) if whole else centering.position_mean(sums)
+        if settings.center == "auto":
+            wanted = centering.GROUPED_KEYS
+            keys = centering.spread_keys(sample.joined, choice, mean, wanted)
+            mean = mean + mean_of_groups(keys, centering.GROUPS)
         arrays = {"mean": mean, "choice": np.frombuffer(choice.encode(), np.uint8)}
         figures = {"position_share": share}
         if settings.by_density:
