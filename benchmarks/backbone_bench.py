@@ -34,17 +34,19 @@ import numpy as np
 from simulated import Strength, noisy, simulated, whitened
 
 from datus.classes import load_classes
+from datus.clusters import assign
 from datus.config import EMBEDDED_BACKBONE, Config, parse_override
 from datus.consistency import VIEWS, View
 from datus.errors import DatusError
 from datus.index import Index, Shard, make_index
-from datus.masks import labels_to_pixels, truth_classes
+from datus.masks import fill_from_neighbours, labels_to_pixels, truth_classes
 from datus.metrics import add, count_pixels, score
+from datus.modelarrays import cluster_model
 from datus.plan import make_plan
-from datus.records import WHOLE, Array, ImageRecord, ShardData
+from datus.records import WHOLE, Array, ImageRecord, SegmentEmbeddings, ShardData
 from datus.shardwork import Context, Runtime, read_truth, vit_image
 from datus.store import Store
-from datus.work import labelled
+from datus.work import segment_map
 
 CLASSES = Path(__file__).resolve().parents[1] / "data" / "classes"
 
@@ -230,12 +232,15 @@ def run(given: Given, features: ShardData, overrides: Mapping[str, Any], memo: d
 
 
 def scored(config: Config, given: Given, dataset: Memory) -> dict[str, float]:
-    counts = []
+    model, counts = cluster_model(dataset.outputs["clusters"].arrays[WHOLE]), []
     for record, truth in zip(given.index.records, given.truths, strict=True):
-        cluster, _, n_labels = labelled(config, record, dataset.outputs, None)
-        segments = dataset.outputs["segments"].arrays[record.image_id]["labels"]
-        mask = labels_to_pixels(cluster.astype(np.uint8)[segments], *truth.shape)
-        counts.append(count_pixels(mask, truth, n_labels, given.n_classes))
+        embedded = dataset.outputs["embeddings"].arrays[record.image_id]
+        found = assign(model, SegmentEmbeddings(embedded["vectors"], embedded["valid"]))
+        segments = segment_map(dataset.outputs["segments"].arrays[record.image_id])
+        if config.masks.noise == "nearest":
+            found = fill_from_neighbours(segments, found)
+        mask = labels_to_pixels(found.cluster.astype(np.uint8)[segments.labels], *truth.shape)
+        counts.append(count_pixels(mask, truth, model.n_clusters, given.n_classes))
     found = score(add(counts), "hungarian_strict")
     return {"miou": found.miou, "accuracy": found.accuracy}
 
