@@ -31,12 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from simulated import Strength, noisy, simulated, whitened
+from simulated import BENCH_VIEWS, Strength, noisy, picture, simulated, whitened
 
 from datus.classes import load_classes
 from datus.clusters import assign
 from datus.config import EMBEDDED_BACKBONE, Config, parse_override
-from datus.consistency import VIEWS, View
 from datus.errors import DatusError
 from datus.index import Index, Shard, make_index
 from datus.masks import fill_from_neighbours, labels_to_pixels, truth_classes
@@ -44,7 +43,7 @@ from datus.metrics import add, count_pixels, score
 from datus.modelarrays import cluster_model
 from datus.plan import make_plan
 from datus.records import WHOLE, Array, ImageRecord, SegmentEmbeddings, ShardData
-from datus.shardwork import Context, Runtime, read_truth, vit_image
+from datus.shardwork import Context, Runtime, read_image, read_truth
 from datus.store import Store
 from datus.work import segment_map
 
@@ -82,11 +81,11 @@ Grids = list[tuple[Array, Array]]
 
 
 def real(
-    backbone: str, weights: str, given: Given, cache: Path, view: View = "", every: int = 1
+    backbone: str, weights: str, given: Given, cache: Path, view: str = "", every: int = 1
 ) -> Grids:
     """float16, made once and kept below `cache`."""
     from datus.backbones import load_backbone
-    from datus.images import fit_size, normalise
+    from datus.images import fit_size, normalise, resize_image
     from datus.threads import map_threads
 
     records = given.index.records[::every]
@@ -98,7 +97,7 @@ def real(
         def one(record: ImageRecord) -> tuple[Array, Array]:
             side = SIDE * model.patch_px
             size = fit_size(record.height, record.width, side, model.patch_px, "keep")
-            image = vit_image(given.config, record, size, view)
+            image = resize_image(picture(read_image(given.config, record), view), size)
             grid = model.features([normalise(image, "rgb")], 1, 1)[0]
             return grid.keys.astype(np.float16), grid.tokens.astype(np.float16)
 
@@ -117,19 +116,19 @@ def changed(
     change: Callable[..., Iterator[Array]],
     given: Given,
     cache: Path,
-    view: View = "",
+    view: str = "",
     every: int = 1,
 ) -> Grids:
     """The embedded backbone's, with other keys."""
     found = real(EMBEDDED_BACKBONE, "auto", given, cache, view, every)
     like = found if not view else real(EMBEDDED_BACKBONE, "auto", given, cache)
     keys, ours = ([one.astype(np.float32) for one, _ in grids] for grids in (found, like))
-    new = change(keys, like=ours, seed=("", *VIEWS).index(view))
+    new = change(keys, like=ours, seed=("", *BENCH_VIEWS).index(view))
     return [(one, tokens) for one, (_, tokens) in zip(new, found, strict=True)]
 
 
 def made(
-    strength: Strength, side: int, given: Given, cache: Path, view: View = "", every: int = 1
+    strength: Strength, side: int, given: Given, cache: Path, view: str = "", every: int = 1
 ) -> Grids:
     found = simulated(given.truths, given.n_classes, side, strength, view=view)
     return list(found)[::every]

@@ -16,12 +16,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datus.consistency import VIEWS, View, labels_in
+from datus.consistency import VIEWS, kept, labels_in, picture_of, tinted
 from datus.records import Array
 
 DIMS = 192
 KINDS = 4
 """Classes that resemble one another share one of so many directions."""
+
+
+BENCH_VIEWS = (*VIEWS, "crop alone", "colour alone")
+"""Those of a run, and the two parts of `crop`."""
+
+
+def picture(image: Array, view: str) -> Array:
+    """uint8 (h, w, 3) of an image uint8 (H, W, 3), one of BENCH_VIEWS."""
+    if view == "crop alone":
+        rows, columns = (slice(*kept(side)) for side in image.shape[:2])
+        return image[rows, columns]
+    if view == "colour alone":
+        return tinted(image)
+    return picture_of(image, view)  # type: ignore[arg-type]
+
+
+def labels_seen(labels: Array, view: str) -> Array:
+    """(gh, gw), the labels of the whole image, as they lie in one of BENCH_VIEWS."""
+    if view == "colour alone":
+        return labels
+    return labels_in(labels, "crop" if view == "crop alone" else view)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -44,7 +65,7 @@ def simulated(
     grid_patches: int,
     strength: Strength,
     seed: int = 1,
-    view: View = "",
+    view: str = "",
 ) -> Iterator[tuple[Array, Array]]:
     """(keys, tokens), float32 (gh, gw, DIMS) each, of one image after the other.
 
@@ -61,15 +82,15 @@ def simulated(
     for number, truth in enumerate(truths):
         rng = np.random.default_rng([seed, number])
         looks, other = _unit(rng, n_classes + 1), _unit(rng, n_classes + 1)
-        if view == "crop":  # in other colours
+        if view in ("crop", "colour alone"):
             looks = np.sqrt(0.5) * (looks + other)
-        viewed = labels_in(truth, view)
+        viewed = labels_seen(truth, view)
         rows, columns = grid_of(truth.shape, grid_patches)
         meant = shares_of(viewed, n_classes, (rows, columns)) @ (
             classes + strength.appearance * looks
         )
         place = _place(rows, columns) @ waves
-        rng = np.random.default_rng([seed, number, ("", *VIEWS).index(view)])
+        rng = np.random.default_rng([seed, number, ("", *BENCH_VIEWS).index(view)])
         both = []
         for _ in range(2):
             noise = rng.normal(size=meant.shape) / np.sqrt(DIMS)

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from backbone_bench import BACKBONES, EXTRA, SETS, Given, Memory, features_of, load, scored
 from scipy.stats import spearmanr
+from simulated import BENCH_VIEWS, labels_seen
 
 from datus.config import Config
-from datus.consistency import VIEWS, kappa, labels_in, place_kappa
+from datus.consistency import VIEWS, figures_of, judge, kappa
 from datus.errors import DatusError
 from datus.index import Index, Shard
 from datus.plan import make_plan
@@ -77,10 +78,7 @@ def work_on(job: tuple[str, str, int, dict[str, Any], Path, Path, int]) -> dict[
         return {**row, "error": str(error)}
     row |= scored(config, given, dataset)
     whole = labels_of(config, given, outputs)
-    row["place"] = place_kappa(whole)
-    row["largest"] = float(
-        np.bincount(np.concatenate([w.ravel() for w in whole])).max() / sum(w.size for w in whole)
-    )
+    row |= figures_of(whole)
     every = max(1, len(given.index.records) // N_VIEWED)
     some = Given(
         given.config,
@@ -88,7 +86,7 @@ def work_on(job: tuple[str, str, int, dict[str, Any], Path, Path, int]) -> dict[
         given.truths[::every],
         given.n_classes,
     )
-    for view in VIEWS:
+    for view in BENCH_VIEWS:
         grids = make(given, cache, view=view, every=every)
         again = {**outputs, "features": features_of(some, grids)}
         looked = Memory(some.index, Shard("some", some.index.records), outputs=again)
@@ -96,17 +94,18 @@ def work_on(job: tuple[str, str, int, dict[str, Any], Path, Path, int]) -> dict[
             if node.stage in ("graphs", "segments", "embeddings"):
                 again[node.stage] = stage(node, looked)
         found = labels_of(config, some, again)
-        expected = [labels_in(one, view) for one in whole[::every]]
+        expected = [labels_seen(one, view) for one in whole[::every]]
         row[view] = kappa(
             np.concatenate([one.ravel() for one in expected]),
             np.concatenate([one.ravel() for one in found]),
         )
     row["least"] = min(row[view] for view in VIEWS)
     row["mean"] = float(np.mean([row[view] for view in VIEWS]))
+    row["word"] = judge(row, random_weights=False).word
     return row
 
 
-FIGURES = ("mirror", "crop", "least", "mean", "place", "largest")
+FIGURES = (*BENCH_VIEWS, "least", "mean", "place")
 
 
 def main() -> None:
@@ -148,10 +147,12 @@ def table(rows: list[dict[str, Any]]) -> str:
             (r for r in rows if r["set"] == name),
             key=lambda r: (list(ROWS).index(r["backbone"]), r["k"]),
         )
-        lines += ["", f"| {name} | K | mIoU | accuracy | {' | '.join(FIGURES)} |", "|---" * 9 + "|"]
+        head = f"| {name} | K | mIoU | accuracy | {' | '.join(FIGURES)} | verdict |"
+        lines += ["", head, "|---" * (head.count("|") - 1) + "|"]
         for row in here:
             cells = [f"{row[f]:.2f}" if f in row else "-" for f in FIGURES]
             score = f"{row.get('miou', 0):.1f} | {row.get('accuracy', 0):.1f}"
+            cells += [row.get("word", row.get("error", ""))]
             lines.append(f"| {row['backbone']} | {row['k']} | {score} | {' | '.join(cells)} |")
         usable = [row for row in here if "mirror" in row]
         for figure in FIGURES:

@@ -14,8 +14,9 @@ class ClustersConfig:
     """Clusters. Several values make a sweep: nothing before this stage runs twice."""
     pca: int = 32
     """Dimensions after a PCA, at most; 0 = no PCA, -1 = full rotation, as the authors did."""
-    spherical: bool = True
-    """Centroids are kept on the unit sphere, where the vectors are."""
+    spherical: bool = False
+    """True keeps centroids on the unit sphere, where the vectors are. Plain k-means is as good in
+    the mean over backbones and better in the worst case (docs/decisions.md 72)."""
     restarts: int = 10
     """The run with the least inertia wins."""
     iterations: int = 50

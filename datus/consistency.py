@@ -45,10 +45,15 @@ def picture_of(image: Array, view: View) -> Array:
     if view == "mirror":
         return np.ascontiguousarray(image[:, ::-1])
     if view == "crop":
-        rows, columns = (slice(*_kept(side)) for side in image.shape[:2])
-        tinted: Array = (image[rows, columns] * np.array(TINT) + LIFT).astype(np.uint8)
-        return tinted
+        rows, columns = (slice(*kept(side)) for side in image.shape[:2])
+        return tinted(image[rows, columns])
     return image
+
+
+def tinted(image: Array) -> Array:
+    """uint8 (H, W, 3) in other colours."""
+    changed: Array = (image * np.array(TINT) + LIFT).astype(np.uint8)
+    return changed
 
 
 def labels_in(labels: Array, view: View) -> Array:
@@ -65,7 +70,7 @@ def labels_in(labels: Array, view: View) -> Array:
     return seen
 
 
-def _kept(side: int) -> tuple[int, int]:
+def kept(side: int) -> tuple[int, int]:
     """First pixel of a crop and the one after the last; at least one is left."""
     left_out = int(side * MARGIN)
     return left_out, max(left_out + 1, side - left_out)
