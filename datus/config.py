@@ -87,7 +87,7 @@ class GraphsConfig:
     grid over the dataset (keys carry position). The paper subtracts none. auto = the mean of each
     place where the place explains most of the keys' variance, and then the mean of 32 groups of
     keys, in which a thing counts once, however large it is."""
-    density: float = 0.1
+    density: float = 0.09
     """Share of all pairs of patches within images to link, over the dataset: the most similar ones.
     It sets one threshold for all images, which suits the backbone: keys of large models agree less
     than those of small ones (docs/decisions.md 70)."""

@@ -12,7 +12,7 @@ WEAK_MODULARITY = 0.03
 
 LOW_VALID_SHARE = 0.2
 """Share of the patches in valid segments below which clusters rest on too little: with a density
-of 7 % it was 0.5 to 1 on keys of every strength that was tried (docs/decisions.md 70)."""
+of 9 % it was 0.5 to 1 on keys of every strength that was tried (docs/decisions.md 70)."""
 
 
 def degenerate(reports: Iterable[ShardReport]) -> list[str]:
