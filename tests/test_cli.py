@@ -264,7 +264,7 @@ def test_a_stage_that_is_none(tiny: Dataset, tmp_path: Path) -> None:
     text = error_of(call("run-stage", "masques", *tiny.arguments(tmp_path)), exit_code=2)
     assert text == (
         "stage masques: expected one of features, graphs, segments, embeddings, samples, "
-        "clusters, masks, evaluate, tallies, report"
+        "clusters, masks, evaluate, tallies, views, report"
     )
 
 
