@@ -44,7 +44,8 @@ SAMPLE_SHARD = 32
 """Images of a shard that are kept: a usual shard keeps all, one of hundreds a part."""
 
 MAX_THRESHOLD = 0.999
-"""Keys that are all alike would else be linked to nothing: a cosine is above no threshold of 1."""
+"""Keys that are all alike would else be linked to nothing: a cosine is above no threshold of 1. Nor
+is any below -1, where pairs of zero keys stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,9 @@ def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float
     """The cosine that the share `density` of all pairs of patches within an image exceeds.
 
     center: none, image, dataset or position; mean: float32 (GRID, GRID, D) or (1, 1, D), what
-    "position" and "dataset" subtract. Rounded to four digits, and at most MAX_THRESHOLD. Pairs with
-    a key that is zero are never linked, and count. 0 if no image has two patches.
+    "position" and "dataset" subtract. Rounded to four digits, MAX_THRESHOLD or less and no less than
+    -MAX_THRESHOLD. Pairs with a key that is zero are never linked, and count. 0 if no image has two
+    patches.
     """
 
     @cache
@@ -169,7 +171,7 @@ def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float
         return 0.0
     n_linked = min(max(int(density * len(pairs)), 1), len(pairs))
     bound = float(np.partition(pairs, len(pairs) - n_linked)[len(pairs) - n_linked])
-    return min(round(bound, 4), MAX_THRESHOLD)
+    return min(max(round(bound, 4), -MAX_THRESHOLD), MAX_THRESHOLD)
 
 
 def position_mean(sums: KeySums) -> Array:

@@ -27,6 +27,7 @@ from datus.config import Config
 from datus.errors import WorkError, size_text
 from datus.metrics import RULES
 from datus.options import OPTIONS
+from datus.records import Verdict
 from datus.store import Store
 from datus.zoo import ROWS
 
@@ -94,7 +95,7 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
 ) -> None:
     result = call("run", *tiny.arguments(run_copy), "--clusters", "3")
     assert result.exit_code == 0, result.output
-    stages, scores = result.stdout.split("\n\n")
+    stages, scores, end = result.stdout.split("\n\n")
     header, *rows = stages.splitlines()
     assert header.split("  ")[0] == "stage"
     assert re.split(" {2,}", header) == [
@@ -105,14 +106,19 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
         "failed",
         "seconds",
     ]
-    assert len(rows) == 11
+    assert len(rows) == 12
     made = {name: cells[0] for name, cells in rows_of(stages).items()}
     assert {name for name, count in made.items() if count != "0"} == {"stage", "index"}
     found = rows_of(scores)
     assert set(RULES) < set(found)
     for rule in RULES:
         assert all(re.fullmatch(r"\d+\.\d\d", cell) for cell in found[rule])
-    assert f"masks of K = 3: {run_copy}/latest/masks-k3\n" in result.stdout
+    report = json.loads((run_copy / "latest" / "report" / "report.json").read_bytes())
+    verdict = Verdict(report["verdict"]["word"], tuple(report["verdict"]["reasons"]))
+    assert end.splitlines()[:2] == [
+        f"verdict: {verdict.words}",
+        f"masks of K = 3: {run_copy}/latest/masks-k3",
+    ]
     folder = f"{run_copy}/latest/report"
     assert result.stdout.endswith(f"report: {folder}/report.html\nbrowser: {folder}/browse.html\n")
     assert re.search(r"^K = 3, coverage \d+\.\d %$", result.stdout, re.MULTILINE)
