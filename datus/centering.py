@@ -139,8 +139,8 @@ def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float
     """The cosine that the share `density` of all pairs of patches within an image exceeds.
 
     center: none, image, dataset or position; mean: float32 (GRID, GRID, D) or (1, 1, D), what
-    "position" and "dataset" subtract. Rounded to four digits, MAX_THRESHOLD or less and no less than
-    -MAX_THRESHOLD. Pairs with a key that is zero are never linked, and count. 0 if no image has two
+    "position" and "dataset" subtract. Rounded to four digits, between -MAX_THRESHOLD and
+    MAX_THRESHOLD. Pairs with a key that is zero are never linked, and count. 0 if no image has two
     patches.
     """
 
