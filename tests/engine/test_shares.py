@@ -111,7 +111,7 @@ def test_shares_and_what_is_between_them_end_with_the_bytes_of_a_whole_run(
         "embeddings",
         "samples",
     }
-    assert stages_made(share(tiny, run_dir, "none")) == {"clusters"}
+    assert stages_made(share(tiny, run_dir, "none")) == {"clusters", "views"}
     last = shares(tiny, run_dir, 3)
     assert stages_made(last[2]) == {"masks", "evaluate", "tallies"}
     assert last[0].next_step == (
@@ -119,7 +119,7 @@ def test_shares_and_what_is_between_them_end_with_the_bytes_of_a_whole_run(
     )
     assert not (run_dir / "latest").exists()
     result, _ = go(tiny.config(run_dir, MEAN))
-    assert made(result) == {"views": 1, "report": 1}
+    assert made(result) == {"report": 1}
     assert result.next_step == ""
     assert tree(run_dir) == tree(whole)
     assert share(tiny, run_dir, "2/3").next_step == ""
@@ -216,7 +216,7 @@ def test_shares_on_an_object_store(tiny: Dataset, whole: Path) -> None:
     for text in ("1/2", "2/2", "none", "1/2", "2/2", "none", "1/2", "2/2"):
         share(tiny, address, text)
     result, _ = go(tiny.config(address, MEAN))
-    assert made(result) == {"views": 1, "report": 1}
+    assert made(result) == {"report": 1}
     store = Store(address)
     for path in whole.glob("masks/*/shard-*.safetensors"):
         assert store.read("masks", path.parent.name, path.name) == path.read_bytes()
