@@ -50,7 +50,7 @@ def viewed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
 
 def build_views(context: Context) -> DatasetWork:
     def look(dataset: Dataset, advance: Advance) -> ShardData:
-        shard, arrays = Shard("", viewed(dataset.index.records)), {}
+        shard, arrays = Shard("", _usable(dataset, context.k)), {}
         over_dataset = context.config.graphs.over_dataset
         center = {
             name: data for name in ("center",) if over_dataset for _, data in dataset.data(name, 0)
@@ -66,6 +66,14 @@ def build_views(context: Context) -> DatasetWork:
         return ShardData(arrays=arrays)
 
     return look
+
+
+def _usable(dataset: Dataset, k: int) -> tuple[ImageRecord, ...]:
+    """Without those that gave no segments: their files may crash or hang the decoder."""
+    records = viewed(dataset.index.records)
+    wanted = {record.image_id for record in records}
+    found = {name for _, data in dataset.data("segments", k, wanted) for name in data.arrays}
+    return tuple(record for record in records if record.image_id in found)
 
 
 # --- what the report says -------------------------------------------------------------------------

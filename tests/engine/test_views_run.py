@@ -10,6 +10,7 @@ from PIL import Image
 from run_tree import tree
 from tiny_runs import IDS, Dataset, go, made, make_dataset, save, snapshot
 
+from datus import shardwork
 from datus.consistency import VIEWS, kappa, labels_in, picture_of
 from datus.consistency_work import n_viewed, viewed
 from datus.plan import DATASET_KEY, find_node
@@ -280,11 +281,26 @@ def test_random_weights_of_crops_are_not_trusted(tiny: Dataset, tmp_path: Path) 
     assert RANDOM in verdict_of(tiny, tmp_path / "run", **crops, **other)["reasons"]
 
 
-def test_images_that_could_not_be_read_are_left_out(tmp_path: Path) -> None:
+def test_images_that_could_not_be_read_are_left_out_and_not_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may crash or hang the decoder; workers and children look at them, the driver does not."""
     dataset = make_dataset(tmp_path / "photos", IDS[:5])
     path = dataset.images / "a1.png"
     path.write_bytes(path.read_bytes()[:-200])
-    result, _ = go(dataset.config(tmp_path / "run", {**UNSCORED, "speed.max_failed": 1}))
+    config = dataset.config(tmp_path / "run", {**UNSCORED, "speed.max_failed": 1})
+    go(config, until="tallies")
+    read, seen = shardwork.read_image, set()
+
+    def noting(config: Any, record: ImageRecord) -> Array:
+        seen.add(record.image_id)
+        return read(config, record)
+
+    monkeypatch.setattr(shardwork, "read_image", noting)
+    result, _ = go(config, until="views")
+    looked_at = {record.image_id for record in viewed(result.index.records)}
+    assert seen == looked_at - {"a1"}
+    result, _ = go(config)
     assert "a1" in {record.image_id for record in viewed(result.index.records)}
     assert not any(name.endswith("/a1") for name in views_of(result, tmp_path / "run"))
     assert set(report_of(tmp_path / "run")["verdict"]["figures"]) == FIGURES
