@@ -284,7 +284,7 @@ def test_random_weights_of_crops_are_not_trusted(tiny: Dataset, tmp_path: Path) 
 def test_images_that_could_not_be_read_are_left_out_and_not_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They may crash or hang the decoder; workers and children look at them, the driver does not."""
+    """They may crash or hang the decoder: that is for workers and children to see, not for this."""
     dataset = make_dataset(tmp_path / "photos", IDS[:5])
     path = dataset.images / "a1.png"
     path.write_bytes(path.read_bytes()[:-200])
