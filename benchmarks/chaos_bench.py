@@ -28,7 +28,8 @@ sys.path.append(str(ROOT / "tests"))  # the small dataset, and how run folders a
 
 STAGES = (
     *("index", "features", "keysums", "center", "graphs", "segments", "embeddings", "samples"),
-    *("clusters", "edits", "masks", "denoise-fit", "denoise", "evaluate", "tallies", "report"),
+    *("clusters", "edits", "masks", "denoise-fit", "denoise", "evaluate", "tallies"),
+    *("views", "report"),
 )
 MORE = ("graphs.center=position", "denoise.enabled=true", "denoise.epochs=2")
 EDITS = (

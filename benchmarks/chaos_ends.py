@@ -12,7 +12,7 @@ from chaos_bench import ANY, Bench, Ended
 from chaos_faults import at_write, full_disk, slow_writes
 
 SHARES = ("1/2", "2/2", "none")
-WHOLE = ("center", "clusters", "edits", "denoise-fit", "report")
+WHOLE = ("center", "clusters", "edits", "denoise-fit", "views", "report")
 """Stages over the whole dataset: no share makes them."""
 
 

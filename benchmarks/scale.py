@@ -12,7 +12,7 @@ Prices are parameters, in units of money. GPU seconds are an assumption: no GPU 
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from farm import HOUR, Farm, Group, Whole
 
@@ -61,7 +61,8 @@ PAGE_SHARDS, PAGE_IMAGES = 200, 40_000
 STAGES = (
     Stage("index", 595, files_run=3, driver_ms=0.14),
     Stage("features", 590_610, files_shard=2, core_ms=11.9, wide=True, gpu=True),
-    Stage("keysums", 0, 1_204_800, files_shard=2, wide=True),
+    # sums of 1.2 MB, and 25.6 kB of sampled keys of each image, of 32 or fewer
+    Stage("keysums", 0, 2_024_901, files_shard=2, wide=True),
     Stage("center", files_run=3, driver_ms_shard=3.0),
     Stage("graphs", 74_065, files_shard=2, core_ms=8.9),  # with segments and embeddings
     Stage("segments", 9_476, files_shard=2),
@@ -73,12 +74,14 @@ STAGES = (
     Stage("masks", 31_414, files_image=1, files_shard=2, core_ms=13.3),  # with evaluate
     Stage("evaluate", 4_788, files_shard=2),
     Stage("tallies", 2_391, files_shard=2, core_ms=0.32),  # fewer bytes an image in larger shards
+    # 16 images, two views each: 0.36 s a view on one thread of a busy core, the ViT above all
+    Stage("views", files_run=3, driver_s=12.0),
     # tallies and the reports of the shards; 10,000 images of the page at 3.1 ms, and all arrays of
     # the shards that these are in
     Stage("report", files_run=6, driver_ms=0.069, driver_s=31.0, page_ms=0.37),
 )
 
-PER_RUN_BYTES = {"center": 603_024, "clusters": 53_019, "report": 1_094_670}
+PER_RUN_BYTES = {"center": 603_024, "clusters": 53_019, "views": 3_602_900, "report": 1_094_670}
 
 
 @dataclass(frozen=True)
@@ -252,6 +255,8 @@ def simulated_plan(at: Scenario | None = None) -> tuple[Group | Whole, ...]:
         group("graphs + segments + embeddings + samples", 4, 18, graphs),
         whole("clusters", 3),
         group("masks + evaluate + tallies", 3, 18, masks),
+        # with the clusters, or with the report; of the shards it reads 16
+        replace(whole("views", 0), own_round=False),
         whole("report", REPORT_REQUESTS),
     )
 

@@ -48,7 +48,8 @@ SAMPLE_SHARD = 32
 """Images of a shard that are kept: a usual shard keeps all, one of hundreds a part."""
 
 MAX_THRESHOLD = 0.999
-"""Keys that are all alike would else be linked to nothing: a cosine is above no threshold of 1."""
+"""Keys that are all alike would else be linked to nothing: a cosine is above no threshold of 1. Nor
+is any below -1, where pairs of zero keys stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,9 @@ def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float
     """The cosine that the share `density` of all pairs of patches within an image exceeds.
 
     center: none, image, dataset or position; mean: float32 (GRID, GRID, D) or (1, 1, D), what
-    "position" and "dataset" subtract. Rounded to four digits, and at most MAX_THRESHOLD. Pairs with
-    a key that is zero are never linked, and count. 0 if no image has two patches.
+    "position" and "dataset" subtract. Rounded to four digits, between -MAX_THRESHOLD and
+    MAX_THRESHOLD. Pairs with a key that is zero are never linked, and count. 0 if no image has two
+    patches.
     """
 
     centred = _centred(sample, center, mean)
@@ -165,7 +167,7 @@ def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float
         return 0.0
     n_linked = min(max(int(density * len(pairs)), 1), len(pairs))
     bound = float(np.partition(pairs, len(pairs) - n_linked)[len(pairs) - n_linked])
-    return min(round(bound, 4), MAX_THRESHOLD)
+    return min(max(round(bound, 4), -MAX_THRESHOLD), MAX_THRESHOLD)
 
 
 def spread_keys(sample: KeySample, center: str, mean: Array, n_keys: int) -> Array:

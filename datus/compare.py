@@ -20,7 +20,7 @@ from datus.executors import Advance
 from datus.grid import Cell, Grid, is_grid, load_grid, parse_lists
 from datus.index import check_inputs
 from datus.outcomes import finished, read_figures
-from datus.plan import Plan, find_node
+from datus.plan import LAST, Plan, find_node
 from datus.report.cells import CellResult, Comparison
 from datus.report.documents import documents
 from datus.report.tables import chosen_rules
@@ -171,7 +171,7 @@ def _failed(cell: Cell, reason: str) -> CellResult:
 def _measured(cell: Cell, store: Store, result: RunResult, seen: set[Place]) -> CellResult:
     figures = read_figures(cell.config, store, result.plan, cell.k)
     places = [place for node in result.plan.nodes for place in result.plan.places(node)]
-    places = [place for place in places if place[0] != "report"]
+    places = [place for place in places if place[0] not in LAST]
     shared = sum(place in seen for place in places)
     seen.update(places)
     report = ""

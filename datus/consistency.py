@@ -96,7 +96,8 @@ def place_kappa(labels: Sequence[Array]) -> float:
     """Kappa of labels uint8 (gh, gw) of several images with the most frequent label of each cell of
     CELLS x CELLS in the other images: what is predicted by place alone.
 
-    0 for a single image. Every second image is predicted from the others, and these from them.
+    0 for a single image. Every second image is predicted from the others, and these from them; a
+    cell where the others have no label does not count.
     """
     if len(labels) < 2:
         return 0.0
@@ -106,7 +107,8 @@ def place_kappa(labels: Sequence[Array]) -> float:
         counts = np.zeros((CELLS * CELLS, 256), np.int64)
         for one, cell in zip(labels[half::2], cells[half::2], strict=True):
             np.add.at(counts, (cell.ravel(), one.ravel()), 1)
-        usual = counts[:, :IGNORE].argmax(axis=1).astype(np.uint8)
+        counts = counts[:, :IGNORE]
+        usual = np.where(counts.any(axis=1), counts.argmax(axis=1), IGNORE).astype(np.uint8)
         predicted += [usual[cell].ravel() for cell in cells[1 - half :: 2]]
     found = [one.ravel() for half in (1, 0) for one in labels[half::2]]
     return kappa(np.concatenate(found), np.concatenate(predicted))

@@ -39,7 +39,7 @@ def n_viewed(n_images: int) -> int:
     return min(n_images, max(4, min(16, n_images // 10)))
 
 
-def _viewed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
+def viewed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
     """Spread evenly over the dataset."""
     n = n_viewed(len(records))
     return tuple(records[(2 * i + 1) * len(records) // (2 * n)] for i in range(n))
@@ -50,7 +50,7 @@ def _viewed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
 
 def build_views(context: Context) -> DatasetWork:
     def look(dataset: Dataset, advance: Advance) -> ShardData:
-        shard, arrays = Shard("", _viewed(dataset.index.records)), {}
+        shard, arrays = Shard("", _usable(dataset, context.k)), {}
         over_dataset = context.config.graphs.over_dataset
         center = {
             name: data for name in ("center",) if over_dataset for _, data in dataset.data(name, 0)
@@ -68,12 +68,20 @@ def build_views(context: Context) -> DatasetWork:
     return look
 
 
+def _usable(dataset: Dataset, k: int) -> tuple[ImageRecord, ...]:
+    """Without those that gave no segments: their files may crash or hang the decoder."""
+    records = viewed(dataset.index.records)
+    wanted = {record.image_id for record in records}
+    found = {name for _, data in dataset.data("segments", k, wanted) for name in data.arrays}
+    return tuple(record for record in records if record.image_id in found)
+
+
 # --- what the report says -------------------------------------------------------------------------
 
 
 def figures_of(config: Config, dataset: Dataset, k: int) -> dict[str, float]:
     """Of the labels of K."""
-    records = _viewed(dataset.index.records)
+    records = viewed(dataset.index.records)
     stored = _stored_labels(dataset, k, {record.image_id for record in records})
     _, views = next(iter(dataset.data("views", k)))
     taken = {

@@ -283,6 +283,11 @@ def with_settings(config: Config, more: Mapping[str, Any]) -> Config:
             found |= {f"{one.name}.{key.name}": getattr(value, key.name) for key in fields(value)}
         else:
             found[one.name] = value
+    # one rule of the graphs, the one of `more` before the one of `config`
+    default = "auto" if "graphs.density" in more else config.graphs.threshold
+    found["graphs.threshold"] = more.get("graphs.threshold", default)
+    if found["graphs.threshold"] != "auto":
+        del found["graphs.density"]
     return Config.load(None, {**found, **more})
 
 

@@ -208,6 +208,8 @@ class Forecast:
         )
 
     def _reads(self, node: Node) -> list[Node]:
+        if node.stage == "views":  # made of a few images, with what was found over the dataset
+            return [one for one in self.plan.nodes if one.stage == "center"]
         if node.stage != "report":
             return [find_node(self.plan.nodes, need, node.k) for need in node.needs]
         reads = [one for one in self.plan.nodes if one.stage in REPORT_READS]

@@ -381,13 +381,13 @@ def _check_parts(found: Frozen) -> None:
         if not _is_recipe(found.recipes[stage]):
             raise ValueError(stage)
     check_arrays(found.clusters)
+    by_density = found.recipes["graphs"]["settings"].get("threshold") == "auto"
+    if by_density and "threshold" not in found.center:
+        raise ValueError("threshold")
     if found.center:
         mean, choice = found.center["mean"], found.center["choice"].tobytes().decode()
         if mean.ndim != 3 or not np.isfinite(mean).all() or choice not in CENTERS:
             raise ValueError("center")
         threshold = found.center.get("threshold", np.zeros(1))
-        by_density = found.recipes["graphs"]["settings"].get("threshold") == "auto"
-        if by_density and "threshold" not in found.center:
-            raise ValueError("threshold")
         if threshold.shape != (1,) or not -1 < float(threshold[0]) < 1:
             raise ValueError("threshold")

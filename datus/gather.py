@@ -17,7 +17,7 @@ from datus import corrected, frozen, review, stage_warnings
 from datus.centering import KeySample, KeySums, join
 from datus.config import Config
 from datus.corrected_clusters import make_clusters
-from datus.errors import WorkError
+from datus.errors import ClusterError, WorkError
 from datus.executors import Advance
 from datus.index import Index, Shard
 from datus.modelarrays import cluster_arrays, cluster_model
@@ -89,12 +89,12 @@ def build_clusters(context: Context) -> DatasetWork:
 
 
 def _check_valid(dataset: Dataset, k: int, n_vectors: int) -> None:
-    """WorkError with the cure where images give too few segments, not where images are few."""
+    """ClusterError with the cure where images give too few segments, not where images are few."""
     reports = dataset.reports("embeddings", k)
     shares = [row["valid_patch_share"] for one in reports for row in one.numbers.values()]
     words = stage_warnings.few_valid(sum(shares) / len(shares)) if shares else []
     if words:
-        raise WorkError(f"{k} clusters asked of {n_vectors} valid segments: {words[0]}")
+        raise ClusterError(f"{k} clusters asked of {n_vectors} valid segments: {words[0]}")
 
 
 def _cluster_figures(model: ClusterModel) -> dict[str, float]:

@@ -16,7 +16,7 @@ from datus.errors import UsageError, WorkError
 from datus.grid import Embedder, embedder_label
 from datus.index import read_index
 from datus.modelarrays import cluster_model
-from datus.plan import Node, Plan, find_node, make_plan
+from datus.plan import LAST, Node, Plan, find_node, make_plan
 from datus.ready import reports, undone
 from datus.records import WHOLE, Array, Confusion
 from datus.report.cells import CellResult, Comparison
@@ -72,7 +72,7 @@ def _finished_one(name: str, path: Path, config: Config, k: int) -> CellResult:
 
 def _chain(plan: Plan, k: int) -> list[Node]:
     """The stages behind the scores of K."""
-    return [node for node in plan.nodes if node.stage != "report" and node.k in (0, k)]
+    return [node for node in plan.nodes if node.stage not in LAST and node.k in (0, k)]
 
 
 def read_figures(config: Config, store: Store, plan: Plan, k: int) -> dict[str, Any]:

@@ -253,6 +253,10 @@ class ShardData:
     """Relative path -> (bytes, sha256) of such files that are on disk already."""
 
 
+VERDICTS = ("do not trust this", "look closely", "no objection")
+"""The words of a Verdict, the worst first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What to make of masks that there is no truth for. There is no "trust this": see
@@ -267,8 +271,7 @@ class Verdict:
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """The worst word of several, with the reasons for it; of the first where all are good."""
-    order = ("do not trust this", "look closely", "no objection")
-    word = min((one.word for one in verdicts), key=order.index)
+    """The worst word of several, with all reasons for it."""
+    word = min((one.word for one in verdicts), key=VERDICTS.index)
     reasons = [reason for one in verdicts if one.word == word for reason in one.reasons]
     return Verdict(word, tuple(reasons))

@@ -168,9 +168,16 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
         kept=_kept(tally, confusion) if confusion else (),
         names=said.names,
         gone=said.gone,
-        verdict=judge(figures, config.features.weights == "random", words),
+        verdict=judge(figures, _untrained(config), words),
         consistency=figures,
     )
+
+
+def _untrained(config: Config) -> bool:
+    """Keys, or the vectors that are clustered, come of random weights."""
+    crops = config.embeddings.mode == "crop" and config.embeddings.backbone != "same"
+    weights = {config.features.weights, config.embeddings.weights if crops else ""}
+    return "random" in weights
 
 
 def _kept(tally: Tally, confusion: Confusion) -> tuple[Kept, ...]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from datus.budget import n_patches
+from datus.centering import SAMPLE_SHARD
 from datus.config import Config
 from datus.consistency_work import n_viewed
 from datus.errors import CorruptShard
@@ -54,13 +55,16 @@ UNITS: dict[str, tuple[str, str]] = {
     "denoise": ("pixels", "images"),
     "evaluate": ("pixels", "images"),
     "tallies": ("images", "shards"),
-    "views": ("once", "once"),
+    "views": ("views", "views"),
     "report": ("once", "once"),
 }
 """Stage -> what its seconds and its bytes grow with; `Sample.amount` counts it."""
 
 SUMS = ("keysums", "samples", "tallies")
 """Shard stages that keep something of all images of a shard together."""
+
+LESS_AND_LESS = ("keysums", "tallies")
+"""Those whose bytes grow with the images of a shard, but less than they do."""
 
 REPORT_READS = (
     "segments",
@@ -160,7 +164,8 @@ class Sample:
 
     def amount(self, unit: str, records: Sequence[ImageRecord], n_shards: int = 1) -> float:
         """How much work `records` are, in one of the units of UNITS."""
-        counts = {"once": 1, "shards": n_shards, "images": len(records)}
+        n_images = len(records)
+        counts = {"once": 1, "shards": n_shards, "images": n_images, "views": n_viewed(n_images)}
         if unit in counts:
             return float(counts[unit])
         if unit == "pixels":
@@ -240,8 +245,8 @@ class Sample:
         data: ShardData = work(self, _silent)
         seconds = time.perf_counter() - started
         if node.stage == "views":  # of a sample, fewer images are looked at again
-            n_images = sum(len(shard.records) for shard in self.plan.shards)
-            seconds *= n_viewed(n_images) / n_viewed(len(self.index.records))
+            every = [record for shard in self.plan.shards for record in shard.records]
+            seconds *= self.amount("views", every) / self.amount("views", self.index.records)
         return _Timed(data, self.index.records, first=seconds)
 
     def _made_by_image(self, node: Node) -> _Timed:
@@ -268,14 +273,17 @@ class Sample:
             timed.n_rest += len(some)
             if timed.rest > BUDGET_SECONDS:
                 break
+        timed.records = records[: timed.n_rest + (len(records) > 1)]
         if node.stage in SUMS:  # of all images together
             parts = [work(Shard(DATASET_KEY, tuple(records)), inputs, _silent)]
-        if node.stage == "tallies":
+        if node.stage in LESS_AND_LESS:
             n_images = sum(len(shard.records) for shard in self.plan.shards)
-            some = records[: max(1, round(n_images / max(1, len(self.plan.shards))))]
-            timed.typical = work(Shard(DATASET_KEY, tuple(some)), inputs, _silent)
+            n = max(1, round(n_images / max(1, len(self.plan.shards))))
+            if node.stage == "keysums":  # keys of a few images, one after the other
+                n = min(n, SAMPLE_SHARD)
+                records = records * -(-n // len(records))
+            timed.typical = work(Shard(DATASET_KEY, tuple(records[:n])), inputs, _silent)
         timed.data = merged(parts)
-        timed.records = records[: timed.n_rest + (len(records) > 1)]
         return timed
 
     def _made_clusters(self, node: Node) -> _Timed:

@@ -21,7 +21,7 @@ from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.index import Index, read_index
 from datus.latest import pointed
 from datus.ready import reports, undone
-from datus.records import Array, ShardData, Verdict, worst
+from datus.records import VERDICTS, Array, ShardData, Verdict, worst
 from datus.store import Store
 from datus.threads import map_threads
 from datus.trust import (
@@ -204,8 +204,12 @@ def _reported(store: Store, mark: str) -> dict[int, Verdict]:
     try:
         rows = json.loads(store.read("report", mark, "files", "report.json"))["sweep"]
         told = {row["k"]: row.get("verdict") for row in rows}
-        return {k: Verdict(one["word"], tuple(one["reasons"])) for k, one in told.items() if one}
-    except (OSError, ValueError, LookupError, TypeError):
+        return {
+            k: Verdict(one["word"], tuple(map(str, one["reasons"])))
+            for k, one in told.items()
+            if one and one["word"] in VERDICTS
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
 
 

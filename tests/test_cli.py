@@ -28,6 +28,7 @@ from datus.config import Config
 from datus.errors import WorkError, size_text
 from datus.metrics import RULES
 from datus.options import OPTIONS, load_config, run_command
+from datus.records import Verdict
 from datus.store import Store
 from datus.zoo import ROWS
 
@@ -95,7 +96,7 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
 ) -> None:
     result = call("run", *tiny.arguments(run_copy), "--clusters", "3")
     assert result.exit_code == 0, result.output
-    stages, scores = result.stdout.split("\n\n")
+    stages, scores, end = result.stdout.split("\n\n")
     header, *rows = stages.splitlines()
     assert header.split("  ")[0] == "stage"
     assert re.split(" {2,}", header) == [
@@ -106,14 +107,19 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
         "failed",
         "seconds",
     ]
-    assert len(rows) == 11
+    assert len(rows) == 12
     made = {name: cells[0] for name, cells in rows_of(stages).items()}
     assert {name for name, count in made.items() if count != "0"} == {"stage", "index"}
     found = rows_of(scores)
     assert set(RULES) < set(found)
     for rule in RULES:
         assert all(re.fullmatch(r"\d+\.\d\d", cell) for cell in found[rule])
-    assert f"masks of K = 3: {run_copy}/latest/masks-k3\n" in result.stdout
+    report = json.loads((run_copy / "latest" / "report" / "report.json").read_bytes())
+    verdict = Verdict(report["verdict"]["word"], tuple(report["verdict"]["reasons"]))
+    assert end.splitlines()[:2] == [
+        f"verdict: {verdict.words}",
+        f"masks of K = 3: {run_copy}/latest/masks-k3",
+    ]
     folder = f"{run_copy}/latest/report"
     links = f"report: {folder}/report.html\nbrowser: {folder}/browse.html\n"
     *_, last = result.stdout.splitlines()
@@ -288,7 +294,7 @@ def test_a_stage_that_is_none(tiny: Dataset, tmp_path: Path) -> None:
     text = error_of(call("run-stage", "masques", *tiny.arguments(tmp_path)), exit_code=2)
     assert text == (
         "stage masques: expected one of features, graphs, segments, embeddings, samples, "
-        "clusters, masks, evaluate, tallies, report"
+        "clusters, masks, evaluate, tallies, views, report"
     )
 
 

@@ -89,6 +89,8 @@ def _settings(config: Config) -> dict[str, Any]:
     for section in (*sections, "report"):
         inner = getattr(config, section)
         found |= {f"{section}.{n}": getattr(inner, n) for n in inner.__dataclass_fields__}
+    if not config.graphs.by_density:  # one rule, not both
+        del found["graphs.density"]
     return found
 
 
@@ -359,6 +361,16 @@ def test_finished_runs_side_by_side(tiny: Dataset, finished: Path, tmp_path: Pat
         "- failed: two, best, datus_vit_t8, pool, K = 4, seed 0: "
         f"clusters (K = 4) lacks 1 shards: datus run {two}\n"
     ) in result.stdout
+
+
+def test_a_run_that_ended_with_its_scores_is_compared(tiny: Dataset, run_copy: Path) -> None:
+    """Views and the report are made after them."""
+    for stage in ("views", "report", "latest"):
+        shutil.rmtree(run_copy / stage)
+    path = run_toml(run_copy / "one.toml", tiny.config(run_copy))
+    [cell] = compare_files([path], {}, {}).results
+    assert cell.reason == ""
+    assert not {"views", "report"} & cell.seconds.keys()
 
 
 def test_a_run_that_never_ran(tiny: Dataset, tmp_path: Path) -> None:

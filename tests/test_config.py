@@ -64,7 +64,7 @@ def test_paper_differs_from_best_in_the_documented_settings_and_no_other() -> No
         "features.resize": ("keep", "squash"),
         "graphs.center": ("auto", "none"),
         "features.store": ("float16", "float32"),
-        "graphs.threshold": (0.7, 0.0),
+        "graphs.threshold": ("auto", 0.0),
         "segments.backend": ("bits", "scikit-network"),
         "segments.restarts": (2, 1),
         "embeddings.mode": ("pool", "crop"),
@@ -101,6 +101,44 @@ def test_an_override_can_choose_the_preset_of_a_file(file: Write) -> None:
     path = file('preset = "best"\n[graphs]\ncenter = "image"\n')
     config = Config.load(path, {"preset": "paper"})
     assert (config.features.resize, config.graphs.center) == ("squash", "image")
+
+
+def test_a_density_takes_the_place_of_the_threshold_of_a_preset(file: Write) -> None:
+    plain, paper = load(), load(preset="paper")
+    assert (plain.graphs.threshold, paper.graphs.threshold) == ("auto", 0.0)
+    assert (plain.graphs.by_density, paper.graphs.by_density) == (True, False)
+    asked = load(preset="paper", graphs__density=0.2).graphs
+    assert (asked.threshold, asked.density, asked.center) == ("auto", 0.2, "none")
+    path = file('preset = "paper"\n[graphs]\ndensity = 0.2\n')
+    assert Config.load(path).graphs == asked
+    both = {"preset": "paper", "graphs.threshold": "auto", "graphs.density": 0.2}
+    assert Config.load(None, both).graphs == asked
+    assert load(graphs__threshold=0.5).graphs.by_density is False
+
+
+def test_a_density_and_a_threshold_are_one_too_many(file: Write) -> None:
+    expected = (
+        "graphs.density: graphs.threshold = {} is given too, which sets the links alone: leave one "
+        "of them out"
+    )
+    for threshold in (0.5, 0, 0.0):
+        assert error(graphs__density=0.1, graphs__threshold=threshold) == expected.format(threshold)
+    with pytest.raises(ConfigError) as caught:
+        Config.load(file("[graphs]\ndensity = 0.1\n"), {"graphs.threshold": 0.7})
+    assert str(caught.value) == expected.format(0.7)
+
+
+@pytest.mark.parametrize(
+    ("center", "threshold", "expected"),
+    [
+        *((center, "auto", True) for center in ("none", "image", "dataset", "position", "auto")),
+        *((center, 0.7, False) for center in ("none", "image")),
+        *((center, 0.7, True) for center in ("dataset", "position", "auto")),
+    ],
+)
+def test_what_is_needed_over_the_dataset(center: str, threshold: Any, expected: bool) -> None:
+    graphs = load(graphs__center=center, graphs__threshold=threshold).graphs
+    assert graphs.over_dataset is expected
 
 
 def test_loading_leaves_presets_and_overrides_as_they_were() -> None:

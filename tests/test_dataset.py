@@ -13,6 +13,7 @@ from run_tree import tree
 from tiny_runs import IDS, Dataset, flip_byte, go, made
 
 from datus.config import Config
+from datus.consistency_work import viewed
 from datus.dataset import StoredDataset
 from datus.errors import StoreError
 from datus.index import read_index
@@ -113,7 +114,12 @@ def test_the_report_reads_tallies_and_the_shards_of_the_page(
     assert made(result) == {"report": 1}
     by_shard = {name: n for name, n in asked.items() if name != "clusters"}
     page = dict.fromkeys(wide | {"evaluate"}, 1) if wide else {}
-    assert by_shard == {"tallies": (2 if wide else 1) * n_shards, **page}
+    looked_at = {record.image_id for record in viewed(result.index.records)}
+    again = [one for one in result.plan.shards if looked_at & {r.image_id for r in one.records}]
+    views = {"views": 1, "masks": len(again), "segments": len(again)}
+    assert len(again) < n_shards
+    tallies = {"tallies": (2 if wide else 1) * n_shards}
+    assert by_shard == Counter(tallies) + Counter(page) + Counter(views)
 
 
 def test_a_true_mask_that_changes_scores_its_own_shard_again(

@@ -33,8 +33,12 @@ IN_ORDER = (
     "masks",
     "evaluate",
     "tallies",
+    "views",
     "report",
 )
+
+BEFORE_VIEWS = IN_ORDER[: IN_ORDER.index("embeddings") + 1]
+"""Views of images are made as these say; clusters, masks and truth are nothing to them."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,9 @@ def changed(before: Plan, after: Plan) -> tuple[str, ...]:
 
 
 def from_on(stage: str | None) -> tuple[str, ...]:
-    return IN_ORDER[IN_ORDER.index(stage) :] if stage else ()
+    """What a setting of `stage` changes."""
+    names = IN_ORDER[IN_ORDER.index(stage) :] if stage else ()
+    return tuple(name for name in names if name != "views" or stage in BEFORE_VIEWS)
 
 
 # --- fingerprints -------------------------------------------------------------------------------
@@ -83,6 +89,7 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "features.store": ("float32", "features"),
     "features.keep": (False, None),
     "graphs.center": ("none", "graphs"),
+    "graphs.density": (0.1, "graphs"),  # and the threshold it sets, below
     "graphs.threshold": (0.1, "graphs"),
     "graphs.keep": (False, None),
     "segments.backend": ("python-louvain", "segments"),
@@ -168,8 +175,13 @@ def test_a_setting_changes_its_own_stage_and_all_after_it_and_no_other(
         more["features.weights"] = "random"
     if name == "segments.resolution":
         assert dataset.config("run").segments.backend != "python-louvain"
-    found = changed(plan_of(dataset), plan_of(dataset, more))
-    assert tuple(stage for stage in found if not stage.startswith("denoise")) == from_on(first)
+    before: dict[str, Any] = {}
+    if name == "graphs.density":  # without a threshold, which sets the links alone
+        before = {"graphs.threshold": "auto"}
+    found = changed(plan_of(dataset, before), plan_of(dataset, {**before, **more}))
+    of_their_own = ("denoise-fit", "denoise", "center")
+    assert tuple(stage for stage in found if stage not in of_their_own) == from_on(first)
+    assert ("center" in found) == (name == "graphs.density")
 
 
 DENOISE = ("denoise-fit", "denoise", "evaluate", "tallies", "report")
@@ -295,7 +307,8 @@ def with_first(**values: Any) -> Index:
 def test_images_count_where_all_of_them_are_looked_at(dataset: Dataset) -> None:
     before = plan_of(dataset)
     other = plan_of(dataset, index=with_first(sha256="other"))
-    assert changed(before, other) == from_on("clusters"), "shards are told apart by their keys"
+    expected = (*IN_ORDER[IN_ORDER.index("clusters") :],)
+    assert changed(before, other) == expected, "shards are told apart by their keys"
     truth = plan_of(dataset, index=with_first(truth_sha256="other"))
     assert changed(before, truth) == ("report",), "shards are told apart by their keys"
     moved = plan_of(dataset, index=with_first(truth_path="x.png", path="a.jpg"))
@@ -317,6 +330,29 @@ def test_a_mean_over_the_dataset_makes_graphs_depend_on_all_images(dataset: Data
     assert changed(before, other) == ("center", *from_on("graphs"))
 
 
+def test_a_threshold_over_the_dataset_makes_graphs_depend_on_all_images(dataset: Dataset) -> None:
+    more = {"graphs.center": "none", "graphs.threshold": "auto"}
+    before = plan_of(dataset, more)
+    assert [node.stage for node in before.nodes] == [
+        "features",
+        "keysums",
+        "center",
+        *IN_ORDER[1:],
+    ]
+    other = plan_of(dataset, more, with_first(sha256="other"))
+    assert changed(before, other) == ("center", *from_on("graphs"))
+    denser = plan_of(dataset, {**more, "graphs.density": 0.2})
+    assert changed(before, denser) == ("center", *from_on("graphs"))
+
+
+def test_views_wait_for_no_cluster_and_only_the_report_waits_for_them(dataset: Dataset) -> None:
+    for center, more in ((), {}), (("center",), {"graphs.threshold": "auto"}):
+        plan = plan_of(dataset, {**more, "clusters.k": [3, 5]})
+        (views,) = (node for node in plan.nodes if node.stage == "views")
+        assert views.needs == ("features", *center, "graphs", "segments", "embeddings")
+        assert [node.stage for node in plan.nodes if "views" in node.needs] == ["report"]
+
+
 # --- nodes --------------------------------------------------------------------------------------
 
 
@@ -332,6 +368,7 @@ def test_nodes_are_in_the_order_of_work_with_labels(dataset: Dataset) -> None:
         "masks (K = 3)",
         "evaluate (K = 3)",
         "tallies (K = 3)",
+        "views",
         "report",
     ]
     for node in plan.nodes:
@@ -384,14 +421,15 @@ def test_a_sweep_shares_everything_before_clusters(dataset: Dataset) -> None:
     single, sweep = marks(three), marks(both)
     assert list(sweep) == [
         *IN_ORDER[:5],
-        *(f"{stage} (K = {k})" for k in (3, 5) for stage in IN_ORDER[5:-1]),
+        *(f"{stage} (K = {k})" for k in (3, 5) for stage in IN_ORDER[5:-2]),
+        "views",
         "report",
     ]
     assert {label for label in single if single[label] != sweep[label]} == {"report"}
     assert len(set(sweep.values())) == len(sweep)
     report = both.nodes[-1].recipe["upstream"]
     assert {name for name in report if ":" in name} == {
-        f"{stage}:{k}" for k in (3, 5) for stage in IN_ORDER[5:-1]
+        f"{stage}:{k}" for k in (3, 5) for stage in IN_ORDER[5:-2]
     }
 
 

@@ -9,6 +9,7 @@ import pytest
 from report_cases import N_CLASSES, Page, classes_of, inputs_of, summary
 
 from datus.metrics import RULES
+from datus.records import Verdict
 from datus.report import (
     Distribution,
     GalleryItem,
@@ -36,7 +37,7 @@ def test_json_holds_everything_a_program_asks_for() -> None:
     assert set(found) == {
         *("classes", "clusters", "coverage", "datus", "definitions", "failures", "headline"),
         *("n_images", "numbers", "preset", "provenance", "rules", "scores", "scores_note"),
-        *("settings", "sweep", "title", "warnings", "better_backbone"),
+        *("settings", "sweep", "title", "verdict", "warnings", "better_backbone"),
     }
     assert found["clusters"] == 5
     assert found["n_images"] == 3
@@ -191,6 +192,49 @@ def test_many_failures_are_cut_on_the_page_and_complete_in_json() -> None:
     markdown = files["report.md"].decode()
     assert len(set(re.findall(r"broken-\d+", markdown))) == 20
     assert "- and 1,214 more, all in report.json" in markdown
+
+
+def judged(truth: bool, *verdicts: Verdict) -> ReportInputs:
+    """A sweep with a verdict on each K."""
+    inputs = inputs_of(5, tuple(range(6, 5 + len(verdicts))), truth)
+    figures = {"mirror": 0.123456789, "crop": 0.5, "place": 0.25, "uniform": 0.0}
+    sweep = tuple(
+        dataclasses.replace(one, verdict=verdict, consistency=figures)
+        for one, verdict in zip(inputs.sweep, verdicts, strict=True)
+    )
+    return dataclasses.replace(inputs, sweep=sweep)
+
+
+FINE = Verdict("no objection", ("labels stay",))
+BAD = Verdict("do not trust this", ("labels <b>move</b>", "weights *are* random"))
+
+
+def test_json_has_a_verdict_for_each_k_and_that_of_the_first_at_the_top() -> None:
+    found = summary(judged(True, BAD, FINE))
+    figures = {"mirror": 0.123457, "crop": 0.5, "place": 0.25, "uniform": 0.0}
+    assert found["verdict"] == {"word": BAD.word, "reasons": [*BAD.reasons], "figures": figures}
+    assert isinstance(found["sweep"], list)
+    assert [row["verdict"]["word"] for row in found["sweep"]] == [BAD.word, FINE.word]
+    assert found["sweep"][1]["verdict"]["reasons"] == ["labels stay"]
+    assert isinstance(found["definitions"], dict)
+    for name in figures:
+        assert f"({name})" in found["definitions"]["verdict"]
+    assert summary(inputs_of())["verdict"] is None, "where nobody looked"
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_the_verdict_and_its_reasons_are_read_first(truth: bool) -> None:
+    for verdict in (BAD, FINE, Verdict("look closely", ("one label each",))):
+        files = build_report(judged(truth, verdict))
+        markdown = files["report.md"].decode()
+        assert markdown.splitlines()[2].startswith(f"**Verdict: {verdict.word}**: ")
+        text = " ".join(Page(files["report.html"]).text.split())
+        sentences = " ".join(f"{one[0].upper()}{one[1:]}." for one in verdict.reasons)
+        assert f"Verdict: {verdict.word}. {sentences}" in text
+        assert ("verdict without true masks" in text) is not truth
+        assert ("Pixels with a label" in text) is not truth
+    assert "Verdict" not in build_report(inputs_of())["report.md"].decode()
+    assert "Verdict" not in Page(build_report(inputs_of())["report.html"]).text
 
 
 def test_the_rule_stands_beside_the_headline() -> None:

@@ -1,5 +1,6 @@
 """Results: what is read of a run, names, pictures, exports, new images under the same clusters."""
 
+import html
 import io
 import json
 import shutil
@@ -12,8 +13,9 @@ from PIL import Image
 from tiny_runs import SPEED, Dataset, go, make_dataset, snapshot
 
 import datus
-from datus.errors import UsageError, WorkError
-from datus.finished import PLACES
+from datus.config import Config
+from datus.errors import ConfigError, UsageError, WorkError
+from datus.finished import PLACES, with_settings
 from datus.results import EXAMPLES
 from datus.review import read_base
 
@@ -97,9 +99,55 @@ def test_no_truth_no_scores(tiny: Dataset, tmp_path: Path) -> None:
     go(config)
     found = datus.load(tmp_path)
     assert found.scores == {}
-    assert repr(found) == "<10 images, K = 3>"
+    assert found.verdict is not None
+    assert repr(found) == f"<10 images, K = 3, verdict: {found.verdict.word}>"
     with pytest.raises(UsageError, match="--names: the run was not scored"):
         found.named("matched")
+
+
+def test_the_verdict_is_that_of_the_report(result: datus.Result, finished: Path) -> None:
+    report = json.loads((finished / "latest" / "report" / "report.json").read_bytes())
+    found = result.verdict
+    assert found is not None
+    assert (found.word, [*found.reasons]) == (
+        report["verdict"]["word"],
+        report["verdict"]["reasons"],
+    )
+    assert html.escape(found.words) in result._repr_html_()
+
+
+def test_a_report_of_a_version_without_verdicts_has_none(
+    result: datus.Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {name: value for name, value in result.finished.row(3).items() if name != "verdict"}
+    monkeypatch.setattr(type(result.finished), "row", lambda self, k: row)
+    assert result.verdict is None
+    assert "verdict" not in repr(result) + result._repr_html_()
+
+
+USUAL = Config().graphs.density
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"graphs.density": 0.3}, ("auto", 0.3)),
+        ({"graphs.threshold": "auto"}, ("auto", USUAL)),
+        ({"graphs.threshold": 0.4}, (0.4, USUAL)),
+        ({}, (0.7, USUAL)),
+    ],
+)
+def test_more_settings_bring_their_own_rule_of_the_graphs(
+    more: dict[str, Any], expected: tuple[Any, float], tiny: Dataset
+) -> None:
+    found = with_settings(tiny.config("run"), more).graphs
+    assert (found.threshold, found.density) == expected
+    dense = tiny.config("run", {"graphs.threshold": "auto", "graphs.density": 0.2})
+    assert with_settings(dense, {}) == dense
+    assert with_settings(dense, {"graphs.threshold": "auto"}) == dense
+    assert with_settings(dense, {"graphs.threshold": 0.4}).graphs.threshold == 0.4
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        with_settings(dense, {"graphs.threshold": 0.4, "graphs.density": 0.1})
 
 
 def test_names(result: datus.Result, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from datus.leftovers import note
 from datus.metrics import RULES
 from datus.resources import placed, resolve_device, runtime_of
 from datus.runner import RunResult, run
+from datus.stage_warnings import few_valid
 from datus.stages import STAGES
 from datus.store import Store
 
@@ -167,6 +168,7 @@ def test_one_changed_image_makes_its_own_shard_and_what_sees_all_images(
         "masks (K = 3)": n_shards,
         "evaluate (K = 3)": n_shards,
         "tallies (K = 3)": n_shards,
+        "views": 1,
         "report": 1,
     }
 
@@ -464,12 +466,19 @@ def test_a_failed_image_is_counted_in_its_own_stage_where_stages_run_in_one_go(
 def test_images_without_valid_segments_are_warned_of(tiny: Dataset, run_copy: Path) -> None:
     listener = Listener()
     config = tiny.config(run_copy, {"embeddings.min_patches": 10**6})
-    with pytest.raises(ClusterError):
+    with pytest.raises(ClusterError) as caught:
         run(config, Store(run_copy), listener)
-    n = len(IDS)
+    n, (few,) = len(IDS), few_valid(0.0)
     assert listener.said == [
-        f"warning: {n} of {n} images have no valid segment: their masks are all 255"
+        f"warning: {few}",
+        f"warning: {n} of {n} images have no valid segment: their masks are all 255",
     ]
+    assert str(caught.value) == f"3 clusters asked of 0 valid segments: {few}"
+
+
+def test_few_images_are_not_taken_for_small_segments(tiny: Dataset, run_copy: Path) -> None:
+    with pytest.raises(ClusterError, match=r"use --clusters \d+ or fewer, or more images$"):
+        go(tiny.config(run_copy, {"clusters.k": [250]}))
 
 
 def test_an_image_that_changes_during_the_run_is_no_result(
@@ -589,9 +598,10 @@ def test_only_what_runs_a_model_or_a_gpu_stays_in_the_first_process() -> None:
         config = Config.load(None, {"speed.device": "cpu", **more})
         return {stage.name for stage in STAGES if stage.on_device(config)}
 
-    assert stay({}) == {"features", "denoise"}
-    assert stay({"embeddings.mode": "crop"}) == {"features", "denoise", "embeddings"}
-    assert stay({"speed.device": "cuda"}) == {"features", "denoise", "graphs"}
+    always = {"features", "denoise", "views"}
+    assert stay({}) == always
+    assert stay({"embeddings.mode": "crop"}) == {*always, "embeddings"}
+    assert stay({"speed.device": "cuda"}) == {*always, "graphs"}
 
 
 def test_a_device_is_taken_as_it_is_given() -> None:

@@ -10,14 +10,15 @@ from tiny_runs import IDS, SPEED, Dataset, go, made, make_dataset, snapshot
 
 from datus.errors import StoreError, UsageError, WorkError
 from datus.plan import make_plan
-from datus.status import failure_lines, prune_rows, status_rows
+from datus.records import WHOLE
+from datus.status import failure_lines, graph_lines, prune_rows, status_rows
 from datus.store import Store
 
 SHARD_STAGES = (
     *("features", "graphs", "segments", "embeddings", "samples"),
     *("masks (K = 3)", "evaluate (K = 3)", "tallies (K = 3)"),
 )
-DATASET_STAGES = ("clusters (K = 3)", "report")
+DATASET_STAGES = ("clusters (K = 3)", "views", "report")
 
 
 def table(dataset: Dataset, run_dir: Path, more: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -129,6 +130,24 @@ def test_who_was_left_out_and_why(tmp_path: Path) -> None:
     assert second.startswith("left out at index: a0: ")
 
 
+def test_which_patches_are_linked_where_that_was_found_over_the_dataset(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "photos", ids=IDS[:4])
+    config = dataset.config(tmp_path / "run", {"graphs.threshold": "auto", "graphs.density": 0.15})
+    go(config, until="features")
+    assert graph_lines(config) == [], "not found yet"
+    go(config, until="graphs")
+    (line,) = graph_lines(config)
+    store = Store(tmp_path / "run")
+    ((mark, _),) = store.recipes("center")
+    found = store.report("center", mark, "all")
+    assert found is not None
+    assert line == (
+        f"graphs: patches are linked above cosine {found.numbers[WHOLE]['threshold']:.4f}, "
+        "which links 15 % of the pairs of the dataset"
+    )
+    assert graph_lines(dataset.config(tmp_path / "run")) == [], "a threshold that was given"
+
+
 # --- prune --------------------------------------------------------------------------------------
 
 
@@ -153,6 +172,7 @@ def test_prune_lists_first_and_then_removes_only_what_is_stale(
         "masks",
         "evaluate",
         "tallies",
+        "views",
         "report",
     }
     for stage, mark, size in rows:
@@ -185,9 +205,8 @@ def test_prune_removes_shards_of_images_that_changed(tmp_path: Path, tiny: Datas
     shards = [(stage, Path(place).suffix) for stage, place, _ in rows if "/" in place]
     assert shards == [(s, x) for s in ("features", "graphs") for x in (".json", ".safetensors")]
     folders = {stage for stage, place, _ in rows if "/" not in place}
-    assert folders == {"clusters", "masks", "evaluate", "tallies", "report"}, (
-        "begun for other images"
-    )
+    begun = {"clusters", "masks", "evaluate", "tallies", "views", "report"}
+    assert folders == begun, "for other images"
     before = snapshot(tmp_path / "run")
     assert made(go(config, until="graphs")[0]) == {}
     assert snapshot(tmp_path / "run") == before

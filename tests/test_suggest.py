@@ -1,5 +1,6 @@
 """From a run folder to a suggestion: which embeddings, which images, and the command itself."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from datus.commands_k import told, wanted_k
 from datus.config import ClustersConfig
 from datus.errors import ClusterError, UsageError, WorkError
 from datus.index import Index
-from datus.records import Array
+from datus.records import Array, Verdict
 from datus.store import Store
 from datus.suggest import Source, find_source, fit_with, read_points, suggest, tried_k
 from datus.trust import TrustSettings, make_points, overview
@@ -108,6 +109,54 @@ def test_k_means_is_that_of_the_run() -> None:
     places = rng.normal(size=(40, 3)).astype(np.float32)
     centroids = fit_with(ClustersConfig(spherical=True))(places, 4, 2, 0)
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, rtol=1e-5)
+
+
+def test_what_the_report_says_counts_where_it_is_worse(tiny: Dataset, finished: Path) -> None:
+    store = Store(finished)
+    source = find_source(store)
+    (said,) = source.reported.values()
+    told = json.loads((finished / "latest" / "report" / "report.json").read_bytes())["verdict"]
+    assert (said.word, [*said.reasons]) == (told["word"], told["reasons"])
+    points = read_points(store, source, 0)
+
+    def judged(reported: dict[int, Verdict]) -> Verdict:
+        one = dataclasses.replace(source, reported=reported)
+        return suggest(points, one, (2, 3), 0, settings=QUICK).verdicts[3]
+
+    alone = judged({})
+    bad = Verdict("do not trust this", ("weights are random",))
+    found = judged({3: bad})
+    assert found.word == bad.word
+    assert set(bad.reasons) <= set(found.reasons)
+    assert judged({3: Verdict("no objection", ("fine",))}).word == alone.word
+    assert judged({2: bad}) == alone, "of another K"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"sweep": 3}',
+        b'{"sweep": [3]}',
+        b'{"sweep": [{}]}',
+        b'{"sweep": [{"k": [3]}]}',
+        b'{"sweep": [{"k": 3}]}',
+        b'{"sweep": [{"k": 3, "verdict": null}]}',
+        b'{"sweep": [{"k": 3, "verdict": "no objection"}]}',
+        b'{"sweep": [{"k": 3, "verdict": {"word": "fine", "reasons": []}}]}',
+        b'{"sweep": [{"k": 3, "verdict": {"word": ["fine"], "reasons": []}}]}',
+        b'{"sweep": [{"k": 3, "verdict": {"word": "no objection", "reasons": 7}}]}',
+        b"[" * 10**5,
+    ],
+)
+def test_a_report_without_a_verdict_that_can_be_read_counts_for_nothing(
+    content: bytes, run_copy: Path
+) -> None:
+    (path,) = run_copy.glob("report/*/files/report.json")
+    path.write_bytes(content)
+    assert find_source(Store(run_copy)).reported == {}
 
 
 def test_the_command_prints_and_writes(run_copy: Path) -> None:

@@ -25,6 +25,8 @@ from bad_files import (
     status,
 )
 
+from datus.stage_warnings import few_valid
+
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
 UPRIGHT = scene()
@@ -154,10 +156,9 @@ def test_more_clusters_than_segments_and_no_valid_segment(four: Path, tmp_path: 
 
     none = run(four, run_dir, "--set", "embeddings.min_patches=1000")
     assert none.exit_code == 1
-    assert none.error == (
-        "no image gave a valid segment, so there is nothing to cluster: "
-        "lower embeddings.min_patches, or use other images"
-    )
+    (few,) = few_valid(0.0)
+    assert "smaller segments (--set embeddings.min_patches=3)" in few
+    assert re.fullmatch(rf"\d+ clusters asked of 0 valid segments: {re.escape(few)}", none.error)
     assert masks_of(run_dir, int(found[1])).keys() == {"0", "1", "2", "3"}
 
 

@@ -17,7 +17,7 @@ from run_tree import tree
 
 STAGES = (
     *("index", "features", "keysums", "center", "graphs", "segments"),
-    *("embeddings", "samples", "clusters", "masks", "tallies", "report"),
+    *("embeddings", "samples", "clusters", "masks", "tallies", "views", "report"),
 )
 MOMENTS = ("before", "between", "after")
 

@@ -169,7 +169,7 @@ def test_in_its_own_folder_a_run_makes_new_shards_only(growing: Dataset) -> None
     new = found["features"]
     assert 1 <= new <= 2
     assert {name: found.pop(name) for name in ONE_SHARD} == dict.fromkeys(ONE_SHARD, new)
-    assert found == {"report": 1}
+    assert found == {"views": 1, "report": 1}
     after = masks_of(run_dir)
     assert len(after) == len(before) + 2
     assert after.items() >= before.items()
@@ -202,7 +202,7 @@ def test_in_another_folder_later_images_make_new_shards_only(
     new = found["features"]
     assert 1 <= new <= 2
     unscored = (stage for stage in ONE_SHARD if not stage.startswith("evaluate"))
-    assert found == {**dict.fromkeys(unscored, new), "report": 1}
+    assert found == {**dict.fromkeys(unscored, new), "views": 1, "report": 1}
 
 
 def test_removed_images_make_new_shards_only(growing: Dataset) -> None:
@@ -410,7 +410,7 @@ def test_prune_leaves_what_a_growing_run_stands_on(growing: Dataset) -> None:
     _, n_bytes = prune_rows(with_frozen(growing, run, run), remove=True)
     assert n_bytes > 0
     result, _ = go(with_frozen(growing, run, run))
-    assert set(made(result)) == {"evaluate (K = 3)", "tallies (K = 3)", "report"}
+    assert set(made(result)) == {"evaluate (K = 3)", "tallies (K = 3)", "views", "report"}
 
 
 def test_prune_leaves_what_another_seed_stands_on(growing: Dataset) -> None:

@@ -111,7 +111,7 @@ def test_shares_and_what_is_between_them_end_with_the_bytes_of_a_whole_run(
         "embeddings",
         "samples",
     }
-    assert stages_made(share(tiny, run_dir, "none")) == {"clusters"}
+    assert stages_made(share(tiny, run_dir, "none")) == {"clusters", "views"}
     last = shares(tiny, run_dir, 3)
     assert stages_made(last[2]) == {"masks", "evaluate", "tallies"}
     assert last[0].next_step == (

@@ -32,6 +32,7 @@ STAGES = (
     "masks",
     "evaluate",
     "tallies",
+    "views",
     "report",
 )
 KILLS = 10
