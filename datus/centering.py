@@ -42,10 +42,8 @@ MIN_IMAGES = 8
 
 SAMPLE_KEYS, SAMPLE_IMAGES = 64, 512
 """Keys of an image, and images of a dataset, that the threshold is taken from: a million pairs.
-More images change the share of linked pairs by less than the images themselves differ."""
-
-SAMPLE_SHARD = 32
-"""Images of a shard that are kept: a usual shard keeps all, one of hundreds a part."""
+More images change the share of linked pairs by less than the images themselves differ. A shard
+keeps as many, so that those of the dataset do not depend on how it is cut into shards."""
 
 MAX_THRESHOLD = 0.999
 """Keys that are all alike would else be linked to nothing: a cosine is above no threshold of 1. Nor

@@ -39,9 +39,16 @@ def n_viewed(n_images: int) -> int:
     return min(n_images, max(4, min(16, n_images // 10)))
 
 
+N_PLACED = 64
+"""Images whose labels are compared with their place. Their shards are read whole."""
+
+
 def viewed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
     """Spread evenly over the dataset."""
-    n = n_viewed(len(records))
+    return _spread(records, n_viewed(len(records)))
+
+
+def _spread(records: Sequence[ImageRecord], n: int) -> tuple[ImageRecord, ...]:
     return tuple(records[(2 * i + 1) * len(records) // (2 * n)] for i in range(n))
 
 
@@ -82,22 +89,23 @@ def _usable(dataset: Dataset, k: int) -> tuple[ImageRecord, ...]:
 def figures_of(config: Config, dataset: Dataset, k: int) -> dict[str, float]:
     """Of the labels of K."""
     records = viewed(dataset.index.records)
-    stored = _stored_labels(dataset, k, {record.image_id for record in records})
+    placed = _spread(dataset.index.records, min(N_PLACED, len(dataset.index.records)))
+    stored = _stored_labels(dataset, k, {one.image_id for one in (*records, *placed)})
     _, views = next(iter(dataset.data("views", k)))
     taken = {
         name: data
         for name in ("clusters", *(("edits",) if config.clusters.edits else ()))
         for _, data in dataset.data(name, k)
     }
-    figures = consistency.figures_of(list(stored.values()))
+    labels = [stored[one.image_id] for one in placed if one.image_id in stored]
+    figures = consistency.figures_of(labels)
     for view in VIEWS:
         expected, found = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint8)]
         for record in records:
             arrays = views.arrays.get(f"{view}/{record.image_id}")
             if arrays is not None and record.image_id in stored:
-                labels = _labels(config, record, arrays, taken)
                 expected.append(consistency.labels_in(stored[record.image_id], view).ravel())
-                found.append(labels.ravel())
+                found.append(_labels(config, record, arrays, taken).ravel())
         figures[view] = consistency.kappa(np.concatenate(expected), np.concatenate(found))
     return figures
 
@@ -114,11 +122,11 @@ def _labels(
 
 
 def _stored_labels(dataset: Dataset, k: int, wanted: set[str]) -> dict[str, Array]:
-    """uint8 (gh, gw) of all images in the shards of those that are wanted."""
+    """uint8 (gh, gw) of each image that is wanted and has a mask."""
     labels: dict[str, Array] = {}
     segmented, masked = (dataset.data(stage, k, wanted) for stage in ("segments", "masks"))
     for (_, segments), (_, masks) in zip(segmented, masked, strict=True):
-        for image_id, arrays in masks.arrays.items():
-            cluster = arrays["cluster"].astype(np.uint8)
+        for image_id in wanted & masks.arrays.keys():
+            cluster = masks.arrays[image_id]["cluster"].astype(np.uint8)
             labels[image_id] = cluster[segments.arrays[image_id]["labels"]]
     return labels

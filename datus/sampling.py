@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from datus.budget import n_patches
-from datus.centering import SAMPLE_SHARD
+from datus.centering import SAMPLE_IMAGES
 from datus.config import Config
 from datus.consistency_work import n_viewed
 from datus.errors import CorruptShard
@@ -280,7 +280,7 @@ class Sample:
             n_images = sum(len(shard.records) for shard in self.plan.shards)
             n = max(1, round(n_images / max(1, len(self.plan.shards))))
             if node.stage == "keysums":  # keys of a few images, one after the other
-                n = min(n, SAMPLE_SHARD)
+                n = min(n, SAMPLE_IMAGES)
                 records = records * -(-n // len(records))
             timed.typical = work(Shard(DATASET_KEY, tuple(records[:n])), inputs, _silent)
         timed.data = merged(parts)

@@ -106,7 +106,7 @@ def build_features(context: Context) -> ShardWork:
 
 
 def build_keysums(context: Context) -> ShardWork:
-    from datus.centering import SAMPLE_SHARD, add, join, key_sample, key_sums
+    from datus.centering import add, join, key_sample, key_sums
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
         arrays = inputs["features"].arrays
@@ -121,7 +121,7 @@ def build_keysums(context: Context) -> ShardWork:
         if not parts:
             return ShardData(arrays={})
         sums = add(sums for sums, _ in parts)
-        sample = join((sample for _, sample in parts), SAMPLE_SHARD)
+        sample = join(sample for _, sample in parts)
         figures = np.array([sums.squares]), np.array([sums.n_images], np.int64)
         whole = {"keys": sums.keys, "squares": figures[0], "n_images": figures[1]}
         whole |= {f"sample_{name}": getattr(sample, name) for name in KeySample.__slots__}
