@@ -166,7 +166,8 @@ def _changed(figures: Mapping[str, float], view: View, which: int) -> str:
         )
     return (
         f"an image and its mirror image do not get the same labels ({kappa}): labels follow the "
-        f"place in the image, which alone predicts them with kappa {figures['place']:.2f}"
+        f"place in the image, which alone predicts them with kappa {figures['place']:.2f}; try "
+        "fewer clusters or another backbone"
     )
 
 

@@ -110,7 +110,8 @@ def test_sums_of_two_sets_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_images", "place", "expected"), [(12, 3, "position"), (12, 0.3, "image"), (7, 3, "image")]
+    ("n_images", "place", "expected"),
+    [(12, 3, "position"), (12, 0.3, "dataset"), (7, 3, "dataset")],
 )
 def test_auto_takes_position_where_it_explains_most_and_images_are_many(
     n_images: int, place: float, expected: str

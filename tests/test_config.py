@@ -70,7 +70,6 @@ def test_paper_differs_from_best_in_the_documented_settings_and_no_other() -> No
         "embeddings.mode": ("pool", "crop"),
         "embeddings.crop": ("whole", "paper"),
         "clusters.pca": (32, -1),
-        "clusters.spherical": (True, False),
         "clusters.restarts": (10, 1),
         "masks.noise": ("nearest", "ignore"),
         "masks.refine": ("bilateral", "none"),

@@ -321,7 +321,7 @@ def test_doubts_add_up() -> None:
             {"mirror": 0.2, "place": 0.71},
             "an image and its mirror image do not get the same labels (kappa 0.20, expected 0.6 "
             "or more): labels follow the place in the image, which alone predicts them with kappa "
-            "0.71",
+            "0.71; try fewer clusters or another backbone",
         ),
         (
             {"crop": 0.54},

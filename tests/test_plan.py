@@ -103,7 +103,7 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "embeddings.weights": ("random", None),
     "clusters.k": ([4], "clusters"),
     "clusters.pca": (2, "clusters"),
-    "clusters.spherical": (False, "clusters"),
+    "clusters.spherical": (True, "clusters"),
     "clusters.restarts": (9, "clusters"),
     "clusters.iterations": (9, "clusters"),
     "clusters.sample": (999, "clusters"),
