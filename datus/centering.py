@@ -34,7 +34,7 @@ embedded backbone stands at 0.7: what the content says is in the rest."""
 
 GROUPS, GROUPED_KEYS = 32, 8192
 """Groups of keys whose means count once each for `center = "auto"`, and keys that they are found
-from. With 8 and 128 groups scores are the same (docs/decisions.md 71)."""
+from. With 8 groups scores are the same (docs/decisions.md 71)."""
 
 MIN_IMAGES = 8
 """Fewer say too little about a place: what is common to two images is mostly the two images."""
