@@ -48,6 +48,11 @@ def viewed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
     return _spread(records, n_viewed(len(records)))
 
 
+def placed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
+    """Those whose labels are compared with their place, spread evenly too."""
+    return _spread(records, min(N_PLACED, len(records)))
+
+
 def _spread(records: Sequence[ImageRecord], n: int) -> tuple[ImageRecord, ...]:
     return tuple(records[(2 * i + 1) * len(records) // (2 * n)] for i in range(n))
 
@@ -88,16 +93,15 @@ def _usable(dataset: Dataset, k: int) -> tuple[ImageRecord, ...]:
 
 def figures_of(config: Config, dataset: Dataset, k: int) -> dict[str, float]:
     """Of the labels of K."""
-    records = viewed(dataset.index.records)
-    placed = _spread(dataset.index.records, min(N_PLACED, len(dataset.index.records)))
-    stored = _stored_labels(dataset, k, {one.image_id for one in (*records, *placed)})
+    records, others = viewed(dataset.index.records), placed(dataset.index.records)
+    stored = _stored_labels(dataset, k, {one.image_id for one in (*records, *others)})
     _, views = next(iter(dataset.data("views", k)))
     taken = {
         name: data
         for name in ("clusters", *(("edits",) if config.clusters.edits else ()))
         for _, data in dataset.data(name, k)
     }
-    labels = [stored[one.image_id] for one in placed if one.image_id in stored]
+    labels = [stored[one.image_id] for one in others if one.image_id in stored]
     figures = consistency.figures_of(labels)
     for view in VIEWS:
         expected, found = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint8)]

@@ -13,7 +13,7 @@ from run_tree import tree
 from tiny_runs import IDS, Dataset, flip_byte, go, made
 
 from datus.config import Config
-from datus.consistency_work import viewed
+from datus.consistency_work import placed, viewed
 from datus.dataset import StoredDataset
 from datus.errors import StoreError
 from datus.index import read_index
@@ -108,13 +108,15 @@ def test_the_report_reads_tallies_and_the_shards_of_the_page(
         return read(store, place, files)
 
     monkeypatch.setattr(Store, "read_shard", counting)
+    monkeypatch.setattr("datus.consistency_work.N_PLACED", 1)
     result, _ = go(tiny.config(run_copy, {"report.browse": browse}))
     n_shards = len(result.plan.shards)
     assert n_shards > 2
     assert made(result) == {"report": 1}
     by_shard = {name: n for name, n in asked.items() if name != "clusters"}
     page = dict.fromkeys(wide | {"evaluate"}, 1) if wide else {}
-    looked_at = {record.image_id for record in viewed(result.index.records)}
+    records = result.index.records
+    looked_at = {record.image_id for record in (*viewed(records), *placed(records))}
     again = [one for one in result.plan.shards if looked_at & {r.image_id for r in one.records}]
     views = {"views": 1, "masks": len(again), "segments": len(again)}
     assert len(again) < n_shards
