@@ -24,7 +24,7 @@ from datus.gather import (
     model_of,
 )
 from datus.imagesize import denoise_size, input_size
-from datus.records import WHOLE, Confusion, ImageRecord, ShardData
+from datus.records import WHOLE, Confusion, ImageRecord, ShardData, Verdict
 from datus.report.records import (
     Denoised,
     Distribution,
@@ -154,7 +154,7 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
     confusion = tally.confusion() if config.data.truth else None
     again = _denoised(config, dataset, k, tally)
     said = review.named(config, cluster_arrays_of(dataset, k))
-    figures = figures_of(config, dataset, k)
+    figures, labelled = figures_of(config, dataset, k), tally.pixels[:-1].any()
     words = " ".join(few_valid(valid_share))
     return KResult(
         k=len(centroids),
@@ -168,9 +168,12 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
         kept=_kept(tally, confusion) if confusion else (),
         names=said.names,
         gone=said.gone,
-        verdict=judge(figures, _untrained(config), words),
+        verdict=judge(figures, _untrained(config), words) if labelled else UNLABELLED,
         consistency=figures,
     )
+
+
+UNLABELLED = Verdict("do not trust this", ("no pixel of any mask has a label",))
 
 
 def _untrained(config: Config) -> bool:

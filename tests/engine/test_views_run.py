@@ -324,6 +324,13 @@ def test_too_few_valid_segments_are_not_trusted(tmp_path: Path) -> None:
     assert any(text.startswith(said[:30]) for text in report_of(tmp_path / "run")["warnings"])
 
 
+def test_masks_without_a_label_are_not_trusted(tiny: Dataset, tmp_path: Path) -> None:
+    found = verdict_of(tiny, tmp_path / "run", masks__min_confidence=1.0)
+    assert report_of(tmp_path / "run")["coverage"] == 0.0
+    assert found["word"] == "do not trust this"
+    assert found["reasons"] == ["no pixel of any mask has a label"]
+
+
 def test_views_write_nothing_else(tiny: Dataset, run_copy: Path) -> None:
     """What is stored of the images themselves stays as it was."""
     for path in run_copy.glob("views/*/shard-*"):
