@@ -37,7 +37,7 @@ from datus.report.records import (
 from datus.report.summary import HEADLINE
 from datus.shardwork import Context, read_image, read_truth
 from datus.sources import better_backbone
-from datus.stage_warnings import few_valid
+from datus.stage_warnings import few_labelled, few_valid
 from datus.tallies import Candidate, Tally, tally_of
 
 # --- report: files report.json, report.md, report.html ------------------------------------------
@@ -154,8 +154,9 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
     confusion = tally.confusion() if config.data.truth else None
     again = _denoised(config, dataset, k, tally)
     said = review.named(config, cluster_arrays_of(dataset, k))
-    figures, labelled = figures_of(config, dataset, k), tally.pixels[:-1].any()
-    words = " ".join(few_valid(valid_share))
+    figures = figures_of(config, dataset, k)
+    labelled = tally.pixels[:-1].sum() / max(1, tally.pixels.sum())
+    words = " ".join(few_valid(valid_share) or few_labelled(labelled))
     return KResult(
         k=len(centroids),
         cluster_pixels=tally.pixels,
@@ -168,7 +169,7 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
         kept=_kept(tally, confusion) if confusion else (),
         names=said.names,
         gone=said.gone,
-        verdict=judge(figures, _untrained(config), words) if labelled else UNLABELLED,
+        verdict=judge(figures, _untrained(config), words) if labelled > 0 else UNLABELLED,
         consistency=figures,
     )
 
