@@ -271,7 +271,7 @@ def _timm_model(name: str, pretrained: bool) -> Any:
     """A timm model without head that takes any size, if it can."""
     import timm
 
-    _check_timm_name(name, pretrained)
+    check_timm_name(name, pretrained)
     offline = pretrained and (sources.is_offline() or not sources.hub_answers())
     if offline and sources.hub_file(with_tag(name)) is None:
         raise BackboneError(sources.not_here(name))
@@ -311,7 +311,7 @@ def hub_name(name: str) -> str:
     """
     import timm
 
-    _check_timm_name(name, pretrained=True)
+    check_timm_name(name, pretrained=True)
     tagged = with_tag(name)
     if timm.get_pretrained_cfg(name).hf_hub_id != f"timm/{tagged}":
         raise BackboneError(
@@ -331,7 +331,8 @@ def with_tag(name: str) -> str:
     return f"{name}.{tag}" if tag else name
 
 
-def _check_timm_name(name: str, pretrained: bool) -> None:
+def check_timm_name(name: str, pretrained: bool) -> None:
+    """BackboneError, with the names that are near, if timm has no such model."""
     import timm
 
     tagged = timm.list_models(pretrained=True)

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from datus.backbones import with_tag
+from datus.backbones import check_timm_name, with_tag
 from datus.config import Config
 from datus.errors import BackboneError, WorkError, size_text
 from datus.images import fit_size
@@ -227,6 +227,8 @@ def _check_hub(name: str) -> None:
     """The first stage would find out at once, but the model of the crops hours later."""
     if hub_file(name) is not None or not (is_offline() or not hub_answers()):
         return
+    if find(name) is None:
+        check_timm_name(name, pretrained=True)  # no network helps a misspelt name
     if hub_file(with_tag(name)) is None:
         raise BackboneError(not_here(name))
 

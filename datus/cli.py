@@ -24,7 +24,7 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage or config, 130 interrupted 
 """
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -298,11 +298,24 @@ def _run(config: Config, until: str, only: bool) -> bool:
     if report["scores"]:
         print(f"\nK = {report['clusters']}, coverage {report['coverage']:.1f} %")
         print(scores_table(report["scores"]))
-    if verdict := report["verdict"]:
-        print(shown(f"\nverdict: {verdict['word']}: {'; '.join(verdict['reasons'])}"))
+    for line in _verdict_lines(report):
+        print(shown(line))
     for label, path in result.links.items():
         print(f"{label}: {path}")
     return True
+
+
+def _verdict_lines(report: dict[str, Any]) -> list[str]:
+    """That of the main K; where there are several, the words of the others follow."""
+    verdict, rows, main = report["verdict"], report["sweep"], report["clusters"]
+    if not verdict:
+        return []
+    which, others = "", []
+    if len(rows) > 1:  # of an edited run there is one row, whose K counts what is gone, too
+        which = f" of K = {main}"
+        rest = [f"K = {one['k']}: {one['verdict']['word']}" for one in rows if one["k"] != main]
+        others = [f"verdicts of the others: {', '.join(rest)}"]
+    return ["", f"verdict{which}: {verdict['word']}: {'; '.join(verdict['reasons'])}", *others]
 
 
 def _dry_run(config: Config, until: str, only: bool) -> None:

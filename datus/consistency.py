@@ -37,6 +37,9 @@ BOUNDS: dict[View, tuple[float, float]] = {"mirror": (0.45, 0.6), "crop": (0.55,
 """View -> kappa below which labels are not to be trusted, and below which one should look closely.
 Set on four labelled sets and fourteen backbones: docs/choosing_k.md."""
 
+TOLD_PLACE = 0.2
+"""Kappa of place alone below which it explains nothing: it is 0 for a single image."""
+
 UNIFORM = 0.8
 """Share of images that are one label each, above which clusters sort whole images."""
 
@@ -164,10 +167,11 @@ def _changed(figures: Mapping[str, float], view: View, which: int) -> str:
             "an image and its middle, enlarged and in other colours, do not get the same labels "
             f"({kappa}): labels follow colour, size or place"
         )
+    place = figures["place"]
+    told = f", which alone predicts them with kappa {place:.2f}" if place >= TOLD_PLACE else ""
     return (
         f"an image and its mirror image do not get the same labels ({kappa}): labels follow the "
-        f"place in the image, which alone predicts them with kappa {figures['place']:.2f}; try "
-        "fewer clusters or another backbone"
+        f"place in the image{told}; try fewer clusters or another backbone"
     )
 
 

@@ -131,7 +131,7 @@ def run_command(config: Config, file: Path | None, backbone: str) -> str:
     plain = dict(_settings(Config.load(file, {"preset": config.preset})))
     plain["preset"] = Config.load(file).preset
     given = {name: value for name, value in _settings(config) if value != plain[name]}
-    for name in ("features.backbone", "features.weights"):
+    for name in ("features.backbone", "features.weights", "speed.shards"):  # a share makes no masks
         given.pop(name, None)
     if not file:
         given.setdefault("clusters.k", config.clusters.k)

@@ -24,7 +24,7 @@ from datus.gather import (
     model_of,
 )
 from datus.imagesize import denoise_size, input_size
-from datus.records import WHOLE, Confusion, ImageRecord, ShardData
+from datus.records import WHOLE, Confusion, ImageRecord, ShardData, Verdict
 from datus.report.records import (
     Denoised,
     Distribution,
@@ -37,7 +37,7 @@ from datus.report.records import (
 from datus.report.summary import HEADLINE
 from datus.shardwork import Context, read_image, read_truth
 from datus.sources import better_backbone
-from datus.stage_warnings import few_valid
+from datus.stage_warnings import few_labelled, few_valid
 from datus.tallies import Candidate, Tally, tally_of
 
 # --- report: files report.json, report.md, report.html ------------------------------------------
@@ -155,7 +155,8 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
     again = _denoised(config, dataset, k, tally)
     said = review.named(config, cluster_arrays_of(dataset, k))
     figures = figures_of(config, dataset, k)
-    words = " ".join(few_valid(valid_share))
+    labelled = tally.pixels[:-1].sum() / max(1, tally.pixels.sum())
+    words = " ".join(few_valid(valid_share) or few_labelled(labelled))
     return KResult(
         k=len(centroids),
         cluster_pixels=tally.pixels,
@@ -168,9 +169,12 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
         kept=_kept(tally, confusion) if confusion else (),
         names=said.names,
         gone=said.gone,
-        verdict=judge(figures, _untrained(config), words),
+        verdict=judge(figures, _untrained(config), words) if labelled > 0 else UNLABELLED,
         consistency=figures,
     )
+
+
+UNLABELLED = Verdict("do not trust this", ("no pixel of any mask has a label",))
 
 
 def _untrained(config: Config) -> bool:

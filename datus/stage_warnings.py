@@ -67,6 +67,16 @@ def few_valid(share: float) -> list[str]:
     ]
 
 
+def few_labelled(share: float) -> list[str]:
+    """Labels of a few sure pixels stay, whatever the others would do."""
+    if share >= LOW_VALID_SHARE:
+        return []
+    return [
+        f"{100 * share:.1f} % of all pixels have a label, expected {100 * LOW_VALID_SHARE:.0f} % "
+        "or more: see masks.min_confidence and masks.noise"
+    ]
+
+
 def corrections(reports: Iterable[ShardReport]) -> list[str]:
     found, said = list(reports), []  # of a dataset stage: one
     if n_unused := sum(_figures(found, "n_unused")):

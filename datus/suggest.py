@@ -102,6 +102,9 @@ def find_source(store: Store) -> Source:
         )
     clusters = _clusters(store, mark, upstream)
     reported = _reported(store, report_mark) if report_mark else {}
+    edited = any(name.startswith("edits:") for name in upstream)
+    if edited and len(clusters.k) == len(reported) == 1:  # of an edited run "k" counts labels
+        reported = dict(zip(clusters.k, reported.values(), strict=True))
     return Source(index, mark, recipes[mark]["upstream"]["segments"], clusters, reported)
 
 

@@ -208,6 +208,18 @@ def test_the_model_of_the_crops_is_asked_for_before_the_first_shard(
     assert not list(tmp_path.glob("run/features/*/shard-*"))
 
 
+def test_a_misspelt_model_is_not_asked_of_the_hub(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATUS_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "no-hub"))
+    misspelt = {"features.backbone": "vit_smal_patch8_224.dino", "features.weights": "hub"}
+    with pytest.raises(BackboneError) as caught:
+        go(tiny.config(tmp_path / "run", misspelt))
+    text = "vit_smal_patch8_224.dino: timm has no such model; did you mean vit_small_patch8_224."
+    assert str(caught.value).startswith(text)
+
+
 # --- the machine --------------------------------------------------------------------------------
 
 

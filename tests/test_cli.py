@@ -149,6 +149,31 @@ def test_the_command_for_a_better_backbone_is_the_same_run(in_file: bool, tmp_pa
     assert again == Config.load(None, {**settings, **more, "features.backbone": "dino_vits8"})
 
 
+def test_a_share_is_not_part_of_the_command_for_a_better_backbone() -> None:
+    config = Config.load(None, {"data.images": "photos", "speed.shards": "none"})
+    assert "shards" not in run_command(config, None, "vit_small_patch8_224.dino")
+
+
+def test_a_sweep_says_which_k_its_verdict_is_of_and_the_words_of_the_others(
+    tiny: Dataset, run_copy: Path
+) -> None:
+    result = call("run", *tiny.arguments(run_copy, truth=False), "--clusters", "4,3,2")
+    assert result.exit_code == 0, result.output
+    report = json.loads((run_copy / "latest" / "report" / "report.json").read_bytes())
+    word = {row["k"]: row["verdict"]["word"] for row in report["sweep"]}
+    verdict = Verdict(report["verdict"]["word"], tuple(report["verdict"]["reasons"]))
+    assert (
+        f"\nverdict of K = 4: {verdict.words}\n"
+        f"verdicts of the others: K = 3: {word[3]}, K = 2: {word[2]}\n"
+    ) in result.stdout
+    rows = (run_copy / "latest" / "report" / "report.md").read_text().splitlines()
+    assert [row.split("|")[-2].strip() for row in rows if re.match(r"\| [234] +\|", row)] == [
+        word[2],
+        word[3],
+        word[4],
+    ]
+
+
 def test_run_without_truth_needs_nothing_but_images(tiny: Dataset, run_copy: Path) -> None:
     result = call("run", *tiny.arguments(run_copy, truth=False))
     assert result.exit_code == 0, result.output

@@ -336,6 +336,14 @@ def test_do_not_trust_this(more: dict[str, Any], reason: str) -> None:
     assert said(**more) == Verdict("do not trust this", (reason,))
 
 
+def test_place_is_not_blamed_where_it_predicts_nothing() -> None:
+    """As for a single image, of which nothing can be told."""
+    (reason,) = said(mirror=0.2, place=0.0).reasons
+    assert reason.endswith(
+        "labels follow the place in the image; try fewer clusters or another backbone"
+    )
+
+
 def test_what_is_worse_leaves_out_what_is_less_bad_and_all_of_it_is_said() -> None:
     found = said(random=True, few="too few", mirror=0.1, crop=0.6, uniform=1.0)
     assert found.word == "do not trust this"

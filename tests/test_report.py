@@ -222,6 +222,15 @@ def test_json_has_a_verdict_for_each_k_and_that_of_the_first_at_the_top() -> Non
     assert summary(inputs_of())["verdict"] is None, "where nobody looked"
 
 
+def test_a_sweep_shows_the_verdict_of_each_k() -> None:
+    files = build_report(judged(False, BAD, FINE))
+    table = files["report.md"].decode().split("## Number of clusters")[1].split("##")[0]
+    head, _, *rows = [row.split("|")[-2].strip() for row in table.splitlines() if "|" in row]
+    assert [head, *rows] == ["verdict", BAD.word, FINE.word]
+    text = " ".join(Page(files["report.html"]).text.split()).split("Number of clusters")[-1]
+    assert text.index(BAD.word) < text.index(FINE.word)
+
+
 @pytest.mark.parametrize("truth", [True, False])
 def test_the_verdict_and_its_reasons_are_read_first(truth: bool) -> None:
     for verdict in (BAD, FINE, Verdict("look closely", ("one label each",))):

@@ -11,6 +11,7 @@ import pytest
 from tiny_runs import Dataset, flip_byte, go
 from typer.testing import CliRunner
 
+import datus.suggest as suggest_module
 from datus.cli import app
 from datus.commands_k import told, wanted_k
 from datus.config import ClustersConfig
@@ -132,6 +133,20 @@ def test_what_the_report_says_counts_where_it_is_worse(tiny: Dataset, finished: 
     assert set(bad.reasons) <= set(found.reasons)
     assert judged({3: Verdict("no objection", ("fine",))}).word == alone.word
     assert judged({2: bad}) == alone, "of another K"
+
+
+def test_the_verdict_of_an_edited_run_is_that_of_its_k(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row counts labels: more than K after a split."""
+    store = Store(run_copy)
+    mark, upstream = suggest_module._last_report(store)
+    (k,), (verdict,) = find_source(store).clusters.k, find_source(store).reported.values()
+    monkeypatch.setattr(suggest_module, "_reported", lambda store, mark: {k + 2: verdict})
+    assert find_source(store).reported == {k + 2: verdict}, "not edited"
+    edited = {**upstream, f"edits:{k}": "0123"}
+    monkeypatch.setattr(suggest_module, "_last_report", lambda store: (mark, edited))
+    assert find_source(store).reported == {k: verdict}
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,11 @@ def _sweep(inputs: ReportInputs) -> list[str]:
         )
         for one in sweep
     ]
-    head = ("K", *(f"mIoU {rule}" for rule in rules), "% labelled", "mean squared distance")
+    head = ["K", *(f"mIoU {rule}" for rule in rules), "% labelled", "mean squared distance"]
+    if inputs.main.verdict is not None:
+        head.append("verdict")
+        words = [one.verdict.word if one.verdict else "–" for one in sweep]
+        rows = [(*row, word) for row, word in zip(rows, words, strict=True)]
     return ["## Number of clusters", "", *table(head, rows)]
 
 

@@ -17,7 +17,7 @@ from datus.plan import DATASET_KEY, find_node
 from datus.records import WHOLE, Array, ImageRecord
 from datus.review import read_base
 from datus.runner import RunResult
-from datus.stage_warnings import few_valid
+from datus.stage_warnings import few_labelled, few_valid
 from datus.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
@@ -322,6 +322,31 @@ def test_too_few_valid_segments_are_not_trusted(tmp_path: Path) -> None:
     assert found["word"] == "do not trust this"
     assert found["reasons"][0][:40] == said[:40]
     assert any(text.startswith(said[:30]) for text in report_of(tmp_path / "run")["warnings"])
+
+
+def test_masks_without_a_label_are_not_trusted(tiny: Dataset, tmp_path: Path) -> None:
+    found = verdict_of(tiny, tmp_path / "run", masks__min_confidence=1.0)
+    assert report_of(tmp_path / "run")["coverage"] == 0.0
+    assert found["word"] == "do not trust this"
+    assert found["reasons"] == ["no pixel of any mask has a label"]
+
+
+def test_a_few_sure_pixels_are_not_trusted() -> None:
+    """Their labels stay, whatever the views show of the others."""
+    assert few_labelled(0.2) == []
+    (said,) = few_labelled(0.123)
+    assert said.startswith("12.3 % of all pixels have a label, expected 20 % or more")
+
+
+def test_little_is_labelled_and_the_verdict_says_so(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datus.stage_warnings.LOW_VALID_SHARE", 0.99)
+    monkeypatch.setattr("datus.reporting.few_valid", lambda share: [])
+    found = verdict_of(tiny, tmp_path / "run", masks__min_confidence=0.5)
+    assert 0 < report_of(tmp_path / "run")["coverage"] < 99
+    assert found["word"] == "do not trust this"
+    assert "of all pixels have a label, expected 99 %" in found["reasons"][0]
 
 
 def test_views_write_nothing_else(tiny: Dataset, run_copy: Path) -> None:
