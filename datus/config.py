@@ -92,8 +92,8 @@ class GraphsConfig:
     It sets one threshold for all images, which suits the backbone: keys of large models agree less
     than those of small ones (docs/decisions.md 70)."""
     threshold: float | Literal["auto"] = "auto"
-    """auto = as `density` says. A number links patches whose cosine is above it, whatever the
-    density is; 0 is the paper's graph."""
+    """auto = as `density` says. A number takes the place of the density: it links patches whose
+    cosine is above it; 0 is the paper's graph."""
     keep: bool = True
 
     @property
@@ -251,6 +251,7 @@ class Config:
     def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> "Config":
         """Preset, then the TOML at `path`, then dotted `overrides`. Raises UsageError."""
         table = read_toml(path) if path else {}
+        _replace_rule(table.get("graphs"), overrides or {})
         for name, value in (overrides or {}).items():
             section, _, key = name.rpartition(".")
             inner = table.setdefault(section, {}) if section else table
@@ -269,6 +270,17 @@ class Config:
         for section in ("features", "embeddings"):
             merged[section] = _with_model_name(section, merged.get(section, {}))
         return typing.cast(Config, build(Config, merged, ""))
+
+
+LINKS = ("density", "threshold")
+"""Settings of [graphs] of which one says which patches are linked."""
+
+
+def _replace_rule(graphs: Any, overrides: Mapping[str, Any]) -> None:
+    """An override of one of LINKS takes the place of what the file says of both."""
+    if isinstance(graphs, dict) and any(f"graphs.{name}" in overrides for name in LINKS):
+        for name in LINKS:
+            graphs.pop(name, None)
 
 
 def _one_rule(given: Any, merged: dict[str, Any]) -> None:

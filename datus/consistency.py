@@ -35,10 +35,13 @@ CELLS = 6
 
 BOUNDS: dict[View, tuple[float, float]] = {"mirror": (0.45, 0.6), "crop": (0.55, 0.7)}
 """View -> kappa below which labels are not to be trusted, and below which one should look closely.
-Set on four labelled sets and fourteen backbones: docs/choosing_k.md."""
+Set on four labelled sets and twelve backbones: docs/choosing_k.md."""
 
 TOLD_PLACE = 0.2
 """Kappa of place alone below which it explains nothing: it is 0 for a single image."""
+
+FEW_IMAGES = 20
+"""Of fewer, four are looked at again."""
 
 UNIFORM = 0.8
 """Share of images that are one label each, above which clusters sort whole images."""
@@ -126,10 +129,15 @@ def figures_of(labels: Sequence[Array]) -> dict[str, float]:
     return {"place": place_kappa(labels), "uniform": float(np.mean(uniform or [0.0]))}
 
 
-def judge(figures: Mapping[str, float], random_weights: bool, few_valid: str = "") -> Verdict:
+def judge(
+    figures: Mapping[str, float],
+    random_weights: bool,
+    few_valid: str = "",
+    n_images: int = FEW_IMAGES,
+) -> Verdict:
     """What to make of the masks. `figures`: place, uniform, and the kappa of each of VIEWS.
 
-    few_valid: what the run says where too few patches lie in valid segments.
+    few_valid: what the run says where too few patches lie in valid segments. n_images: of the run.
     """
     against = [few_valid] if few_valid else []
     if random_weights:
@@ -143,6 +151,8 @@ def judge(figures: Mapping[str, float], random_weights: bool, few_valid: str = "
             f"{100 * figures['uniform']:.0f} % of the images are one label each: clusters sort "
             "whole images rather than their parts"
         )
+    if n_images < FEW_IMAGES:
+        doubts.append(f"{n_images} images say little: {FEW_IMAGES} or more give steady figures")
     if doubts:
         return Verdict("look closely", tuple(doubts))
     views = ", ".join(f"{_NAMES[name]} kappa {figures[name]:.2f}" for name in VIEWS)
@@ -161,7 +171,8 @@ _NAMES = {"mirror": "mirrored", "crop": "enlarged and recoloured"}
 def _changed(figures: Mapping[str, float], view: View, which: int) -> str:
     if figures[view] >= BOUNDS[view][which]:
         return ""
-    kappa = f"kappa {figures[view]:.2f}, expected {BOUNDS[view][1]} or more"
+    least, good = BOUNDS[view]
+    kappa = f"kappa {figures[view]:.2f}, no objection from {good} on, not trusted below {least}"
     if view == "crop":
         return (
             "an image and its middle, enlarged and in other colours, do not get the same labels "
@@ -171,7 +182,7 @@ def _changed(figures: Mapping[str, float], view: View, which: int) -> str:
     told = f", which alone predicts them with kappa {place:.2f}" if place >= TOLD_PLACE else ""
     return (
         f"an image and its mirror image do not get the same labels ({kappa}): labels follow the "
-        f"place in the image{told}; try fewer clusters or another backbone"
+        f"place in the image{told} (fewer clusters or another backbone may help)"
     )
 
 

@@ -4,10 +4,10 @@
     figures_of(config, dataset, k)          what the report says of one K, see `consistency.FIGURES`
 
 A view goes through the stages of its image with the mean key and the threshold of the run; labels
-come of the run's own clusters. Nothing is learned anew, and no K makes the passes again.
+come from the run's own clusters. Nothing is learned anew, and another K needs no further passes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from datus.executors import Advance
 from datus.gather import Dataset, DatasetWork
 from datus.index import Shard
 from datus.records import Array, ImageRecord, ShardData
-from datus.shardwork import Context
+from datus.shardwork import Arrays, Context
 
 BODIES = {
     "features": work.build_features,
@@ -92,20 +92,25 @@ def _usable(dataset: Dataset, k: int) -> tuple[ImageRecord, ...]:
 
 
 def figures_of(config: Config, dataset: Dataset, k: int) -> dict[str, float]:
-    """Of the labels of K."""
-    records, others = viewed(dataset.index.records), placed(dataset.index.records)
-    stored = _stored_labels(dataset, k, {one.image_id for one in (*records, *others)})
+    """Of the labels of K, where every segment has one: what `masks.noise` and `min_confidence`
+    leave out of the masks would count neither for nor against them."""
+    masks = replace(config.masks, noise="nearest", min_confidence=0.0)
+    config, records = replace(config, masks=masks), dataset.index.records
     _, views = next(iter(dataset.data("views", k)))
     taken = {
         name: data
         for name in ("clusters", *(("edits",) if config.clusters.edits else ()))
         for _, data in dataset.data(name, k)
     }
-    labels = [stored[one.image_id] for one in others if one.image_id in stored]
-    figures = consistency.figures_of(labels)
+    stored = {
+        record.image_id: _labels(config, record, arrays, taken)
+        for record, arrays in _stored(dataset, k, (*viewed(records), *placed(records)))
+    }
+    others = [stored[one.image_id] for one in placed(records) if one.image_id in stored]
+    figures = consistency.figures_of(others)
     for view in VIEWS:
         expected, found = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint8)]
-        for record in records:
+        for record in viewed(records):
             arrays = views.arrays.get(f"{view}/{record.image_id}")
             if arrays is not None and record.image_id in stored:
                 expected.append(consistency.labels_in(stored[record.image_id], view).ravel())
@@ -117,7 +122,7 @@ def figures_of(config: Config, dataset: Dataset, k: int) -> dict[str, float]:
 def _labels(
     config: Config, record: ImageRecord, arrays: Mapping[str, Array], taken: Mapping[str, ShardData]
 ) -> Array:
-    """uint8 (gh, gw) of one view."""
+    """uint8 (gh, gw) of an image or a view, from what segments and embeddings store of it."""
     made = ShardData(arrays={record.image_id: dict(arrays)})
     inputs = {**taken, **dict.fromkeys(READ, made)}
     cluster, _, _ = work.labelled(config, record, inputs, None)
@@ -125,12 +130,13 @@ def _labels(
     return labels
 
 
-def _stored_labels(dataset: Dataset, k: int, wanted: set[str]) -> dict[str, Array]:
-    """uint8 (gh, gw) of each image that is wanted and has a mask."""
-    labels: dict[str, Array] = {}
-    segmented, masked = (dataset.data(stage, k, wanted) for stage in ("segments", "masks"))
-    for (_, segments), (_, masks) in zip(segmented, masked, strict=True):
-        for image_id in wanted & masks.arrays.keys():
-            cluster = masks.arrays[image_id]["cluster"].astype(np.uint8)
-            labels[image_id] = cluster[segments.arrays[image_id]["labels"]]
-    return labels
+def _stored(
+    dataset: Dataset, k: int, records: Sequence[ImageRecord]
+) -> Iterator[tuple[ImageRecord, Arrays]]:
+    """What segments and embeddings store of each image that has both."""
+    wanted = {record.image_id: record for record in records}
+    parts = (dataset.data(stage, k, wanted.keys()) for stage in READ)
+    for (_, segments), (_, embeddings) in zip(*parts, strict=True):
+        for image_id in sorted(wanted.keys() & embeddings.arrays.keys()):
+            arrays = {**segments.arrays[image_id], **embeddings.arrays[image_id]}
+            yield wanted[image_id], arrays

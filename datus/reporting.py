@@ -154,7 +154,7 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
     confusion = tally.confusion() if config.data.truth else None
     again = _denoised(config, dataset, k, tally)
     said = review.named(config, cluster_arrays_of(dataset, k))
-    figures = figures_of(config, dataset, k)
+    figures, n_images = figures_of(config, dataset, k), len(dataset.index.records)
     labelled = tally.pixels[:-1].sum() / max(1, tally.pixels.sum())
     words = " ".join(few_valid(valid_share) or few_labelled(labelled))
     return KResult(
@@ -169,7 +169,7 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
         kept=_kept(tally, confusion) if confusion else (),
         names=said.names,
         gone=said.gone,
-        verdict=judge(figures, _untrained(config), words) if labelled > 0 else UNLABELLED,
+        verdict=judge(figures, _untrained(config), words, n_images) if labelled > 0 else UNLABELLED,
         consistency=figures,
     )
 

@@ -25,7 +25,7 @@ def degenerate(reports: Iterable[ShardReport]) -> list[str]:
     return [
         f"{len(dense)} of {len(densities)} graphs are degenerate (over "
         f"{100 * DEGENERATE_DENSITY:.0f} % of patch pairs linked): their segments say little; "
-        "try --set graphs.center=image or another backbone"
+        "try a lower graphs.density, --set graphs.center=image or another backbone"
     ]
 
 
@@ -61,9 +61,9 @@ def few_valid(share: float) -> list[str]:
     return [
         f"valid segments cover {100 * share:.1f} % of the patches, expected "
         f"{100 * LOW_VALID_SHARE:.0f} % or more: the segments are smaller than "
-        "embeddings.min_patches. Link more patches (--set graphs.density=0.15, without "
-        "graphs.threshold), give the ViT larger images (--set features.image_px=448), accept "
-        "smaller segments (--set embeddings.min_patches=3), or use another backbone"
+        "embeddings.min_patches. Link more patches (a higher graphs.density, and no "
+        "graphs.threshold), give the ViT larger images (a larger features.image_px), accept "
+        "smaller segments (a lower embeddings.min_patches), or use another backbone"
     ]
 
 

@@ -123,8 +123,17 @@ def test_a_density_and_a_threshold_are_one_too_many(file: Write) -> None:
     for threshold in (0.5, 0, 0.0):
         assert error(graphs__density=0.1, graphs__threshold=threshold) == expected.format(threshold)
     with pytest.raises(ConfigError) as caught:
-        Config.load(file("[graphs]\ndensity = 0.1\n"), {"graphs.threshold": 0.7})
+        Config.load(file("[graphs]\ndensity = 0.1\nthreshold = 0.7\n"))
     assert str(caught.value) == expected.format(0.7)
+
+
+def test_an_override_of_one_takes_the_place_of_the_other_in_a_file(file: Write) -> None:
+    by_density = file("[graphs]\ndensity = 0.1\ncenter = 'image'\n")
+    graphs = Config.load(by_density, {"graphs.threshold": 0.7}).graphs
+    assert (graphs.by_density, graphs.threshold, graphs.center) == (False, 0.7, "image")
+    by_threshold = file("[graphs]\nthreshold = 0.7\n")
+    graphs = Config.load(by_threshold, {"graphs.density": 0.2}).graphs
+    assert (graphs.by_density, graphs.density) == (True, 0.2)
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,13 @@ def test_look_closely(more: dict[str, float], reason: str) -> None:
     assert found.word == "look closely"
     (text,) = found.reasons
     assert text.startswith(reason)
-    assert all(f"expected {BOUNDS[name][1]} or more" in text for name in more.keys() & BOUNDS)
+    assert all(f"no objection from {BOUNDS[name][1]} on" in text for name in more.keys() & BOUNDS)
+
+
+def test_few_images_are_a_doubt() -> None:
+    assert judge(GOOD, False, n_images=20).word == "no objection"
+    few = judge(GOOD, False, n_images=19)
+    assert few == Verdict("look closely", ("19 images say little: 20 or more give steady figures",))
 
 
 def test_doubts_add_up() -> None:
@@ -319,14 +325,16 @@ def test_doubts_add_up() -> None:
     [
         (
             {"mirror": 0.2, "place": 0.71},
-            "an image and its mirror image do not get the same labels (kappa 0.20, expected 0.6 "
-            "or more): labels follow the place in the image, which alone predicts them with kappa "
-            "0.71; try fewer clusters or another backbone",
+            "an image and its mirror image do not get the same labels (kappa 0.20, no "
+            "objection from 0.6 on, not trusted below 0.45): labels follow the place in the image, "
+            "which alone predicts them with kappa 0.71 (fewer clusters or another backbone may "
+            "help)",
         ),
         (
             {"crop": 0.54},
             "an image and its middle, enlarged and in other colours, do not get the same labels "
-            "(kappa 0.54, expected 0.7 or more): labels follow colour, size or place",
+            "(kappa 0.54, no objection from 0.7 on, not trusted below 0.55): labels follow "
+            "colour, size or place",
         ),
         ({"random": True}, "the weights of the backbone are random: nothing was learned"),
         ({"few": "too few"}, "too few"),
@@ -340,7 +348,7 @@ def test_place_is_not_blamed_where_it_predicts_nothing() -> None:
     """As for a single image, of which nothing can be told."""
     (reason,) = said(mirror=0.2, place=0.0).reasons
     assert reason.endswith(
-        "labels follow the place in the image; try fewer clusters or another backbone"
+        "labels follow the place in the image (fewer clusters or another backbone may help)"
     )
 
 

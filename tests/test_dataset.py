@@ -118,7 +118,7 @@ def test_the_report_reads_tallies_and_the_shards_of_the_page(
     records = result.index.records
     looked_at = {record.image_id for record in (*viewed(records), *placed(records))}
     again = [one for one in result.plan.shards if looked_at & {r.image_id for r in one.records}]
-    views = {"views": 1, "masks": len(again), "segments": len(again)}
+    views = {"views": 1, "embeddings": len(again), "segments": len(again)}
     assert len(again) < n_shards
     tallies = {"tallies": (2 if wide else 1) * n_shards}
     assert by_shard == Counter(tallies) + Counter(page) + Counter(views)
