@@ -62,6 +62,8 @@ MORE_SETS = {"suim_test8": "suim6", "camvid11_test": "camvid11"}
 SIDE = 28
 """Patches along the side of a square image."""
 
+DEFAULT_CACHE = Path(tempfile.gettempdir()) / "backbone_bench"
+
 RANDOM = "vit_small_patch8_224.dino"
 
 
@@ -340,9 +342,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/datasets"))
     parser.add_argument("--out", type=Path, required=True, help="rows are added to this file")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "backbone_bench"
-    )
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument(
         "--variant", action="append", help="NAME: section.key=value section.key=value"
     )

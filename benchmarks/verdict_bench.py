@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from backbone_bench import BACKBONES, EXTRA, SETS, Given, Memory, features_of, load, scored
+from backbone_bench import (
+    BACKBONES,
+    DEFAULT_CACHE,
+    EXTRA,
+    SETS,
+    Given,
+    Memory,
+    features_of,
+    load,
+    scored,
+)
 from scipy.stats import spearmanr
 from simulated import BENCH_VIEWS, labels_seen
 
@@ -112,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/datasets"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/backbone_bench"))
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--factors", default="1", help="K as multiples of the number of classes")
