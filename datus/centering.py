@@ -118,23 +118,20 @@ def key_sample(keys: Array, image_id: str) -> KeySample:
 
 def join(parts: Iterable[KeySample], n_images: int = SAMPLE_IMAGES) -> KeySample:
     """The `n_images` with the lowest draws, in the order of their draws: how the images were
-    divided into parts does not matter. Two parts are held at a time.
+    divided into parts does not matter.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there is no part.
     """
-    joined: KeySample | None = None
-    for part in parts:
-        arrays = [
-            getattr(part, name)
-            if joined is None
-            else np.concatenate([getattr(joined, name), getattr(part, name)])
-            for name in KeySample.__slots__
-        ]
-        order = np.argsort(arrays[-1], kind="stable")[:n_images]
-        joined = KeySample(*(array[order] for array in arrays))
-    if joined is None:
+    held = list(parts)
+    if not held:
         raise ValueError("nothing to join: expected at least one KeySample")
-    return joined
+    order = np.argsort(np.concatenate([part.draw for part in held]), kind="stable")[:n_images]
+    return KeySample(
+        *(
+            np.concatenate([getattr(part, name) for part in held])[order]
+            for name in KeySample.__slots__
+        )
+    )
 
 
 def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float) -> float:

@@ -1,7 +1,7 @@
 """Some images looked at again, mirrored and enlarged; and what their labels then say.
 
     build_views(context)                    the body of the stage views
-    figures_of(config, dataset, k)          what the report says of one K, see `consistency.FIGURES`
+    figures_of(config, dataset, k)          mirror, crop, place and uniform, of one K
 
 A view goes through the stages of its image with the mean key and the threshold of the run; labels
 come from the run's own clusters. Nothing is learned anew, and another K needs no further passes.

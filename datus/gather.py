@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from datus import corrected, frozen, review, stage_warnings
-from datus.centering import KeySample, KeySums, join
+from datus.centering import SAMPLE_IMAGES, KeySample, KeySums, join
 from datus.config import Config
 from datus.corrected_clusters import make_clusters
 from datus.errors import ClusterError, WorkError
@@ -188,7 +188,10 @@ class _Sample:
     joined: KeySample | None = None
 
     def add(self, part: KeySample) -> None:
-        self.joined = join([part] if self.joined is None else [self.joined, part])
+        if self.joined is None:
+            self.joined = join([part])
+        elif len(self.joined.draw) < SAMPLE_IMAGES or part.draw.min() < self.joined.draw[-1]:
+            self.joined = join([self.joined, part])
 
 
 def _key_sums(
