@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-BACKBONES = "datus_vit_t8,vit_tiny_patch16_224:random,vit_small_patch16_224:random"
+BACKBONES = "datus_t8,vit_tiny_patch16_224:random,vit_small_patch16_224:random"
 
 
 Seconds = tuple[float, float]

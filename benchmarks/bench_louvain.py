@@ -130,7 +130,7 @@ def photograph_keys(images: Path, side: int, n_images: int) -> list[Array]:
     from datus.config import FeaturesConfig
     from datus.images import decode_image, find_images, normalise, resize_image
 
-    backbone = load_backbone("datus_vit_t8", "auto", FeaturesConfig(), "cpu", seed=0)
+    backbone = load_backbone("datus_t8", "auto", FeaturesConfig(), "cpu", seed=0)
     size = (side * backbone.patch_px, side * backbone.patch_px)
     paths = sorted(find_images(images).paths)
     paths = paths[:: max(1, len(paths) // n_images)][:n_images]

@@ -1,6 +1,6 @@
 """A pass of a ViT on one core of a CPU: by torch's own products and by those of oneDNN.
 
-    python benchmarks/bench_passes.py [--backbones datus_vit_t8,vit_small_patch8_224:random]
+    python benchmarks/bench_passes.py [--backbones datus_t8,vit_small_patch8_224:random]
 
 Prints a table: milliseconds an image, the best of some rounds in turns, and how far the keys are
 apart. Images are noise of 192 x 256 pixels, 768 patches of 8 x 8. NAME:WEIGHTS as `--backbones` of
@@ -32,7 +32,7 @@ def passes(model: Backbone, images: list[Array], by_onednn: bool) -> tuple[float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--backbones", default="datus_vit_t8,vit_small_patch8_224:random")
+    parser.add_argument("--backbones", default="datus_t8,vit_small_patch8_224:random")
     names = parser.parse_args().backbones.split(",")
     if not onednn.available():
         raise SystemExit("this torch has no product of oneDNN")

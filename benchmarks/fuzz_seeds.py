@@ -178,7 +178,7 @@ seeds = [0, 1]
 presets = ["best", "paper"]
 table = "full"
 [[backbones]]
-name = "datus_vit_t8"
+name = "datus_t8"
 label = "ours"
 [[embedders]]
 mode = "crop"

@@ -170,7 +170,7 @@ def compare_runs(
     """Schemes side by side, as tables and figures: `datus compare` (docs/compare.md).
 
     files: one grid, or the configs of finished runs; lists: keys of a grid as the command line
-        spells them, {"backbones": "datus_vit_t8", "k": "6,8,12"}; out: folder of the documents,
+        spells them, {"backbones": "datus_t8", "k": "6,8,12"}; out: folder of the documents,
         else RUN/compare/NAME.
     """
     console = Bars() if progress else QUIET

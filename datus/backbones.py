@@ -14,7 +14,7 @@ of timm's VisionTransformer. Crops may be embedded by a CNN too. Importing this 
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,11 +105,11 @@ def load_embedder(
     place = find_device(device)
     source = find_weights(backbone, weights)
     model = _architecture(backbone, source, seed)
-    is_vit = _has_keys(model)
-    if is_vit:
+    is_patchwise = is_filters(model) or _has_keys(model)
+    if is_patchwise:
         _check_supported(model, backbone)
     _fill(model, backbone, source, settings)
-    kind = Backbone if is_vit else CnnEmbedder
+    kind = Backbone if is_patchwise else CnnEmbedder
     return kind(model, backbone, settings.precision, place)
 
 
@@ -126,18 +126,25 @@ class Backbone:
     def __init__(self, model: Any, name: str, precision: str, device: str) -> None:
         """`model`: one that `load_backbone` accepts."""
         model.eval().requires_grad_(False).to(device)
-        attention = model.blocks[-1].attn
-        attention.register_forward_pre_hook(self._remember)
         self._model = model
         self._precision = precision
+        self.name = name
+        self.device = device
+        self._n_prefix: int
+        self.patch_px: int
+        if is_filters(model):
+            self._n_prefix, self.patch_px = 0, model.patch_px
+            self.key_dim = self.embed_dim = int(model.size)
+            return
+        attention = model.blocks[-1].attn
+        attention.register_forward_pre_hook(self._remember)
         self._entered = threading.local()
         self._key_weight, self._key_bias = _key_projection(attention)
-        self._n_prefix: int = model.num_prefix_tokens
-        self.name = name
-        self.patch_px: int = model.patch_embed.feat_ratio(as_scalar=True)
-        self.key_dim = int(self._key_weight.shape[0])
-        self.embed_dim: int = model.embed_dim
-        self.device = device
+        self._finished_keys = getattr(model, "finished_keys", None)  # a HybridTransformer's
+        self._n_prefix = model.num_prefix_tokens
+        self.patch_px = model.patch_embed.feat_ratio(as_scalar=True)
+        self.embed_dim = int(model.embed_dim)
+        self.key_dim = int(self._key_weight.shape[0]) + self.embed_dim - int(model.num_features)
 
     def features(self, images: Sequence[Array], n_threads: int, batch: int) -> list[FeatureGrid]:
         """What the ViT says about each image: float32 (3, h, w), normalised, sizes may differ.
@@ -180,11 +187,16 @@ class Backbone:
         import torch
 
         with forward_pass(images, self.device, self._precision) as pixels:
+            if is_filters(self._model):
+                codes = self._model(pixels)
+                return codes, codes
             tokens = self._model.forward_features(pixels)
             # of the projection only the key rows are needed again; what timm makes of them later
             # (norm, rotation) differs from model to model
             entered = self._entered.__dict__.pop("tokens")
             keys = torch.nn.functional.linear(entered, self._key_weight, self._key_bias)
+            if self._finished_keys is not None:
+                keys = self._finished_keys(keys, pixels)
             if isinstance(self._model.norm, torch.nn.Identity):
                 # ViTs trained on mean tokens keep their final norm behind the pooling
                 tokens = self._model.fc_norm(tokens)
@@ -211,7 +223,7 @@ class Backbone:
                 f"image: expected sides that are multiples of {self.patch_px}, "
                 f"got {height} x {width}"
             )
-        if not getattr(self._model, "dynamic_img_size", False):
+        if not (is_filters(self._model) or getattr(self._model, "dynamic_img_size", False)):
             wants = tuple(self._model.patch_embed.img_size)
             if (height, width) != wants:
                 raise BackboneError(
@@ -242,16 +254,28 @@ def _fill(model: Any, name: str, source: Path | str, settings: FeaturesConfig) -
 
 def _own_model(weights: Path) -> Any:
     """The architecture of a model of ours, by the record beside its weights; random weights."""
+    record = sources.own_record(weights)
+    try:
+        return empty_model(record)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise sources.unusable_record(weights, error) from error
+
+
+def empty_model(record: Mapping[str, Any]) -> Any:
+    """The model whose "class" and "architecture" a record states, with random weights."""
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
-    kinds = {"VisionTransformer": VisionTransformer, "Eva": Eva}
-    record = sources.own_record(weights)
-    try:
-        options = {**record["architecture"], "dynamic_img_size": True}
-        return kinds[record.get("class", "VisionTransformer")](**options)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise sources.unusable_record(weights, error) from error
+    from datus.appearance import FilterBank, HybridTransformer
+
+    kinds = {
+        "VisionTransformer": VisionTransformer,
+        "Eva": Eva,
+        "HybridTransformer": HybridTransformer,
+        "FilterBank": FilterBank,
+    }
+    options = {**record["architecture"], "dynamic_img_size": True}
+    return kinds[record.get("class", "VisionTransformer")](**options)
 
 
 def _table_model(row: Row) -> Any:
@@ -360,7 +384,14 @@ def _has_keys(model: Any) -> bool:
     return any(getattr(attention, part, None) is not None for part in ("qkv", "k_proj"))
 
 
+def is_filters(model: Any) -> bool:
+    """The model is a FilterBank: it has neither blocks nor attention."""
+    return hasattr(model, "amplitudes")
+
+
 def _check_supported(model: Any, name: str) -> None:
+    if is_filters(model):
+        return
     if not _has_keys(model):
         raise BackboneError(_no_keys(name, f"a {type(model).__name__}"))
     sides = model.patch_embed.feat_ratio(as_scalar=False)

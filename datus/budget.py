@@ -28,7 +28,7 @@ from datus.ready import Place, reports
 from datus.records import ImageRecord
 from datus.sources import hub_answers, hub_file, is_offline, not_here
 from datus.store import Store
-from datus.zoo import SIZES, find
+from datus.zoo import N_APPEARANCE, find
 
 LONG_RUN_IMAGES = 3000
 """At a fifth of a second an image, which a small ViT takes on one core, this is ten minutes."""
@@ -108,12 +108,14 @@ def model_shape(backbone: str) -> tuple[int, int] | None:
     """(patch side in pixels, size of a key) as far as table, record or name tell; else None."""
     row = find(backbone)
     if row is not None:
-        return None if row.is_cnn else (row.patch_px, SIZES[row.size][0])
+        return None if row.is_cnn else (row.patch_px, row.key_size)
     if backbone.endswith(".safetensors"):
         try:
             text = Path(backbone).expanduser().with_suffix(".json").read_text(encoding="utf-8")
-            found = json.loads(text)["architecture"]
-            return int(found["patch_size"]), int(found["embed_dim"])
+            record = json.loads(text)
+            found, is_hybrid = record["architecture"], record.get("class") == "HybridTransformer"
+            extra = N_APPEARANCE if is_hybrid else 0
+            return int(found["patch_size"]), int(found["embed_dim"]) + extra
         except (OSError, ValueError, KeyError, TypeError):
             return None
     match = _NAME.search(backbone)

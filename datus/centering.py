@@ -28,9 +28,10 @@ from datus.threads import map_threads
 GRID = 28
 """Places along a side of the common frame: the grid of a ViT /8 at 224 pixels."""
 
-POSITION_BOUND = 0.5
-"""Share of the keys' variance above which `center = "auto"` removes the mean of each place. The
-embedded backbone stands at 0.7: what the content says is in the rest."""
+POSITION_BOUND = 0.62
+"""Share of the keys' variance above which `center = "auto"` removes the mean of each place. Keys
+that hold the position stand at 0.67 and more, on any images; those that do not reach 0.58 where a
+scene has a fixed layout (a camera in a car), and there it is content (docs/decisions.md 75)."""
 
 GROUPS, GROUPED_KEYS = 32, 8192
 """Groups of keys whose means count once each for `center = "auto"`, and keys that they are found

@@ -135,7 +135,10 @@ def pretrain(
     images: Images = "",
     out: Annotated[Path, typer.Option("--out", help="folder of the weights")] = Path("pretrained"),
     name: Annotated[str, typer.Option("--name", help="of the model")] = "own_vit_t8",
-    views: Annotated[int, typer.Option("--views", help="crops to learn from", min=1)] = 128_000,
+    start: Annotated[
+        str, typer.Option("--start", help="begin with this model: datus_t8, or weights of yours")
+    ] = "",
+    views: Annotated[int, typer.Option("--views", help="crops to learn from", min=0)] = 128_000,
     pairs: Annotated[
         int, typer.Option("--pairs", help="pairs of crops after that; 0 = none", min=0)
     ] = 48_000,
@@ -148,6 +151,8 @@ def pretrain(
     with errors(debug):
         if not images:
             raise UsageError("no images: give --images FOLDER")
+        if not (views or pairs or start):
+            raise UsageError("nothing to train: give --views, --pairs or --start")
         import torch
 
         from datus.images import find_images
@@ -163,6 +168,7 @@ def pretrain(
             views=views,
             pairs=pairs,
             seed=seed,
+            start=start,
             device=find_device(device),
         )
         paths = [folder / path for path in find_images(folder).paths]

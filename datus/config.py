@@ -27,7 +27,7 @@ from datus.shares import parse_share
 
 NAMELESS = ("images", "image", "imgs", "img")
 
-EMBEDDED_BACKBONE = "datus_vit_t8"
+EMBEDDED_BACKBONE = "datus_t8"
 
 
 @dataclass(frozen=True, slots=True)

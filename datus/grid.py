@@ -406,7 +406,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def parse_backbones(text: str) -> list[dict[str, str]]:
-    """'datus_vit_t8,vit_tiny_patch16_224:random' -> blocks: name, or name:weights."""
+    """'datus_t8,vit_tiny_patch16_224:random' -> blocks: name, or name:weights."""
     found = []
     for part in text.split(","):
         name, _, weights = part.strip().partition(":")

@@ -38,7 +38,8 @@ class Tokens(nn.Module):
         self.vit = vit
         self.blocks = blocks
         self.patch_px: int = vit.patch_embed.feat_ratio(as_scalar=True)
-        self.size = int(vit.embed_dim) * max(1, len(blocks))
+        # a block's output may lack what a model of ours puts behind its tokens
+        self.size = int(vit.num_features) * len(blocks) if blocks else int(vit.embed_dim)
         vit.patch_embed.register_forward_hook(_add_moved)
         dynamic = getattr(vit, "dynamic_img_size", False)
         self.only_size = None if dynamic else tuple(vit.patch_embed.img_size)

@@ -16,22 +16,37 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from datus.appearance import BUFFERS, N_CHANNELS, PLACES, HybridTransformer
+from datus.checkpoints import load_checkpoint
 from datus.disk import check_writable, explained
 from datus.errors import UsageError, WorkError
-from datus.selfsupervised import ARCHITECTURE, Learner, Settings, Views
+from datus.records import Array
+from datus.selfsupervised import (
+    ARCHITECTURE,
+    PATCH_PX,
+    Learner,
+    Settings,
+    Views,
+    make_symmetric,
+)
+from datus.sources import model_path, own_record, weights_id
 from datus.trainset import write_whole
 from datus.views import Phase, Photographs
 
 MOMENTUM = 0.999, 0.996
 """How slowly the average follows in both phases; in the second it is the teacher."""
+
+N_SAMPLE = 300
+"""Images that the scales of a model are measured on at the end; a tenth at a checkpoint."""
 
 RATE_UP = 200
 """Steps in which the learning rate of a phase rises."""
@@ -58,6 +73,8 @@ class Pretraining:
     lr_pairs: float = 3e-4
     weight_decay: float = 0.05
     seed: int = 0
+    start: str = ""
+    """A model of ours to begin with, by name or path; empty = random weights."""
     device: str = "cpu"
     every: int = 100
     """Steps between checkpoints."""
@@ -98,7 +115,9 @@ def pretrain(
         advance(1)
         if training.step % settings.every == 0 or training.step == last:
             seconds, since = time.monotonic() - since, time.monotonic()
-            say(training.save(seconds, len(paths), photographs.n_bad))
+            say(training.save(seconds, photographs))
+    if last == 0:  # only the scales of a model that was trained before
+        say(training.save(0.0, photographs))
     return settings.out / f"{settings.name}.safetensors"
 
 
@@ -111,7 +130,10 @@ class Training:
         self.step = 0
         self._seconds = 0.0
         self._losses: list[list[float]] = []
-        self._learner = Learner(settings.tasks).to(settings.device)
+        self._learner = Learner(settings.tasks)
+        if settings.start:
+            begin_with(self._learner.encoder, settings.start)
+        self._learner.to(settings.device)
         self._average = copy.deepcopy(self._learner).requires_grad_(False)
         self._optimiser = torch.optim.AdamW(
             self._learner.parameters(), settings.lr, (0.9, 0.95), weight_decay=settings.weight_decay
@@ -163,11 +185,11 @@ class Training:
     def _checkpoint(self) -> Path:
         return self.settings.out / "checkpoint.pt"
 
-    def save(self, seconds: float, n_images: int, n_bad: int) -> dict[str, Any]:
+    def save(self, seconds: float, photographs: Photographs) -> dict[str, Any]:
         """Checkpoint, weights, record and a line in the log, which is returned."""
-        of, n_steps = self.settings.phases[-1].last, len(self._losses)
+        of, n_steps = self.settings.phases[-1].last, max(1, len(self._losses))
         self._seconds += seconds
-        newest = [one for one in self._losses if len(one) == len(self._losses[-1])]
+        newest = [one for one in self._losses if len(one) == len(self._losses[-1])] or [[]]
         line = {
             "step": self.step,
             "of": of,
@@ -186,7 +208,7 @@ class Training:
         self._losses.clear()
         with explained(str(self.settings.out), "write", "--out"):
             self.settings.out.mkdir(parents=True, exist_ok=True)
-            self._write_model(n_images, n_bad)
+            self._write_model(photographs)
             buffer = io.BytesIO()  # torch makes another error of one of the disk
             torch.save(kept, buffer)
             write_whole(self._checkpoint, buffer.getvalue())
@@ -216,23 +238,27 @@ class Training:
     def _recipe(self) -> dict[str, Any]:
         """What must be the same to go on."""
         given = asdict(self.settings)
+        if self.settings.start:
+            start = self.settings.start
+            given["start"] = f"{Path(start).stem} {weights_id(start, 'auto')}"
         return {name: value for name, value in given.items() if name not in UNHASHED}
 
-    def _write_model(self, n_images: int, n_bad: int) -> None:
+    def _write_model(self, photographs: Photographs) -> None:
         from safetensors.torch import save
 
         settings, (first, second) = self.settings, self.settings.phases
-        tensors = {
-            name: one.detach().cpu().half().contiguous()
-            for name, one in self._average.encoder.state_dict().items()
-        }
+        encoder = copy.deepcopy(self._average.encoder).cpu()
+        make_symmetric(encoder)
+        n_sample = N_SAMPLE if self.step == second.last else N_SAMPLE // 10
+        calibrate(encoder, photographs.sample(n_sample, PLACES * PATCH_PX))
+        tensors = {name: one.half().contiguous() for name, one in encoder.state_dict().items()}
         record = {
-            "class": "Eva",
+            "class": "HybridTransformer",
             "architecture": ARCHITECTURE,
             "labels": "none",
-            "n_parameters": sum(one.numel() for one in tensors.values()),
-            "n_images": n_images,
-            "n_unreadable": n_bad,
+            "n_parameters": sum(one.numel() for one in encoder.parameters()),
+            "n_images": len(photographs.paths),
+            "n_unreadable": photographs.n_bad,
             "n_views": min(self.step, first.last) * first.batch,
             "n_pairs": max(0, self.step - first.last) * second.batch,
             "minutes": round(self._seconds / 60, 1),
@@ -245,6 +271,74 @@ class Training:
         text = json.dumps(record, indent=2) + "\n"
         write_whole(Path(f"{stem}.safetensors"), save(tensors))
         write_whole(Path(f"{stem}.json"), text.encode())
+
+
+def begin_with(encoder: HybridTransformer, name: str) -> None:
+    """The weights of a model of ours, by name or path, into `encoder`.
+
+    Raises BackboneError, or UsageError if it is of another size.
+    """
+    path = model_path(name)
+    if path is None:
+        raise UsageError(f"--start {name}: expected datus_t8, or a file that datus pretrain wrote")
+    wanted = {key: ARCHITECTURE[key] for key in ("patch_size", "embed_dim", "depth", "num_heads")}
+    given = own_record(path)["architecture"]
+    other = [key for key, value in wanted.items() if given.get(key) != value]
+    if other:
+        raise UsageError(f"--start {name}: expected {wanted}, it has another {', '.join(other)}")
+    load_checkpoint(encoder, path, name, allow_missing=BUFFERS)
+
+
+def calibrate(encoder: HybridTransformer, images: Sequence[Array]) -> None:
+    """Measure on photographs what `HybridTransformer.adjust` wants, and set it.
+
+    images: uint8 (px, px, 3) RGB, of PLACES patches along a side.
+    """
+    from datus.backbones import Backbone
+    from datus.images import normalise
+
+    width = encoder.num_features
+    neutral = torch.zeros(N_CHANNELS), torch.ones(N_CHANNELS)
+    encoder.adjust(*neutral, (1.0, 1.0), torch.zeros_like(encoder.place_keys))
+    encoder.key_scale.fill_(1.0)
+    backbone = Backbone(copy.deepcopy(encoder), "the encoder", "float32", "cpu")
+    keys, tokens = Moments(), Moments()
+    for image in images:
+        grid = backbone.features([normalise(image, "rgb")], 1, 1)[0]
+        keys.add(grid.keys)
+        tokens.add(grid.tokens[..., :width])
+    found = keys.mean[..., width:], keys.mean_square[..., width:]
+    mean = found[0].mean((0, 1))
+    std = np.sqrt(np.maximum(found[1].mean((0, 1)) - mean**2, 1e-12))
+    spreads = keys.spread(width), tokens.spread(width)
+    as_tensor = partial(torch.tensor, dtype=torch.float32)
+    encoder.adjust(as_tensor(mean), as_tensor(std), spreads, as_tensor(keys.mean[..., :width]))
+
+
+class Moments:
+    """Mean and mean square, at each place, of arrays (gh, gw, D) that come one after the other."""
+
+    def __init__(self) -> None:
+        self._n, self._sums = 0, np.zeros((2, 1, 1, 1))
+
+    def add(self, values: Array) -> None:
+        self._n += 1
+        self._sums = self._sums + np.stack([values, values.astype(np.float64) ** 2])
+
+    @property
+    def mean(self) -> Array:
+        mean: Array = self._sums[0] / self._n
+        return mean
+
+    @property
+    def mean_square(self) -> Array:
+        mean: Array = self._sums[1] / self._n
+        return mean
+
+    def spread(self, size: int) -> float:
+        """Root mean square length of the first `size` entries, less their mean at each place."""
+        variance = (self.mean_square - self.mean**2)[..., :size]
+        return math.sqrt(max(0.0, float(variance.sum(axis=2).mean())))
 
 
 def share_of_rate(step: int, steps: int) -> float:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datus import __version__
-from datus.backbones import load_backbone
+from datus.backbones import empty_model, is_filters, load_backbone
 from datus.config import EMBEDDED_BACKBONE, FeaturesConfig
 from datus.errors import BackboneError, UsageError
 from datus.heads import HEADS, Grid, Head, Place, ResNetBody, Tokens
@@ -237,6 +237,11 @@ def _plain_model(backbone: Any) -> Any:
     """The timm model inside a Backbone, without the hook that remembers what the keys need: it
     would keep the tokens of a whole batch alive, and cannot be copied."""
     vit = backbone._model
+    if is_filters(vit):
+        raise BackboneError(
+            f"{backbone.name}: filters have no features that a segmenter could learn from; take a "
+            "ViT, such as datus_t8, or kind deeplabv3"
+        )
     vit.blocks[-1].attn._forward_pre_hooks.clear()
     return vit
 
@@ -254,12 +259,7 @@ def _empty_vit(spec: SegmenterSpec, origin: Mapping[str, Any]) -> Any:
     """The backbone's architecture, to be filled from the saved model."""
     if "architecture" not in origin:
         return _plain_model(load_backbone(spec.backbone, "random", FeaturesConfig()))
-    from timm.models.eva import Eva
-    from timm.models.vision_transformer import VisionTransformer
-
-    kinds = {"VisionTransformer": VisionTransformer, "Eva": Eva}
-    kind = kinds[origin.get("class", "VisionTransformer")]
-    return kind(**{**origin["architecture"], "dynamic_img_size": True})
+    return empty_model(origin)
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -7,10 +7,9 @@
                      2020 and 2021, for patches instead of images). A place of the image stands at
                      different places of the two grids, so position is of no use
 
-The encoder has no position embedding. Its attention turns queries and keys by their places, so that
-only the distance between two patches counts (Su et al. 2021), and the raw keys do not hold where a
-patch is. There is no class token: the turned query of a patch would meet its unturned key, which
-tells the patch its place. An image is the mean of its patch tokens.
+The encoder is a `HybridTransformer` whose position embedding is the same left and right: a picture
+and its mirror image get the same tokens in mirrored places, but for what their pixels say. Up and
+down differ, since photographs have their sky above.
 """
 
 import math
@@ -18,8 +17,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional
+
+from datus.appearance import MEAN, STD, HybridTransformer
 
 PATCH_PX = 8
 N_BINS = 9
@@ -28,8 +30,6 @@ N_BINS = 9
 N_TARGETS = 2 * (N_BINS + 6)
 """Histogram, mean and deviation of three colours, of the patch and of its 3 x 3 surroundings."""
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 ARCHITECTURE: dict[str, Any] = {
     "img_size": 128,
     "patch_size": PATCH_PX,
@@ -37,14 +37,9 @@ ARCHITECTURE: dict[str, Any] = {
     "depth": 8,
     "num_heads": 3,
     "num_classes": 0,
-    "class_token": False,
-    "global_pool": "avg",
-    "use_fc_norm": False,
-    "use_abs_pos_emb": False,
-    "use_rot_pos_emb": True,
     "dynamic_img_size": True,
 }
-"""Arguments of timm's Eva: 3.6 million parameters."""
+"""Arguments of timm's VisionTransformer: 3.6 million parameters."""
 
 
 class Views(NamedTuple):
@@ -156,25 +151,40 @@ class Decoder(nn.Module):
         return decoded
 
 
-def new_encoder(architecture: dict[str, Any]) -> nn.Module:
-    from timm.models.eva import Eva
-
-    encoder: nn.Module = Eva(**architecture)
+def new_encoder(architecture: dict[str, Any]) -> HybridTransformer:
+    """With random weights."""
+    encoder = HybridTransformer(**architecture)
+    make_symmetric(encoder)
     return encoder
 
 
+def make_symmetric(encoder: Any) -> None:
+    """Make the position embedding the same left and right, in place: (p + mirrored p) / 2."""
+    with torch.no_grad():
+        encoder.pos_embed.copy_(symmetric(encoder.pos_embed))
+
+
+def symmetric(positions: Tensor) -> Tensor:
+    """(1, 1 + G * G, D) positions of a class token and of a grid, (p + mirrored p) / 2."""
+    side = math.isqrt(positions.shape[1] - 1)
+    grid = positions[:, 1:].reshape(1, side, side, -1)
+    return torch.cat([positions[:, :1], ((grid + grid.flip(2)) / 2).flatten(1, 2)], dim=1)
+
+
 def encode(encoder: Any, image: Tensor, places: Tensor | None) -> Tensor:
-    """(B, n, D): normed tokens of the patches at `places` (B, n), or of all."""
+    """(B, n, D): normed tokens of the patches at `places` (B, n), or of all, without appearance."""
     mean, std = (image.new_tensor(three).view(1, 3, 1, 1) for three in (MEAN, STD))
-    patches = encoder.patch_embed((image - mean) / std)
-    turns = encoder.rope.get_embed(shape=tuple(patches.shape[1:3]))
-    tokens = patches.flatten(1, 2)
+    tokens = encoder.patch_embed((image - mean) / std)
+    grid = (tokens.shape[1], tokens.shape[2])
+    positions = resample_abs_pos_embed(symmetric(encoder.pos_embed), grid, num_prefix_tokens=1)
+    tokens = tokens.flatten(1, 2) + positions[:, 1:].to(tokens.dtype)
     if places is not None:
         tokens = tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
-        turns = turns[places][:, None]
+    first = (encoder.cls_token + positions[:, :1]).expand(len(image), -1, -1)
+    tokens = torch.cat([first.to(tokens.dtype), tokens], dim=1)
     for block in encoder.blocks:
-        tokens = block(tokens, rope=turns)
-    normed: Tensor = encoder.norm(tokens)
+        tokens = block(tokens)
+    normed: Tensor = encoder.norm(tokens)[:, 1:]
     return normed
 
 

@@ -323,7 +323,7 @@ def describe(name: str) -> list[tuple[str, str]]:
     facts = [
         ("name", row.name),
         ("scheme", family.scheme),
-        ("kind", "CNN, for crops only" if row.is_cnn else f"ViT-{row.size}/{row.patch_px}"),
+        ("kind", _kind(row)),
         *_auto_size(row),
         ("parameters", f"{row.parameters:,}"),
         ("pretraining data", family.data),
@@ -344,6 +344,14 @@ def describe(name: str) -> list[tuple[str, str]]:
     if not (model_path(name) or local_file(name)):
         facts.append(("to use a file", cure(name)))
     return facts
+
+
+def _kind(row: Row) -> str:
+    if row.is_cnn:
+        return "CNN, for crops only"
+    if row.size == "filters":
+        return f"filters on patches of {row.patch_px} pixels, no ViT"
+    return f"ViT-{row.size}/{row.patch_px}"
 
 
 def _auto_size(row: Row) -> list[tuple[str, str]]:

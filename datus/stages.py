@@ -265,7 +265,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="center",
-        version=1,
+        version=2,
         scope="dataset",
         needs=lambda config: () if config.clusters.frozen else ("keysums",),
         settings=_center,

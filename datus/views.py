@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from datus.selfsupervised import Views
 
 AHEAD = 4
 """Batches that wait, ready, in memory."""
+
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises."""
 
 MAX_BAD = 0.5
 """More unreadable images than this share, and something is wrong with the folder."""
@@ -42,7 +46,7 @@ class Photographs:
     """Batches of crops, made ahead of use in threads. Unreadable images are passed over."""
 
     def __init__(self, paths: list[Path], phases: tuple[Phase, ...], px: int, seed: int) -> None:
-        self._paths, self._phases, self._px, self._seed = paths, phases, px, seed
+        self.paths, self._phases, self._px, self._seed = paths, phases, px, seed
         self._bad: set[int] = set()
 
     @property
@@ -81,18 +85,29 @@ class Photographs:
         both = torch.from_numpy(crops).permute(0, 1, 4, 2, 3).contiguous().float() / 255
         return Views(both[0], both[1], torch.from_numpy(boxes))
 
+    def sample(self, n_images: int, px: int) -> list[Array]:
+        """uint8 (px, px, 3) of images that can be read, evenly spread and squashed; at most
+        `n_images`."""
+        found = []
+        for path in self.paths[:: max(1, len(self.paths) // n_images)][:n_images]:
+            with suppress(*UNREADABLE):
+                image = read(path, px)
+                whole = np.array([0, 0, *image.shape[:2]], np.float32)
+                found.append(cut(image, whole, px))
+        return found
+
     def _image(self, rng: np.random.Generator) -> Array:
         """uint8 (h, w, 3) RGB: one that can be read. Draws again where one cannot."""
         while True:
-            place = int(rng.integers(len(self._paths)))
+            place = int(rng.integers(len(self.paths)))
             try:
-                return read(self._paths[place], 2 * self._px)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                return read(self.paths[place], 2 * self._px)
+            except UNREADABLE as error:
                 self._bad.add(place)
-                if len(self._bad) > MAX_BAD * len(self._paths):
+                if len(self._bad) > MAX_BAD * len(self.paths):
                     raise WorkError(
-                        f"{len(self._bad)} of {len(self._paths)} images cannot be read; the last: "
-                        f"{self._paths[place]} ({error})"
+                        f"{len(self._bad)} of {len(self.paths)} images cannot be read; the last: "
+                        f"{self.paths[place]} ({error})"
                     ) from None
 
 

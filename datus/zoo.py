@@ -76,6 +76,11 @@ class Row:
         return 4 * self.parameters
 
     @property
+    def key_size(self) -> int:
+        """Of a key, and of a token, of a model that is no CNN."""
+        return SIZES[self.size][0] + (N_APPEARANCE if self.size == "t8" else 0)
+
+    @property
     def is_cnn(self) -> bool:
         """No patches and no keys: it can embed crops and nothing else."""
         return not self.patch_px
@@ -86,6 +91,8 @@ class Row:
         if self.is_cnn:
             return {"conv1.weight": (64, 3, 7, 7), **CNN_SHAPES[self.model]}
         width, depth, _ = SIZES[self.size]
+        if not depth:
+            return {"phases": (6, 4)}
         shapes: dict[str, Shape] = {
             "patch_embed.proj.weight": (width, 3, self.patch_px, self.patch_px),
             "blocks.0.attn.qkv.weight": (3 * width, width),
@@ -97,6 +104,9 @@ class Row:
         return shapes
 
 
+N_APPEARANCE = 18
+"""Channels that a HybridTransformer has behind its keys and tokens."""
+
 SIZES: dict[str, tuple[int, int, int]] = {
     # width, blocks, heads
     "t8": (192, 8, 3),
@@ -107,6 +117,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "H": (1280, 32, 16),
     "H+": (1280, 32, 20),
     "g": (1536, 40, 24),
+    "filters": (48, 0, 0),  # the size of a code; there are no blocks
 }
 
 CNN_SHAPES: dict[str, dict[str, Shape]] = {
@@ -121,6 +132,7 @@ META = "https://dl.fbaipublicfiles.com/"
 ASK_DINOV3 = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
 
 DATUS = Family("masked features", "timm", "Apache-2.0", "shipped with this package", "14k photos")
+FILTERS = Family("filters", "timm", "Apache-2.0", "shipped with this package", "none")
 DINO = Family("DINO", "dino", "Apache-2.0", f"{GITHUB}facebookresearch/dino", on_hub=True)
 IBOT = Family("iBOT", "ibot", "Apache-2.0", f"{GITHUB}bytedance/ibot")
 MUGS = Family("Mugs", "mugs", "Apache-2.0", f"{GITHUB}sail-sg/mugs")
@@ -149,6 +161,10 @@ RECOMMENDED = "vit_small_patch8_224.dino"
 # DINOv2 out of the patch tokens. The weights are Apache-2.0 and on the hub without a login as well.
 LARGER = "vit_base_patch14_reg4_dinov2.lvd142m"
 
+FILTERS_NOTE = (
+    "colour alone, nothing is learned: for microscope, CT and satellite images whose classes differ "
+    "in colour or brightness; for photographs take a ViT"
+)
 DINOV2_NOTE = (
     "some patch tokens of the background have very large norms (Darcet et al. 2024, Vision "
     "Transformers Need Registers), which disturbs the graph of patches; prefer {}"
@@ -212,7 +228,10 @@ def _msn(name: str, size: str, patch: int, grid: int, parameters: int, more: Any
 
 
 ROWS: tuple[Row, ...] = (
-    Row("datus_vit_t8", DATUS, 3_645_888, "t8", 8, 16, note="small; runs anywhere"),
+    Row("datus_t8", DATUS, 3_645_888, "t8", 8, 16, note="small; runs anywhere"),
+    Row("datus_filters", FILTERS, 0, "filters", 2, note=f"{FILTERS_NOTE}; masks are finest, slow"),
+    Row("datus_filters_p4", FILTERS, 0, "filters", 4, note=FILTERS_NOTE),
+    Row("datus_filters_p8", FILTERS, 0, "filters", 8, note=f"{FILTERS_NOTE}; the fastest"),
     # the paper's Table I
     _dino("S", 8, 28, 21_670_272, "deitsmall"),
     _dino("S", 16, 14, 21_665_664, "deitsmall"),

@@ -267,7 +267,7 @@ def test_compare_runs(tiny: Dataset, tmp_path: Path, capfd: pytest.CaptureFixtur
     settings = {**SETTINGS, **{name: str(path) for name, path in where.items()}}
     settings["run_dir"] = str(tmp_path / "run")
     found = datus.compare_runs(
-        lists={"backbones": "datus_vit_t8", "k": "2,3"},
+        lists={"backbones": "datus_t8", "k": "2,3"},
         settings=settings,
         out=tmp_path / "tables",
         progress=False,

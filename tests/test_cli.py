@@ -124,9 +124,7 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
     links = f"report: {folder}/report.html\nbrowser: {folder}/browse.html\n"
     *_, last = result.stdout.splitlines()
     assert result.stdout.endswith(f"{links}{last}\n")
-    assert last.startswith(
-        "datus_vit_t8 is a small model: for better masks run  datus run --images"
-    )
+    assert last.startswith("datus_t8 is a small model: for better masks run  datus run --images")
     assert re.search(r"^K = 3, coverage \d+\.\d %$", result.stdout, re.MULTILINE)
     assert tree(run_copy) == tree(finished)
 
@@ -486,7 +484,7 @@ def test_backbones_lists_every_model_and_where_its_weights_are(
     assert header.split()[:3] == ["name", "scheme", "patch"]
     assert len(lines) == len(ROWS)
     here = {line.split()[0]: line.rsplit("  ", 1)[1] for line in lines}
-    assert here["datus_vit_t8"] == "shipped"
+    assert here["datus_t8"] == "shipped"
     assert here["vit_base_patch16_224.mae"] == "DATUS_WEIGHTS"
     assert here["vit_small_patch8_224.dino"] == "yes"
     assert advice.startswith("recommended: vit_small_patch8_224.dino; ")

@@ -28,7 +28,7 @@ from datus.runner import run
 from datus.store import Store
 
 BACKBONES = [
-    {"name": "datus_vit_t8", "label": "ours"},
+    {"name": "datus_t8", "label": "ours"},
     {"name": "test_vit", "weights": "random", "label": "small"},
 ]
 
@@ -134,7 +134,7 @@ def test_figures_are_those_of_the_report(tiny: Dataset, finished: Path, tmp_path
     path.write_text("\n".join([f'run_dir = "{finished}"', *lines]), encoding="utf-8")
     [cell] = compare_files([path], {}, {}).results
     report = json.loads((finished / "latest" / "report" / "report.json").read_bytes())
-    assert (cell.reason, cell.run, cell.backbone, cell.k) == ("", "run", "datus_vit_t8", 3)
+    assert (cell.reason, cell.run, cell.backbone, cell.k) == ("", "run", "datus_t8", 3)
     assert cell.n_images == report["n_images"] == 10
     for rule, scores in report["scores"].items():
         for name in ("miou", "accuracy", "f1", "coverage"):
@@ -169,7 +169,7 @@ def test_valid_patches_are_counted_over_the_dataset(done: Path) -> None:
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(grid_file: Path, tmp_path: Path) -> None:
-    given = ["--clusters", "2,200", "--backbones", f"datus_vit_t8,test_vit:{tmp_path}/no.pth"]
+    given = ["--clusters", "2,200", "--backbones", f"datus_t8,test_vit:{tmp_path}/no.pth"]
     result = call(grid_file, *given)
     assert result.exit_code == 1
     assert result.stderr.endswith("error: 3 of 4 cells failed, see the table\n")
@@ -178,7 +178,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(grid_file: Path, tmp_pa
     path = tmp_path / "run" / "compare" / "small" / "compare.json"
     reasons = [row.get("failed", "") for row in json.loads(path.read_bytes())["cells"]]
     assert [reason[:8] for reason in reasons] == ["", "200 clus", "features", "features"]
-    failed = "- failed: best, datus_vit_t8, pool, K = 200, seed 0: 200 clusters asked"
+    failed = "- failed: best, datus_t8, pool, K = 200, seed 0: 200 clusters asked"
     assert failed in result.stdout
 
 
@@ -310,7 +310,7 @@ def test_reports_of_every_cell(grid_file: Path, tmp_path: Path) -> None:
 
 
 def test_no_grid_file_at_all(tiny: Dataset, done: Path) -> None:
-    given = ["--backbones", "datus_vit_t8", "--clusters", "2,3", "--run-dir", done / "run"]
+    given = ["--backbones", "datus_t8", "--clusters", "2,3", "--run-dir", done / "run"]
     given += ["--images", tiny.images, "--truth", tiny.truth, "--classes", tiny.classes]
     for name, value in SPEED.items():
         given += ["--set", f"{name}={value}"] if name != "clusters.k" else []
@@ -321,22 +321,22 @@ def test_no_grid_file_at_all(tiny: Dataset, done: Path) -> None:
 
 
 def test_one_backbone_with_several_weights(grid_file: Path, tmp_path: Path) -> None:
-    given = ["--backbones", "datus_vit_t8,datus_vit_t8:random", "--clusters", "3"]
+    given = ["--backbones", "datus_t8,datus_t8:random", "--clusters", "3"]
     result = call(grid_file, *given, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert re.findall(r"^\| (datus_vit_t8\S*) ", result.stdout, re.MULTILINE)[:2] == [
-        "datus_vit_t8",
-        "datus_vit_t8:random",
+    assert re.findall(r"^\| (datus_t8\S*) ", result.stdout, re.MULTILINE)[:2] == [
+        "datus_t8",
+        "datus_t8:random",
     ]
     cells = json.loads((tmp_path / "out" / "compare.json").read_bytes())["cells"]
-    assert [cell["backbone"] for cell in cells] == ["datus_vit_t8", "datus_vit_t8:random"]
-    assert "datus_vit_t8:random" in (tmp_path / "out" / "figure7.svg").read_text(encoding="utf-8")
+    assert [cell["backbone"] for cell in cells] == ["datus_t8", "datus_t8:random"]
+    assert "datus_t8:random" in (tmp_path / "out" / "figure7.svg").read_text(encoding="utf-8")
     result = call(grid_file, *given, "--labels", "trained,not trained", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     for name in ("table.md", "table.tex", "segments.csv", "compare.json", "figure7.svg"):
         text = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert "not trained" in text
-        assert "datus_vit_t8" not in text
+        assert "datus_t8" not in text
 
 
 # --- finished runs ------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_finished_runs_side_by_side(tiny: Dataset, finished: Path, tmp_path: Pat
     assert snapshot(finished) == before
     assert "| run | K |" in result.stdout.replace("  ", "")
     assert (
-        "- failed: two, best, datus_vit_t8, pool, K = 4, seed 0: "
+        "- failed: two, best, datus_t8, pool, K = 4, seed 0: "
         f"clusters (K = 4) lacks 1 shards: datus run {two}\n"
     ) in result.stdout
 

@@ -158,8 +158,8 @@ def test_the_version_asked_for_last_counts(server: Hub) -> None:
 
 
 def test_there_is_nothing_to_fetch(server: Hub) -> None:
-    assert failed("datus_vit_t8", exit_code=2).startswith(
-        f"datus_vit_t8: needs no download, its weights are {sources.MODELS}"
+    assert failed("datus_t8", exit_code=2).startswith(
+        f"datus_t8: needs no download, its weights are {sources.MODELS}"
     )
     text = failed("vit_base_patch16_224.ibot")
     assert text.startswith("vit_base_patch16_224.ibot: timm has no weights for it; put https://lf3")

@@ -117,7 +117,7 @@ def test_any_timm_cnn_embeds_and_needs_no_patches() -> None:
 
 
 def test_a_vit_embeds_as_a_backbone() -> None:
-    assert isinstance(load_embedder("datus_vit_t8", "auto", SETTINGS), Backbone)
+    assert isinstance(load_embedder("datus_t8", "auto", SETTINGS), Backbone)
 
 
 def test_batches_of_one_size_give_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:

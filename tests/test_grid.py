@@ -193,14 +193,13 @@ def test_what_is_a_grid(tmp_path: Path) -> None:
         ("seed = [1]", "seed: unknown setting; did you mean seeds?"),
         (
             "k = [0]",
-            "cell datus_vit_t8, the base's embedder, K = 0: clusters.k: expected 1 to 255, got 0",
+            "cell datus_t8, the base's embedder, K = 0: clusters.k: expected 1 to 255, got 0",
         ),
         ("k = [3, 3]", "k: expected different entries, got 3 twice"),
         ('k = ["x"]', "k: expected int, got 'x'"),
         (
             'presets = ["old"]',
-            "cell datus_vit_t8, the base's embedder, K = 12: "
-            "preset: expected best or paper, got 'old'",
+            "cell datus_t8, the base's embedder, K = 12: preset: expected best or paper, got 'old'",
         ),
         ('name = "a/b"', "name: expected a folder's name, got 'a/b'"),
         ('backbones = ["vit"]', "backbones: expected blocks [[backbones]], got ['vit']"),
@@ -269,7 +268,7 @@ def test_wrong_bases(tmp_path: Path) -> None:
 def test_a_cell_that_cannot_be_is_named(tmp_path: Path) -> None:
     text = "embedders = [{mode = 'pool'}, {mode = 'crop'}]"
     assert error_of(tmp_path, text, BASE + "[base.masks]\nnoise = 'pool'").startswith(
-        "cell datus_vit_t8, crop, K = 12: masks.noise: pool needs embeddings.mode = pool"
+        "cell datus_t8, crop, K = 12: masks.noise: pool needs embeddings.mode = pool"
     )
 
 

@@ -25,9 +25,9 @@ from datus.denoising import segmenter_spec
 from datus.errors import BackboneError
 from datus.images import fit_size
 from datus.imagesize import input_size, patch_px_of
-from datus.zoo import ROWS
+from datus.zoo import FILTERS, ROWS
 
-VITS = [row for row in ROWS if not row.is_cnn]
+VITS = [row for row in ROWS if not row.is_cnn and row.family is not FILTERS]
 
 
 def auto(backbone: str) -> tuple[int, str]:
@@ -44,6 +44,13 @@ def own_model(weights: Path, record: object) -> str:
 # --- auto ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("name", "sides"), [("datus_filters", 128), ("datus_filters_p4", 64), ("datus_filters_p8", 28)]
+)
+def test_filters_see_finer_grids(name: str, sides: int) -> None:
+    assert auto(name) == (sides * patch_px_of(name), "keep")
+
+
 @pytest.mark.parametrize("row", VITS, ids=lambda row: row.name)
 def test_a_model_of_the_table_sees_28_patches_a_side(row) -> None:
     assert auto(row.name) == (28 * row.patch_px, "keep")
@@ -53,7 +60,7 @@ def test_a_model_of_the_table_sees_28_patches_a_side(row) -> None:
 @pytest.mark.parametrize(
     ("backbone", "expected"),
     [
-        ("datus_vit_t8", 224),
+        ("datus_t8", 224),
         ("vit_tiny_patch16_224", 448),
         ("vit_base_patch16_clip_224.openai", 448),
         ("eva02_tiny_patch14_336", 392),
@@ -127,9 +134,9 @@ def test_a_model_of_ones_own_may_state_its_grid(tmp_path: Path) -> None:
 def test_a_shipped_model_may_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MODELS", tmp_path)
     record = {"architecture": {"patch_size": 8}, "patches_per_side": 20}
-    own_model(tmp_path / "datus_vit_t8.safetensors", record)
-    assert auto("datus_vit_t8") == (160, "keep")
-    described = dict(sources.describe("datus_vit_t8"))
+    own_model(tmp_path / "datus_t8.safetensors", record)
+    assert auto("datus_t8") == (160, "keep")
+    described = dict(sources.describe("datus_t8"))
     assert described["image_px = auto"] == "160 (20 x 20 patches)"
 
 

@@ -24,6 +24,7 @@ LAYERS = (
     {"halves", "onednn"},
     {"converters"},
     {"pixels", "checkpoints", "louvain_kernel", "sources", "inference", "partitions"},
+    {"appearance"},
     {"embedders", "selfsupervised", "textimage"},
     {"views", "trust"},
     {"images", "backbones", "affinity", "louvain", "segments"}

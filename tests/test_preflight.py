@@ -273,7 +273,7 @@ def test_the_size_of_images_is_that_of_the_typical_one(tmp_path: Path) -> None:
 def test_random_weights_and_unknown_terms(tiny: Dataset, tmp_path: Path) -> None:
     more = {"features.weights": "random"}
     found = dry(tiny.config(tmp_path / "run", more), until="features")
-    assert "weights: datus_vit_t8, random, for tests only" in found.facts
+    assert "weights: datus_t8, random, for tests only" in found.facts
     assert "licence: none, nobody trained them" in found.facts
 
 
@@ -381,7 +381,7 @@ def test_a_disk_that_is_too_small(
         "free: free some space, choose another --run-dir or add --set features.keep=false"
     )
     floor = error_of(call("run", *tiny.arguments(run_dir)), exit_code=1)
-    assert floor.startswith(f"{run_dir}: the run will write 495.6 KB or more, 400.0 KB are free: ")
+    assert floor.startswith(f"{run_dir}: the run will write 541.5 KB or more, 400.0 KB are free: ")
     assert not (run_dir / "features").exists()
     monkeypatch.setattr(datus.forecast, "free_bytes", lambda store: int(1.1 * needed))
     found = dry(tiny.config(run_dir))

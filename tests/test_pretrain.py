@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from datus import pretrain as module
+from datus.appearance import N_CHANNELS
 from datus.backbones import load_backbone, weights_id
 from datus.cli import app
 from datus.config import FeaturesConfig
@@ -71,7 +72,7 @@ def test_the_result_is_a_backbone(tmp_path: Path, photos: list[Path]) -> None:
     assert said == list(read_log(tmp_path / "out"))
     backbone = load_backbone(str(weights), "auto", FeaturesConfig())
     (grid,) = backbone.features([np.zeros((3, 48, 64), np.float32)], 1, 1)
-    assert grid.keys.shape == (6, 8, 32)
+    assert grid.keys.shape == (6, 8, 32 + N_CHANNELS)
     assert weights_id(str(weights), "auto").startswith("sha256:")
     record = json.loads((tmp_path / "out" / "mine.json").read_text())
     assert (record["n_views"], record["n_pairs"], record["labels"]) == (16, 8, "none")

@@ -65,7 +65,7 @@ def test_deeplabv3_gives_logits_of_the_images_own_size(deeplab: Segmenter) -> No
 def test_features_of_light_heads_are_the_tokens_of_the_features_stage() -> None:
     segmenter = build_segmenter(SegmenterSpec(head="linear"), 0)
     x = images(segmenter, batch=1)
-    backbone = load_backbone("datus_vit_t8", "auto", FeaturesConfig())
+    backbone = load_backbone("datus_t8", "auto", FeaturesConfig())
     (grid,) = backbone.features([x[0].numpy()], 1, 1)
     found = segmenter.features(x)[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(found, grid.tokens, atol=1e-5)
@@ -193,7 +193,7 @@ def write_own(path: Path, architecture: dict[str, Any]) -> None:
 def test_what_float16_holds_is_stored_as_float16(tmp_path: Path) -> None:
     """The shipped weights are float16: a self-contained model is hardly larger than they are."""
     segmenter = build_segmenter(SegmenterSpec(head="linear", n_classes=3), 0)
-    assert save_segmenter(segmenter, tmp_path / "m", CLASSES, {}) < 7_400_000
+    assert save_segmenter(segmenter, tmp_path / "m", CLASSES, {}) < 7_700_000
 
 
 def test_the_backbone_can_be_left_out_and_is_looked_for_again(tmp_path: Path) -> None:

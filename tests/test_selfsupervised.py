@@ -1,10 +1,12 @@
 """The tasks of pretraining, on small hand-made arrays and against slow references."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from datus.records import Array
 from datus.selfsupervised import (
@@ -20,6 +22,7 @@ from datus.selfsupervised import (
     new_encoder,
     places_in_second,
     sinkhorn,
+    symmetric,
     targets,
     waves,
 )
@@ -27,7 +30,7 @@ from datus.selfsupervised import (
 TINY = {**ARCHITECTURE, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
-def encoder() -> torch.nn.Module:
+def encoder() -> Any:
     torch.manual_seed(0)
     return new_encoder(TINY).eval()
 
@@ -42,7 +45,7 @@ def images(n: int, side: int, seed: int = 0) -> torch.Tensor:
 def test_all_patches_at_once_is_the_forward_pass_of_timm() -> None:
     model, image = encoder(), torch.rand(2, 3, 32, 48)
     mean, std = (torch.tensor(three).view(1, 3, 1, 1) for three in (MEAN, STD))
-    expected = model.forward_features((image - mean) / std)  # type: ignore[operator]
+    expected = VisionTransformer.forward_features(model, (image - mean) / std)[:, 1:]
     torch.testing.assert_close(encode(model, image, None), expected)
 
 
@@ -54,23 +57,26 @@ def test_the_order_of_patches_does_not_matter() -> None:
     torch.testing.assert_close(found, again)
 
 
-def test_an_even_image_has_the_same_token_everywhere() -> None:
-    """No position gets in: not by an embedding, not by a class token, not by the rim."""
-    tokens = encode(encoder(), torch.full((1, 3, 64, 64), 0.3), None)[0]
-    torch.testing.assert_close(tokens, tokens[:1].expand_as(tokens), atol=1e-5, rtol=0)
+def test_a_mirror_image_of_one_colour_a_row_has_the_same_tokens_mirrored() -> None:
+    """No left and no right gets in, whatever the positions have become in training."""
+    model = encoder()
+    with torch.no_grad():
+        model.pos_embed.normal_()
+    rows = torch.rand(1, 3, 64, 1).expand(-1, -1, -1, 64)
+    tokens = encode(model, rows, None)[0].reshape(8, 8, -1)
+    torch.testing.assert_close(tokens, tokens.flip(1), atol=1e-5, rtol=0)
+    assert (tokens[:, 0] - tokens[:, 3]).abs().max() > 1e-3, "the rim is not the middle"
 
 
-def test_what_lies_beside_a_patch_matters_and_not_where_both_lie() -> None:
-    model, places = encoder(), [5, 6]
-    image = images(1, 64)
-    moved = torch.zeros_like(image)
-    moved[:, :, 24:32, 16:32] = image[:, :, :8, 40:56]  # patches 5 and 6 go to 3 * 8 + 2 and on
-    found = encode(model, image, torch.tensor([places]))
-    there = encode(model, moved, torch.tensor([[26, 27]]))
-    torch.testing.assert_close(found, there, atol=1e-5, rtol=0)
-    apart = encode(model, image, torch.tensor([[5, 6]]))[:, :1]
-    alone = encode(model, image, torch.tensor([[5, 40]]))[:, :1]
-    assert (apart - alone).abs().max() > 1e-3
+def test_symmetric_positions_are_their_own_mirror_image() -> None:
+    positions = torch.randn(1, 1 + 16, 5)
+    found = symmetric(positions)
+    torch.testing.assert_close(found[:, 0], positions[:, 0])
+    grid, given = found[0, 1:].reshape(4, 4, 5), positions[0, 1:].reshape(4, 4, 5)
+    torch.testing.assert_close(grid, grid.flip(1))
+    torch.testing.assert_close(grid[2, 1], (given[2, 1] + given[2, 2]) / 2)
+    model = encoder()
+    assert torch.equal(model.pos_embed, symmetric(model.pos_embed))
 
 
 # --- same places --------------------------------------------------------------------------------

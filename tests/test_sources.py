@@ -97,8 +97,8 @@ def test_any_timm_model_may_lie_there(folder: Path) -> None:
 
 
 def test_the_shipped_model_is_not_looked_for_there(folder: Path) -> None:
-    (folder / "datus_vit_t8.safetensors").write_bytes(b"x")
-    assert find_weights("datus_vit_t8", "auto") == sources.MODELS / "datus_vit_t8.safetensors"
+    (folder / "datus_t8.safetensors").write_bytes(b"x")
+    assert find_weights("datus_t8", "auto") == sources.MODELS / "datus_t8.safetensors"
 
 
 def test_a_folder_that_is_not_there_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_the_listing_has_every_row_and_where_its_weights_are(folder: Path) -> No
     assert header[0] == "name"
     assert [row[0] for row in rows] == [row.name for row in ROWS]
     here = {row[0]: row[header.index("weights here")] for row in rows}
-    assert here["datus_vit_t8"] == "shipped"
+    assert here["datus_t8"] == "shipped"
     assert here[DINO] == presence(DINO) == "DATUS_WEIGHTS"
     assert here["vit_small_patch16_224.dino"] == "hub cache"
     assert here[IBOT] == "no, a file is needed"
@@ -264,7 +264,7 @@ def test_notes_say_what_is_gated_and_which_tokens_are_outliers() -> None:
 
 
 def test_a_better_backbone_is_named_for_the_shipped_one() -> None:
-    begin = "datus_vit_t8 is a small model: for better masks"
+    begin = "datus_t8 is a small model: for better masks"
     assert better_backbone(Config()) == (
         f"{begin} add --backbone {DINO} to the same command (it downloads 87 MB on first use)"
     )
@@ -297,7 +297,7 @@ def test_a_description_has_all_of_a_row(row: Any) -> None:
     assert facts["parameters"] == f"{row.parameters:,}"
     assert facts["layout"].startswith(row.family.layout)
     assert all(facts[f"shape of {name}"] == str(shape) for name, shape in row.shapes.items())
-    assert ("to use a file" in facts) == (row.name != "datus_vit_t8")
+    assert ("to use a file" in facts) == (row.family.source != "shipped with this package")
 
 
 def test_a_description_says_whether_the_file_is_the_released_one(folder: Path) -> None:

@@ -11,7 +11,6 @@ import timm
 import torch
 
 from datus import backbones, zoo
-from datus.config import EMBEDDED_BACKBONE
 from datus.sources import model_path
 from datus.zoo import ROWS, SIZES, Row, find, fitting
 
@@ -45,9 +44,12 @@ def test_shapes_and_parameters_are_those_of_the_model(row: Row) -> None:
         length = expected["pos_embed"][1] - 1
         expected["pos_embed"] = (1, length, SIZES[row.size][0])
     assert {name: found.get(name) for name in expected} == expected
-    if not row.is_cnn:
+    if row.family is zoo.FILTERS:
+        assert (model.size, model.patch_px) == (row.key_size, row.patch_px)
+    elif not row.is_cnn:
         width, depth, heads = SIZES[row.size]
-        assert (model.embed_dim, len(model.blocks)) == (width, depth)
+        assert (model.num_features, len(model.blocks)) == (width, depth)
+        assert model.embed_dim == row.key_size
         assert model.blocks[-1].attn.num_heads == heads
         assert model.patch_embed.feat_ratio(as_scalar=False) == (row.patch_px, row.patch_px)
         assert (getattr(model, "cls_token", None) is None) == (row.family is zoo.UNICOM)
@@ -55,7 +57,7 @@ def test_shapes_and_parameters_are_those_of_the_model(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_what_is_said_of_timm_is_so(row: Row) -> None:
-    if row.name == EMBEDDED_BACKBONE:
+    if row.family in (zoo.DATUS, zoo.FILTERS):
         assert model_path(row.name)
         return
     assert timm.is_model(row.model)

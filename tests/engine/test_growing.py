@@ -351,7 +351,7 @@ def test_files_that_are_none(photos: Dataset, tmp_path: Path) -> None:
         ({"features.channels": "bgr"}, "features.channels: expected 'rgb', as in {run}"),
         (
             {"features.backbone": "vit_tiny_patch16_224", "features.weights": "random"},
-            "features.backbone: expected 'datus_vit_t8', as in {run}",
+            "features.backbone: expected 'datus_t8', as in {run}",
         ),
         ({"features.weights": "random"}, "features.weights: expected 'sha256:"),
         ({"graphs.center": "dataset"}, "graphs.center: expected 'position', as in {run}"),

@@ -279,7 +279,7 @@ def test_edits_count(tiny: Dataset, run_copy: Path, tmp_path: Path) -> None:
 
 def test_random_weights_of_crops_are_not_trusted(tiny: Dataset, tmp_path: Path) -> None:
     crops = {"embeddings__mode": "crop", "embeddings__crop_px": 32}
-    other = {"embeddings__backbone": "datus_vit_t8", "embeddings__weights": "random"}
+    other = {"embeddings__backbone": "datus_t8", "embeddings__weights": "random"}
     assert RANDOM in verdict_of(tiny, tmp_path / "run", **crops, **other)["reasons"]
 
 
