@@ -31,6 +31,7 @@ import numpy as np
 
 from datus.classes import load_classes
 from datus.clusters import fit_clusters
+from datus.colours import nearest, pixel_features
 from datus.config import ClustersConfig, FeaturesConfig
 from datus.errors import DatusError, ImageError, UsageError
 from datus.images import (
@@ -224,16 +225,6 @@ def count(job: Job, predict: Predict) -> Confusion:
     return add(map_threads(one, [item for item in job.items if item.truth_path], n_cores()))
 
 
-def pixel_features(image: Array, position: bool, rows: Array) -> Array:
-    """float32 (n, 3 or 5) of the pixels `rows`, numbered row by row: R, G, B (, y / H, x / W)."""
-    height, width = image.shape[:2]
-    colours = image.reshape(-1, 3)[rows].astype(np.float32) / 255
-    if not position:
-        return colours
-    places = np.stack([rows // width / height, rows % width / width], axis=1)
-    return np.concatenate([colours, places.astype(np.float32)], axis=1)
-
-
 def sample_rows(job: Job, item: Item, n_rows: int) -> Array:
     """Rows of one image that k-means trains on, sorted; all of them if the whole fits SAMPLE."""
     quota = math.ceil(SAMPLE / len(job.items))
@@ -241,13 +232,6 @@ def sample_rows(job: Job, item: Item, n_rows: int) -> Array:
         return np.arange(n_rows)
     rng = np.random.default_rng([job.seed, crc32(item.image_id.encode())])
     return np.sort(rng.choice(n_rows, quota, replace=False))
-
-
-def nearest(points: Array, centroids: Array) -> Array:
-    """uint8 (n,): nearest centroid of float32 (n, P); |x|² is the same for all of them."""
-    offsets: Array = (centroids**2).sum(axis=1) - 2 * (points @ centroids.T)
-    labels: Array = offsets.argmin(axis=1).astype(np.uint8)
-    return labels
 
 
 def read_image(item: Item) -> Array:

@@ -53,6 +53,7 @@ from datus.options import (
     FrozenClusters,
     Images,
     MaxFailed,
+    NoBaselines,
     Offline,
     Preset,
     RunDir,
@@ -98,6 +99,7 @@ def run(
     max_failed: MaxFailed = None,
     seed: Seed = None,
     offline: Offline = False,
+    no_baselines: NoBaselines = False,
     settings: Set = None,
     dry_run: DryRun = False,
     debug: Debug = False,
@@ -135,6 +137,7 @@ def run_stage(
     max_failed: MaxFailed = None,
     seed: Seed = None,
     offline: Offline = False,
+    no_baselines: NoBaselines = False,
     settings: Set = None,
     with_needs: Annotated[bool, typer.Option("--with-needs", help="run upstream first")] = False,
     dry_run: DryRun = False,
@@ -298,11 +301,20 @@ def _run(config: Config, until: str, only: bool) -> bool:
     if report["scores"]:
         print(f"\nK = {report['clusters']}, coverage {report['coverage']:.1f} %")
         print(scores_table(report["scores"]))
-    for line in _verdict_lines(report):
+    for line in (*_baseline_lines(report), *_verdict_lines(report)):
         print(shown(line))
     for label, path in result.links.items():
         print(f"{label}: {path}")
     return True
+
+
+def _baseline_lines(report: dict[str, Any]) -> list[str]:
+    """Scores of the run and of k-means on colour, where there is truth."""
+    found = report["baselines"]
+    if not found or found["rows"][0]["miou"] is None:
+        return []
+    parts = ", ".join(f"{row['name']} {row['miou']:.1f}" for row in found["rows"])
+    return ["", f"mIoU on small pictures of {found['n_images']} images: {parts}"]
 
 
 def _verdict_lines(report: dict[str, Any]) -> list[str]:

@@ -48,6 +48,9 @@ FailuresAllowed = Annotated[
     typer.Option("--max-failed", min=0, help="unusable images allowed (0)", show_default=False),
 ]
 """The same where no config file could say it."""
+NoBaselines = Annotated[
+    bool, typer.Option("--no-baselines", help="leave k-means on colour out of the report")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="of everything random (0)")]
 
 
@@ -90,6 +93,8 @@ def load_config(given: dict[str, Any]) -> Config:
         value = given.get(option, "")
         if value not in ("", None):
             overrides[name] = value
+    if given.get("no_baselines"):
+        overrides["report.baselines"] = False
     if given["clusters"]:
         overrides["clusters.k"] = _numbers(given["clusters"])
     loaded = _with_known_k(Config.load(given["config"], overrides), given["config"], overrides)

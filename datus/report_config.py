@@ -11,6 +11,9 @@ class ReportConfig:
     """Images shown with mask and truth."""
     gallery: int = 8
     """Segments shown for each cluster, the most confident first."""
+    baselines: bool = True
+    """k-means on colour, and on colour and position, is shown beside the masks and, with truth,
+    scored on the same pixels of 24 images."""
     browse: int = 10_000
     """Images in browse.html, 15 to 24 KB each; of more, an even sample: the page has to stay quick
     and the disk small. 0 = no browse.html."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 from datus import corrected, frozen, review
 from datus.classes import load_classes
@@ -26,6 +27,8 @@ from datus.gather import (
 from datus.imagesize import denoise_size, input_size
 from datus.records import WHOLE, Confusion, ImageRecord, ShardData, Verdict
 from datus.report.records import (
+    Baselines,
+    Compared,
     Denoised,
     Distribution,
     Example,
@@ -39,6 +42,8 @@ from datus.shardwork import Context, read_image, read_truth
 from datus.sources import better_backbone
 from datus.stage_warnings import few_labelled, few_valid
 from datus.tallies import Candidate, Tally, tally_of
+
+Item = TypeVar("Item")
 
 # --- report: files report.json, report.md, report.html ------------------------------------------
 
@@ -83,6 +88,7 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
         gallery=_gallery(config, dataset, tallies[main].best),
         drift=drift,
         browse=config.report.browse > 0,
+        baselines=_baselines(config, dataset, told, sweep[0].k),
         better_backbone=better_backbone(config),
     )
 
@@ -292,6 +298,64 @@ def _numbers(told: _Told) -> dict[str, dict[str, Distribution]]:
     }
 
 
+BASELINE_IMAGES, BASELINE_PICTURES = 24, 4
+"""Images that the baselines are compared on, and those of them that are shown. Both are the small
+pictures that the masks stage keeps, so the cost does not depend on the dataset."""
+
+CELL_STEP = 4
+"""Every so many pixels count for what the place predicts."""
+
+
+def _baselines(config: Config, dataset: Dataset, told: _Told, n_clusters: int) -> Baselines | None:
+    """The run and k-means on colours, on the small pictures of some images."""
+    from datus.colours import colour_masks, renumbered
+    from datus.consistency import place_kappa
+    from datus.images import decode_image
+    from datus.masks import decode_labels, labels_to_pixels, truth_classes
+    from datus.metrics import add, count_pixels, score
+
+    if not config.report.baselines:
+        return None
+    classes = load_classes(Path(config.data.classes)) if config.data.truth else None
+    usable = [r for r in dataset.index.records if r.image_id in told.images]
+    if classes:
+        usable = [record for record in usable if record.truth_path is not None]
+    taken = {record.image_id: record for record in _spread(usable, BASELINE_IMAGES)}
+    limit, images, masks, truths = config.data.max_pixels, [], [], []
+    names = []
+    for _, data in dataset.data("masks", config.clusters.k[0], taken.keys()):
+        for image_id in sorted(taken.keys() & data.arrays.keys()):
+            arrays, record = data.arrays[image_id], taken[image_id]
+            names.append(image_id)
+            images.append(decode_image(arrays["preview"].tobytes(), limit))
+            masks.append(decode_labels(arrays["small"].tobytes(), limit))
+            labels = read_truth(config, record) if classes else None
+            if classes and labels is not None:
+                truth = truth_classes(labels, classes, (record.height, record.width))
+                truths.append(labels_to_pixels(truth, *masks[-1].shape))
+    if not names:
+        return None
+    made = {"this run": masks}
+    for name, position in (("colour", False), ("colour + position", True)):
+        found = colour_masks(images, n_clusters, position, config.seed)
+        made[name] = renumbered(found, masks, n_clusters)
+    rows = []
+    for name, several in made.items():
+        place = place_kappa([mask[::CELL_STEP, ::CELL_STEP] for mask in several])
+        rows.append(Compared(name, place))
+        if classes and len(truths) == len(masks):
+            pairs = zip(several, truths, strict=True)
+            counts = add(count_pixels(*pair, n_clusters, classes.n_classes) for pair in pairs)
+            found_scores = score(counts, HEADLINE)
+            rows[-1] = Compared(name, place, found_scores.miou, found_scores.accuracy)
+    shown = _spread(list(range(len(names))), BASELINE_PICTURES)
+    return Baselines(
+        len(names),
+        tuple(rows),
+        tuple((names[i], images[i], tuple(made[name][i] for name in made)) for i in shown),
+    )
+
+
 def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example]:
     """Images spread evenly over the dataset; those with truth, where there is truth."""
     from datus.masks import decode_labels, truth_classes
@@ -310,9 +374,9 @@ def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example
         yield Example(record.image_id, read_image(config, record), masks[0], truth, *masks[1:])
 
 
-def _spread(records: list[ImageRecord], n_wanted: int) -> list[ImageRecord]:
-    n_taken = min(n_wanted, len(records))
-    return [records[(2 * i + 1) * len(records) // (2 * n_taken)] for i in range(n_taken)]
+def _spread(items: list[Item], n_wanted: int) -> list[Item]:
+    n_taken = min(n_wanted, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * n_taken)] for i in range(n_taken)]
 
 
 def _gallery(

@@ -390,7 +390,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="report",
-        version=5,
+        version=6,
         scope="dataset",
         needs=_report_needs,
         settings=_report,

@@ -162,8 +162,8 @@ RECOMMENDED = "vit_small_patch8_224.dino"
 LARGER = "vit_base_patch14_reg4_dinov2.lvd142m"
 
 FILTERS_NOTE = (
-    "colour alone, nothing is learned: for microscope, CT and satellite images whose classes differ "
-    "in colour or brightness; for photographs take a ViT"
+    "colour alone, nothing is learned: for microscope, CT and satellite images whose classes "
+    "differ in colour or brightness; for photographs take a ViT"
 )
 DINOV2_NOTE = (
     "some patch tokens of the background have very large norms (Darcet et al. 2024, Vision "

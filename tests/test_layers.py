@@ -30,6 +30,7 @@ LAYERS = (
     {"images", "backbones", "affinity", "louvain", "segments"}
     | {"centering", "embeddings", "clusters", "masks", "metrics", "refine", "boundaries", "drift"}
     | {"confidence", "constraints", "edits", "verdicts", "naming", "consistency"},
+    {"colours"},
     {"heads", "logits", "modelfiles", "labels", "imagesize", "download"},
     {"segmenter", "trainset"},
     {"predict", "denoise"},

@@ -8,6 +8,23 @@ page       report.html
 """
 
 from datus.report.build import build_report
-from datus.report.records import Distribution, Example, GalleryItem, KResult, ReportInputs
+from datus.report.records import (
+    Baselines,
+    Compared,
+    Distribution,
+    Example,
+    GalleryItem,
+    KResult,
+    ReportInputs,
+)
 
-__all__ = ["Distribution", "Example", "GalleryItem", "KResult", "ReportInputs", "build_report"]
+__all__ = [
+    "Baselines",
+    "Compared",
+    "Distribution",
+    "Example",
+    "GalleryItem",
+    "KResult",
+    "ReportInputs",
+    "build_report",
+]

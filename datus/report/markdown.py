@@ -26,6 +26,7 @@ def to_markdown(inputs: ReportInputs) -> bytes:
         _warnings(inputs),
         [plain(inputs.better_backbone), ""] if inputs.better_backbone else [],
         _rules(inputs.main),
+        _baselines(inputs),
         _classes(inputs),
         _sweep(inputs),
         _denoised(inputs),
@@ -103,6 +104,14 @@ def _rules(main: KResult) -> list[str]:
         "Coverage is the share of the pixels with a known true class that got a label.",
         "",
     ]
+
+
+def _baselines(inputs: ReportInputs) -> list[str]:
+    found = inputs.baselines
+    if found is None:
+        return []
+    head, rows = view.baseline_table(found)
+    return ["## Beside k-means on colour", "", *table(head, rows), view.baseline_note(found), ""]
 
 
 def _classes(inputs: ReportInputs) -> list[str]:

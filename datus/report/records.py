@@ -172,6 +172,29 @@ class GalleryItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """The run, or a baseline, on the images that all of them are compared on."""
+
+    name: str
+    place: float
+    """Kappa of the labels with those that the place in the image alone predicts."""
+    miou: float | None = None
+    """Percent, `hungarian_strict`; None without truth, as the next."""
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """The masks beside those of k-means on colour, and on colour and position."""
+
+    n_images: int
+    rows: tuple[Compared, ...]
+    """The run first."""
+    pictures: tuple[tuple[str, Array, tuple[Array, ...]], ...]
+    """(image_id, uint8 (h, w, 3), uint8 (h, w) mask of each row) of some of the images, small."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportInputs:
     """One finished run."""
 
@@ -198,6 +221,8 @@ class ReportInputs:
     """New images against the run that the clusters were taken from; None where none were taken."""
     browse: bool = False
     """browse.html stands beside the page."""
+    baselines: Baselines | None = None
+    """None where they were left out, or nothing could be compared."""
     better_backbone: str = ""
     """Which model gives better masks, in a sentence; empty where none is to be named."""
 

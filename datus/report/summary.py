@@ -15,7 +15,7 @@ from typing import Any
 import datus
 from datus.metrics import Scores
 from datus.report import growth
-from datus.report.records import Denoised, Distribution, KResult, ReportInputs
+from datus.report.records import Baselines, Denoised, Distribution, KResult, ReportInputs
 
 HEADLINE = "hungarian_strict"
 """The rule behind the number at the top, the masks' colours and the clusters' classes."""
@@ -48,6 +48,9 @@ DEFINITIONS: dict[str, str] = {
     "between an image and its mirror image (mirror) and its enlarged, recoloured middle (crop), "
     "kappa of the labels with those that the place alone predicts (place), and the share of images "
     "that are one label (uniform)",
+    "baselines": "the masks beside those of k-means on colour, and on colour and position, with as "
+    "many clusters, all on the same small pictures of the same images: scores under "
+    "hungarian_strict, and kappa of the labels with those that the place alone predicts",
     "by_confidence": "scores of the pixels whose segment is at least so sure, under the match of "
     "hungarian_strict on all of them",
 }
@@ -74,6 +77,7 @@ def summarise(inputs: ReportInputs) -> dict[str, Any]:
         "coverage": round(main.coverage, 4),
         "classes": None if classes is None else {"name": classes.name, "names": [*classes.names]},
         "verdict": _verdict(main),
+        "baselines": _baselines(inputs.baselines),
         "headline": HEADLINE if HEADLINE in main.scores else None,
         "rules": RULES,
         "definitions": DEFINITIONS,
@@ -142,6 +146,13 @@ def _verdict(result: KResult) -> dict[str, Any] | None:
         return None
     figures = {name: _significant(value) for name, value in result.consistency.items()}
     return {"word": verdict.word, "reasons": list(verdict.reasons), "figures": figures}
+
+
+def _baselines(found: Baselines | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    rows = [_rounded(asdict(row)) for row in found.rows]
+    return {"n_images": found.n_images, "rows": rows}
 
 
 def _denoised(again: Denoised) -> dict[str, Any]:

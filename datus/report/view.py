@@ -12,7 +12,7 @@ from datus.metrics import Scores
 from datus.records import IGNORE, Array
 from datus.report import figures
 from datus.report.pictures import Colours, class_colours, cluster_colours, layer, photo, small_size
-from datus.report.records import Distribution, GalleryItem, KResult, ReportInputs
+from datus.report.records import Baselines, Distribution, GalleryItem, KResult, ReportInputs
 from datus.report.summary import HEADLINE, ordered
 
 EXAMPLE_PX = 320
@@ -208,6 +208,42 @@ def panels(inputs: ReportInputs) -> list[Panel]:
             )
         )
     return result
+
+
+def baseline_note(found: Baselines) -> str:
+    """What the table and the pictures of the baselines show."""
+    images = f"{found.n_images} image{'s' if found.n_images != 1 else ''}"
+    return (
+        f"k-means with as many clusters on the colour of pixels, and on colour and position, on "
+        f"small pictures of the same {images}. Masks that are no better follow colours or places. "
+        "Place: how well the place in the image alone predicts the label, 0 = not at all, 1 = "
+        "entirely."
+    )
+
+
+def baseline_table(found: Baselines) -> tuple[list[str], list[list[str]]]:
+    """Header and one row each for the run and the baselines."""
+    scored = found.rows[0].miou is not None
+    head = ["masks of", *(["mIoU", "accuracy"] if scored else []), "place"]
+    rows = []
+    for row in found.rows:
+        scores = [f"{value:.1f}" for value in (row.miou, row.accuracy) if value is not None]
+        rows.append([row.name, *scores, f"{row.place:.2f}"])
+    return head, rows
+
+
+def baseline_strips(inputs: ReportInputs) -> list[tuple[Picture, list[tuple[str, str]]]]:
+    """(photo, [(what made the mask, layer)]) of each picture; all in the colours of the run."""
+    if inputs.baselines is None:
+        return []
+    palette = colours_of(inputs)[0]
+    names = [row.name for row in inputs.baselines.rows]
+    strips = []
+    for image_id, image, masks in inputs.baselines.pictures:
+        layers = [layer(mask, palette, EXAMPLE_PX) for mask in masks]
+        picture = _photo(image, EXAMPLE_PX, f"photo {image_id}", image_id)
+        strips.append((picture, list(zip(names, layers, strict=True))))
+    return strips
 
 
 def _denoised_match(result: KResult) -> Array | None:
