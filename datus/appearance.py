@@ -29,7 +29,7 @@ SURROUNDINGS = 5
 N_CHANNELS = N_APPEARANCE
 """Twelve of colour and its spread, six of gradients."""
 
-KEY_SHARES, TOKEN_SHARES = (0.6, 0.6, 0.6), (1.0, 0.7, 0.0)
+KEY_SHARES, TOKEN_SHARES = (0.6, 0.6, 0.6), (1.0, 0.7, 0.3)
 """Spread of colour, of its deviations and of gradients beside the keys and beside the tokens, as
 multiples of the spread that these have themselves. Chosen on several labelled sets
 (docs/embedded_backbone.md)."""
@@ -71,7 +71,7 @@ def colour_channels(colours: Tensor, patch_px: int) -> Tensor:
 
 def gradient_channels(colours: Tensor, patch_px: int) -> Tensor:
     """(B, 6, gh, gw): root of the mean gradient of L* across, down and along both, at one and at
-    two pixels. Without signs, so that a mirror image has the same. Patches are of 2 pixels or more.
+    two pixels. Without signs, so that a mirror image has the same. Patches are of 4 pixels or more.
     """
     parts = []
     for step in (1, 2):

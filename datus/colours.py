@@ -71,11 +71,12 @@ def _fit(sample: Array, k: int, seed: int) -> ClusterModel:
 
 def renumbered(masks: Sequence[Array], like: Sequence[Array], k: int) -> list[Array]:
     """The masks with cluster numbers that overlap most with those of `like` (Hungarian), so that
-    both can be shown in the same colours. Values of `like` from `k` on are no labels."""
+    both can be shown in the same colours. Values from `k` on are no labels and stay."""
     from scipy.optimize import linear_sum_assignment
 
-    counts = np.zeros((k, 256), np.int64)
+    counts = np.zeros((256, 256), np.int64)
     for mask, other in zip(masks, like, strict=True):
         np.add.at(counts, (mask.ravel(), other.ravel()), 1)
-    found = linear_sum_assignment(counts[:, :k], maximize=True)[1].astype(np.uint8)
+    found = np.arange(256, dtype=np.uint8)
+    found[:k] = linear_sum_assignment(counts[:k, :k], maximize=True)[1]
     return [np.asarray(found[mask]) for mask in masks]

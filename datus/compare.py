@@ -15,13 +15,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from datus.colours import renumbered
+from datus.display import Look, contact_sheet, overlay_picture, png_bytes, shrunk
 from datus.errors import CorruptShard, DatusError, StoreError, UsageError, WorkError
 from datus.executors import Advance
 from datus.grid import Cell, Grid, is_grid, load_grid, parse_lists
+from datus.images import decode_image
 from datus.index import check_inputs
+from datus.masks import PALETTE, decode_labels
 from datus.outcomes import finished, read_figures
 from datus.plan import LAST, Plan, find_node
-from datus.report.cells import CellResult, Comparison
+from datus.records import Array
+from datus.report.cells import CellResult, Comparison, lines_of, varying
 from datus.report.documents import documents
 from datus.report.tables import chosen_rules
 from datus.runner import QUIET, Console, RunResult, run
@@ -30,7 +35,9 @@ from datus.store import Store
 
 Place = tuple[str, str, str]
 
-OURS = re.compile(r"figure[79]\.(svg|png)|(scores|scores_.*|segments|embedders_.*)\.csv")
+OURS = re.compile(
+    r"pictures\.png|figure[79]\.(svg|png)|(scores|scores_.*|segments|embedders_.*)\.csv"
+)
 """Files that only some comparisons have."""
 
 
@@ -247,10 +254,54 @@ def write(found: Comparison, out: str = "") -> dict[str, str]:
     """All documents into `out`, or RUN/compare/NAME. What they are -> where they are."""
     store = Store(out or Store(found.run_path).address("compare", found.name))
     files = documents(found)
+    if (sheet := pictures(found)) is not None:
+        files["pictures.png"] = sheet
     for name in store.files():
         if OURS.fullmatch(name) and name not in files:  # of another layout of the same cells
             store.remove(name)
     for name, content in files.items():
         store.write(content, name)
-    shown = {"table": "table.md", "figure 7": "figure7.svg", "figure 9": "figure9.svg"}
+    shown = {
+        "table": "table.md",
+        "pictures": "pictures.png",
+        "figure 7": "figure7.svg",
+        "figure 9": "figure9.svg",
+    }
     return {label: store.address(name) for label, name in shown.items() if name in files}
+
+
+MAX_COLUMNS = 8
+"""Masks beside one another; of more lines, the first."""
+
+
+def pictures(found: Comparison) -> bytes | None:
+    """A PNG: some images, each with its masks of every line, in the colours of the first line's
+    clusters; None where there are fewer than two lines to compare."""
+    lines = [line for line in lines_of(found.results) if line.first.pictures][:MAX_COLUMNS]
+    if len(lines) < 2:
+        return None
+    names = [name for name in varying(found.results) if name != "seed"]
+    labels = [" ".join(str(getattr(line.first, name)) for name in names) for line in lines]
+    shared = set.intersection(*(set(line.first.pictures) for line in lines))
+    ids = [image_id for image_id in lines[0].first.pictures if image_id in shared]
+    if not ids:
+        return None
+    columns: list[list[Array]] = []
+    for line in lines:
+        masks = [decode_labels(line.first.pictures[one][1], MAX_PIXELS) for one in ids]
+        if columns:
+            k = max(line.first.k, lines[0].first.k)
+            masks = renumbered(masks, columns[0], k)
+        columns.append(masks)
+    look, groups = Look(PALETTE, 0.6, SIDE_PX), []
+    for number, image_id in enumerate(ids):
+        photo = decode_image(lines[0].first.pictures[image_id][0], MAX_PIXELS)
+        shown = [overlay_picture(photo, column[number], look) for column in columns]
+        groups.append((f"{image_id}: image, {', '.join(labels)}", [shrunk(photo, SIDE_PX), *shown]))
+    return png_bytes(contact_sheet(groups, 1, SIDE_PX))
+
+
+SIDE_PX = 256
+"""Of a picture, at most: that of the pictures that runs keep."""
+
+MAX_PIXELS = SIDE_PX**2

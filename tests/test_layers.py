@@ -37,6 +37,7 @@ LAYERS = (
     {"exports"},  # items in, folders out
     {"corrections"},  # and back
     {"report"},  # pure: inputs in, bytes out
+    {"display"},
     {"remote", "disk", "shardfile", "leftovers", "predict_list"},
     {"store"},
     {"ahead"},
@@ -68,7 +69,7 @@ LAYERS = (
     | {"predict_folder", "onnx_export", "fit", "suggest"},
     {"compare"},
     {"options", "terminal"},
-    {"intake", "display", "finished"},
+    {"intake", "finished"},
     {"masked", "name_run"},
     {"results"},
     {"commands", "commands_predict", "commands_fit", "commands_export", "commands_k"}

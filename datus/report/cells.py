@@ -55,6 +55,8 @@ class CellResult:
     n_shards: int = 0
     n_shared: int = 0
     """Of these, the ones that an earlier cell of the comparison has, too."""
+    pictures: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    """Image id -> (its small picture as JPEG, its small mask as PNG), of some images."""
     report: str = ""
     """Where report.html is, if it was made."""
 
