@@ -134,7 +134,7 @@ def backbones(
 def pretrain(
     images: Images = "",
     out: Annotated[Path, typer.Option("--out", help="folder of the weights")] = Path("pretrained"),
-    name: Annotated[str, typer.Option("--name", help="of the model")] = "own_vit_t8",
+    name: Annotated[str, typer.Option("--name", help="of the model")] = "own_t8",
     start: Annotated[
         str, typer.Option("--start", help="begin with this model: datus_t8, or weights of yours")
     ] = "",
