@@ -128,21 +128,33 @@ class HybridTransformer(VisionTransformer):  # type: ignore[misc]  # timm has no
         """(B, prefix + P, embed_dim) normed tokens of images; prefix tokens get the mean of all
         patches."""
         tokens = super().forward_features(x, *args, **kwargs)
-        found = self._channels(x, self.token_scale).to(tokens)
-        mean = found.mean(dim=1, keepdim=True).expand(-1, self.num_prefix_tokens, -1)
-        return torch.cat([tokens, torch.cat([mean, found], dim=1)], dim=2)
+        return self._with_channels(tokens, self._channels(x) * self.token_scale)
 
-    def finished_keys(self, keys: Tensor, pixels: Tensor) -> Tensor:
-        """(B, prefix + P, D + N_CHANNELS) of raw keys (B, prefix + P, D) and of their images."""
+    def vit_features(self, x: Tensor) -> Tensor:
+        """(B, prefix + P, num_features): normed tokens without appearance."""
+        tokens: Tensor = super().forward_features(x)
+        return tokens
+
+    def finished(self, keys: Tensor, tokens: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and tokens with appearance, of raw keys (B, prefix + P, D), of tokens as
+        `vit_features` gives them, and of their images. Keys lose the mean key of their place."""
         rows, columns = (side // self.patch_embed.patch_size[0] for side in pixels.shape[2:])
-        found = self._channels(pixels, self.key_scale)
         places = functional.interpolate(
             self.place_keys.permute(2, 0, 1)[None], (rows, columns), mode="bilinear", antialias=True
         )
-        n_prefix = self.num_prefix_tokens
+        n_prefix, channels = self.num_prefix_tokens, self._channels(pixels)
         patches = keys[:, n_prefix:].float() - places.flatten(2).mT
-        front = functional.pad(keys[:, :n_prefix].float(), (0, N_CHANNELS))
-        return torch.cat([front, torch.cat([patches, found], dim=2)], dim=1)
+        keys = torch.cat([keys[:, :n_prefix].float(), patches], dim=1)
+        return (
+            self._with_channels(keys, channels * self.key_scale),
+            self._with_channels(tokens, channels * self.token_scale),
+        )
+
+    def _with_channels(self, vectors: Tensor, channels: Tensor) -> Tensor:
+        """(B, prefix + P, D + N_CHANNELS); prefix tokens get the mean of all patches."""
+        channels = channels.to(vectors)
+        mean = channels.mean(dim=1, keepdim=True).expand(-1, self.num_prefix_tokens, -1)
+        return torch.cat([vectors, torch.cat([mean, channels], dim=1)], dim=2)
 
     def adjust(
         self, mean: Tensor, std: Tensor, spreads: tuple[float, float], place_keys: Tensor
@@ -162,16 +174,16 @@ class HybridTransformer(VisionTransformer):  # type: ignore[misc]  # timm has no
             groups = torch.tensor(shares).repeat_interleave(N_CHANNELS // len(shares))
             scale.copy_(groups * spread / math.sqrt(N_CHANNELS / len(shares)))
 
-    def _channels(self, pixels: Tensor, scale: Tensor) -> Tensor:
+    def _channels(self, pixels: Tensor) -> Tensor:
         """float32 (B, P, N_CHANNELS): each in units of its deviation over photographs, at most
-        LIMIT of them, times `scale`."""
+        LIMIT of them."""
         patch_px = self.patch_embed.patch_size[0]
         with torch.autocast(pixels.device.type, enabled=False):
             colours = lab(pixels.float())
             parts = colour_channels(colours, patch_px), gradient_channels(colours, patch_px)
             found: Tensor = torch.cat(parts, dim=1).flatten(2).mT - self.channel_mean
-            cut: Tensor = (found / self.channel_std).clamp(-LIMIT, LIMIT) * scale
-            return cut
+            units: Tensor = (found / self.channel_std).clamp(-LIMIT, LIMIT)
+            return units
 
 
 class FilterBank(nn.Module):

@@ -140,7 +140,8 @@ class Backbone:
         attention.register_forward_pre_hook(self._remember)
         self._entered = threading.local()
         self._key_weight, self._key_bias = _key_projection(attention)
-        self._finished_keys = getattr(model, "finished_keys", None)  # a HybridTransformer's
+        self._finished = getattr(model, "finished", None)  # a HybridTransformer's
+        self._tokens = model.vit_features if self._finished else model.forward_features
         self._n_prefix = model.num_prefix_tokens
         self.patch_px = model.patch_embed.feat_ratio(as_scalar=True)
         self.embed_dim = int(model.embed_dim)
@@ -190,16 +191,16 @@ class Backbone:
             if is_filters(self._model):
                 codes = self._model(pixels)
                 return codes, codes
-            tokens = self._model.forward_features(pixels)
+            tokens = self._tokens(pixels)
             # of the projection only the key rows are needed again; what timm makes of them later
             # (norm, rotation) differs from model to model
             entered = self._entered.__dict__.pop("tokens")
             keys = torch.nn.functional.linear(entered, self._key_weight, self._key_bias)
-            if self._finished_keys is not None:
-                keys = self._finished_keys(keys, pixels)
             if isinstance(self._model.norm, torch.nn.Identity):
                 # ViTs trained on mean tokens keep their final norm behind the pooling
                 tokens = self._model.fc_norm(tokens)
+            if self._finished:
+                keys, tokens = self._finished(keys, tokens, pixels)
             keys, tokens = keys.float(), tokens.float()
         if not bool(torch.isfinite(keys).all() & torch.isfinite(tokens).all()):
             raise BackboneError(not_finite(self.name, self._precision))

@@ -266,6 +266,8 @@ def advice() -> str:
     """What the table recommends, in words."""
     return (
         f"recommended: {RECOMMENDED}; with more memory and time, {LARGER}\n"
+        f"without a network: {EMBEDDED_BACKBONE}; where classes are colours or grey levels "
+        "(microscopes, CT, satellites), datus_filters_p4, or datus_filters for finer masks\n"
         "datus backbones NAME says all about one model, datus backbones NAME --fetch downloads its "
         "weights"
     )

@@ -177,8 +177,9 @@ def test_all_is_made_on_the_device_of_the_image() -> None:
                 if one is not None:
                     module._buffers[name] = torch.empty(one.shape)
         image, keys = torch.zeros(2, 3, 32, 48), torch.zeros(2, 25, 16)
-        found = model.finished_keys(keys, image), model.forward_features(image), filters(image)
-    assert [one.device.type for one in found] == ["cuda"] * 3
+        whole = model.finished(keys, model.vit_features(image), image)
+        found = (*whole, model.forward_features(image), filters(image))
+    assert {one.device.type for one in found} == {"cuda"}
     assert found[0].shape == (2, 25, 16 + N_CHANNELS)
 
 
