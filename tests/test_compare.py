@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from run_tree import tree
 from tiny_runs import SPEED, Dataset, Listener, flip_byte, snapshot
 from typer.testing import CliRunner
@@ -287,6 +288,17 @@ def test_the_command_prints_the_table_and_where_all_is(done: Path) -> None:
     assert {"table.md", "table.tex", "compare.json", "segments.csv", "figure7.png"} <= names
     for name in ("figure7.png", "figure9.png"):
         assert (done / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_show_every_line_beside_the_image(done: Path) -> None:
+    with Image.open(done / "out" / "pictures.png") as sheet:
+        width, height = sheet.size
+    found = json.loads((done / "out" / "compare.json").read_text(encoding="utf-8"))
+    names = ("run", "preset", "backbone", "embedder", "k")
+    lines = {tuple(one[n] for n in names) for one in found["cells"] if "failed" not in one}
+    n = 1 + min(8, len(lines))
+    assert n * 256 <= width <= n * 256 + 2 * n + 12
+    assert height > 256
 
 
 def test_another_layout_leaves_no_file_of_the_one_before(done: Path) -> None:

@@ -138,6 +138,50 @@ def test_a_finished_training_does_nothing(tmp_path: Path, photos: list[Path]) ->
     assert weights.stat().st_mtime_ns == before
 
 
+def test_a_model_goes_on_from_another(tmp_path: Path, photos: list[Path]) -> None:
+    first = pretrain(settings(tmp_path / "first", pairs=0), photos, lambda _: None)
+    given = {"start": str(first), "views": 8, "pairs": 0}
+    weights = pretrain(settings(tmp_path / "second", **given), photos, lambda _: None)
+    record = json.loads(weights.with_suffix(".json").read_text())
+    assert record["start"] == f"mine {weights_id(str(first), 'auto')}"
+    again = pretrain(settings(tmp_path / "again", **given), photos, lambda _: None)
+    assert again.read_bytes() == weights.read_bytes() != first.read_bytes()
+
+
+def test_no_steps_only_measure_the_photographs(tmp_path: Path, photos: list[Path]) -> None:
+    from safetensors.torch import load_file
+
+    first = pretrain(settings(tmp_path / "first"), photos, lambda _: None)
+    given = {"start": str(first), "views": 0, "pairs": 0}
+    weights = pretrain(settings(tmp_path / "out", **given), photos, lambda _: None)
+    before, after = load_file(first), load_file(weights)
+    assert before.keys() == after.keys()
+    for name, one in after.items():  # the scales were measured on these photographs before
+        torch.testing.assert_close(one.float(), before[name].float(), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("start", "text"),
+    [
+        ("vit_small_patch8_224.dino", "expected datus_t8, or a file that datus pretrain wrote"),
+        ("datus_filters_p8", "it has another"),
+        ("datus_t8", "it has another embed_dim, depth, num_heads"),  # TINY is smaller
+    ],
+)
+def test_what_cannot_be_gone_on_from(
+    tmp_path: Path, photos: list[Path], start: str, text: str
+) -> None:
+    with pytest.raises(UsageError, match=text):
+        pretrain(settings(tmp_path / "out", start=start), photos, lambda _: None)
+
+
+def test_nothing_to_train(tmp_path: Path, photos: list[Path]) -> None:
+    given = ["pretrain", "--images", photos[0].parent, "--views", "0", "--pairs", "0"]
+    done = CliRunner().invoke(app, [*map(str, given), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "nothing to train: give --views, --pairs or --start" in done.output
+
+
 def test_one_phase_only(tmp_path: Path, photos: list[Path]) -> None:
     pretrain(settings(tmp_path / "out", pairs=0), photos, lambda _: None)
     assert json.loads((tmp_path / "out" / "mine.json").read_text())["n_pairs"] == 0
