@@ -125,7 +125,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         return float(np.mean([row[figure] for row in cells[model, name]]))
 
     best = {
-        name: max(mean(one, name, "miou") for one in BASELINES if cells[one, name]) for name in sets
+        name: max(
+            (mean(one, name, "miou") for one in BASELINES if cells[one, name]), default=np.nan
+        )
+        for name in sets
     }
     photographs = [name for name in sets if name != "rock_ct"]
     lines = [

@@ -16,7 +16,7 @@ from datus.clusters_config import ClustersConfig
 from datus.errors import ClusterError
 from datus.records import Array, ClusterModel
 
-SAMPLE = 50_000
+SAMPLE = 20_000
 """Pixels that k-means sees at most, as many of each image."""
 
 RESTARTS = 3

@@ -96,7 +96,7 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
 ) -> None:
     result = call("run", *tiny.arguments(run_copy), "--clusters", "3")
     assert result.exit_code == 0, result.output
-    stages, scores, end = result.stdout.split("\n\n")
+    stages, scores, beside, end = result.stdout.split("\n\n")
     header, *rows = stages.splitlines()
     assert header.split("  ")[0] == "stage"
     assert re.split(" {2,}", header) == [
@@ -115,6 +115,9 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
     for rule in RULES:
         assert all(re.fullmatch(r"\d+\.\d\d", cell) for cell in found[rule])
     report = json.loads((run_copy / "latest" / "report" / "report.json").read_bytes())
+    beside_scores = [f"{row['name']} {row['miou']:.1f}" for row in report["baselines"]["rows"]]
+    n_images = report["baselines"]["n_images"]
+    assert beside == f"mIoU on small pictures of {n_images} images: {', '.join(beside_scores)}"
     verdict = Verdict(report["verdict"]["word"], tuple(report["verdict"]["reasons"]))
     assert end.splitlines()[:2] == [
         f"verdict: {verdict.words}",

@@ -177,7 +177,7 @@ ALL_NAMES = sorted(leaves(Config()))
             "segments.restart: unknown setting; did you mean segments.restarts?",
         ),
         ("clusters.K", "clusters.K: unknown setting; did you mean clusters.k?"),
-        ("report.xyz", "report.xyz: unknown setting; known: examples, gallery, browse"),
+        ("report.xyz", "report.xyz: unknown setting; known: examples, gallery, baselines, browse"),
         (
             "a.b.c",
             "a.b: unknown setting; known: preset, seed, run_dir, data, features, graphs, segments, "
@@ -383,7 +383,8 @@ def test_the_run_folder_is_named_after_the_images() -> None:
 
 def test_hashed_settings_are_plain_and_leave_out_what_is_only_kept() -> None:
     config = load(features__allow_missing=["a", "b"], clusters__k=[3, 4])
-    assert settings_of(config.report) == {"examples": 12, "gallery": 8, "browse": 10_000}
+    report = {"examples": 12, "gallery": 8, "baselines": True, "browse": 10_000}
+    assert settings_of(config.report) == report
     assert settings_of(config.features)["allow_missing"] == ["a", "b"]
     for section in (config.features, config.graphs):
         assert set(settings_of(section)) == {f.name for f in dataclasses.fields(section)} - {"keep"}

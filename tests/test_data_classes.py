@@ -20,6 +20,7 @@ N_CLASSES = {
     "clothing9": 9,
     "cocostuff27": 27,
     "labelmefacade8": 8,
+    "rock4": 4,
     "suim6": 6,
     "suim8": 8,
     "voc21": 21,

@@ -18,6 +18,7 @@ from datus.dataset import StoredDataset
 from datus.errors import StoreError
 from datus.index import read_index
 from datus.plan import make_plan
+from datus.reporting import BASELINE_IMAGES, _spread
 from datus.store import Store
 
 
@@ -121,6 +122,10 @@ def test_the_report_reads_tallies_and_the_shards_of_the_page(
     views = {"views": 1, "embeddings": len(again), "segments": len(again)}
     assert len(again) < n_shards
     tallies = {"tallies": (2 if wide else 1) * n_shards}
+    scored = _spread([one for one in records if one.truth_path], BASELINE_IMAGES)
+    shown = {record.image_id for record in scored}
+    beside = sum(bool(shown & {r.image_id for r in one.records}) for one in result.plan.shards)
+    page |= {"masks": page.get("masks", 0) + beside}
     assert by_shard == Counter(tallies) + Counter(page) + Counter(views)
 
 

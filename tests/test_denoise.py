@@ -134,7 +134,7 @@ def filled(folder: Path, n_images: int = 6, n_views: int = 1) -> FeatureSet:
         grid = (6, 8) if number % 2 else (8, 6)
         labels = rng.integers(0, 3, grid).astype(U8)
         assert writer.wants(f"i{number}", labels)
-        features = rng.normal(0, 1, (192, *grid)).astype(np.float32)
+        features = rng.normal(0, 1, (210, *grid)).astype(np.float32)
         for label in range(3):
             features[label][labels == label] += 9
         views = [features, features[..., ::-1]][:n_views]
@@ -147,8 +147,8 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
     assert len(found) == 6
     assert found.pixels.sum() == 6 * 48
     one, other = found.take([0, 3], np.random.default_rng(0))
-    assert one.inputs.shape == (192, 8, 6)
-    assert other.inputs.shape == (192, 6, 8)
+    assert one.inputs.shape == (210, 8, 6)
+    assert other.inputs.shape == (210, 6, 8)
     assert np.array_equal(one.shares.argmax(0), one.inputs[:3].argmax(0))
     assert np.array_equal(other.shares.argmax(0), other.inputs[:3].argmax(0))
 

@@ -135,6 +135,7 @@ FIRST_CHANGED: dict[str, tuple[Any, str | None]] = {
     "denoise.rounds": (2, None),
     "report.examples": (1, "report"),
     "report.gallery": (1, "tallies"),
+    "report.baselines": (False, "report"),
     "report.browse": (1, "report"),
     "speed.executor": ("processes", None),
     "speed.workers": (9, None),

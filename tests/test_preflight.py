@@ -71,7 +71,8 @@ def test_the_bytes_of_every_stage_are_those_of_the_run(
         # a tiny run's JSON says how many digits a figure has; the report counts pictures
         luck = 10 * 776 if stage == "samples" else None  # one vector in 16, of a few hundred
         # tallies grow with the images of a shard, but less and less, and shards differ in size
-        rel = 0.2 if stage in ("report", "tallies") else 0.1
+        # views are of four images, and their crops have other segments than the images
+        rel = 0.3 if stage in ("report", "tallies", "views") else 0.1
         near = pytest.approx(real[stage], rel=rel, abs=luck)
         assert n_bytes == near, stage
     assert found.n_bytes == pytest.approx(sum(real.values()), rel=0.1)

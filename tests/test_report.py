@@ -37,7 +37,7 @@ def test_json_holds_everything_a_program_asks_for() -> None:
     assert set(found) == {
         *("classes", "clusters", "coverage", "datus", "definitions", "failures", "headline"),
         *("n_images", "numbers", "preset", "provenance", "rules", "scores", "scores_note"),
-        *("settings", "sweep", "title", "verdict", "warnings", "better_backbone"),
+        *("settings", "sweep", "title", "verdict", "warnings", "better_backbone", "baselines"),
     }
     assert found["clusters"] == 5
     assert found["n_images"] == 3

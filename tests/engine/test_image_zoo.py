@@ -32,7 +32,7 @@ from PIL import Image
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
 UPRIGHT = scene()
-GREY = UPRIGHT[..., 0]
+GREY = UPRIGHT[..., 2]
 PNG = encoded(UPRIGHT)
 BIG_JPEG = encoded(scene(120, 160), "JPEG", quality=95)
 
