@@ -1,4 +1,4 @@
-"""Draw docs/embedded_backbone.svg, the losses and scores of docs/embedded_backbone.md, and
+"""Draw docs/embedded_backbone.svg, the scores over training steps of docs/embedded_backbone.md, and
 docs/imperfect_labels.svg and .png, the scores against the error of the labels of docs/denoise.md,
 and docs/corrections.svg and .png, the scores against the number of corrected images.
 
@@ -15,19 +15,12 @@ from datus.report.drawing import COLOURS, Drawing, Marker, Spot, Stroke, Words, 
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-LOG = RESULTS / "2026-11-21-pretrain-no-position.jsonl"
+LOG = RESULTS / "2026-12-01-two-cores-pretrain-pairs.jsonl"
 CORRECTIONS_LOG = RESULTS / "2026-11-21-two-cores-corrections.jsonl"
 LABELS_LOG = RESULTS / "2026-11-21-two-cores-denoise.jsonl"
 
-FIRST_PHASE, BATCH = 2000, 64
-KEPT, OTHER = "#0072b2", "#d55e00"
-
-LOSS_KEPT = {128: 0.0672, 313: 0.051, 457: 0.048}
-"""Thousand views -> loss, of the recipe of datus_vit_t8; those of 65 and 95 minutes by its rate."""
-
-SCORE_KEPT = {128: 18.2, 313: 16.9, 457: 17.5}
-SCORE_OTHER = {109: 15.0, 147: 15.4}
-"""Thousand views or pairs -> mIoU on 62 CamVid train images, hungarian_strict, preset best."""
+LAST_STEP = 2700
+"""Of the training whose figures are in LOG."""
 
 Mark = Stroke | Spot | Words
 Box = tuple[float, float, float, float]
@@ -167,53 +160,55 @@ SEED = 0
 TOP_MIOU = 40
 
 
+TRAINED_SETS: dict[str, tuple[str, Marker]] = {
+    "camvid11_train": (COLOURS[0], "circle"),
+    "facades/even": (COLOURS[1], "square"),
+    "facades/odd": (COLOURS[2], "square"),
+    "ccp_clothing": (COLOURS[3], "triangle"),
+    "camvid11_val": (COLOURS[4], "circle"),
+}
+
+
 def embedded_backbone() -> None:
-    first = [json.loads(line) for line in LOG.read_text().splitlines()]
-    other = {
-        one["step"] * BATCH / 1000: one["losses"][0]
-        for one in first
-        if 200 <= one["step"] <= FIRST_PHASE
-    }
-    marks = [
-        *panel("loss, hidden patches", (60, 50, 390, 270), (0.0, 0.15), 0.05, LOSS_KEPT, other),
-        *panel("mIoU, CamVid train", (470, 50, 800, 270), (10.0, 20.0), 5, SCORE_KEPT, SCORE_OTHER),
-        Words((60, 20), "datus_vit_t8's recipe", 13, "start", KEPT),
-        Words((220, 20), "without position: datus pretrain", 13, "start", OTHER),
-    ]
-    drawing = Drawing("Loss and score against thousand views", 830, 330, tuple(marks))
+    rows = [json.loads(line) for line in LOG.read_text().splitlines()]
+    marks: list[Mark] = []
+    panels = (
+        ("score over the better colour baseline", "ratio", 60.0, (0.8, 1.8)),
+        ("labels kept in mirror images (kappa)", "mirror", 400.0, (0.4, 1.0)),
+        ("... enlarged and recoloured", "crop", 740.0, (0.3, 0.9)),
+    )
+    for title, figure, left, values in panels:
+        points = {
+            name: {row["step"]: row[figure] for row in rows if row["set"] == name}
+            for name in TRAINED_SETS
+        }
+        marks += panel(title, (left, 70, left + 270, 290), values, points)
+    for number, (name, (colour, kind)) in enumerate(TRAINED_SETS.items()):
+        left = 66 + 170 * number
+        marks += [Spot((left, 22), kind, colour), Words((left + 12, 26), name, 13)]
+    drawing = Drawing("Scores and agreement over steps of training", 1040, 350, tuple(marks))
     (ROOT / "docs" / "embedded_backbone.svg").write_bytes(to_svg(drawing))
 
 
-def panel(
-    title: str,
-    box: Box,
-    values: Range,
-    tick: float,
-    kept: dict[int, float],
-    other: dict[float, float],
-) -> list[Mark]:
+def panel(title: str, box: Box, values: Range, points: dict[str, dict[int, float]]) -> list[Mark]:
     left, top, right, bottom = box
-    views = (0.0, 480.0)
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = left + (x - views[0]) / (views[1] - views[0]) * (right - left)
-        return across, bottom - (y - values[0]) / (values[1] - values[0]) * (bottom - top)
+    def at(step: float, y: float) -> tuple[float, float]:
+        share = (y - values[0]) / (values[1] - values[0])
+        return left + step / LAST_STEP * (right - left), bottom - share * (bottom - top)
 
     marks: list[Mark] = [Words((left, top - 10), title, 13, "start", "#333333")]
     marks.append(Stroke(((left, top), (left, bottom), (right, bottom)), "#999999"))
-    marks.append(
-        Words(((left + right) / 2, bottom + 36), "thousand views", 12, "middle", "#333333")
-    )
-    for x in range(0, 481, 120):
-        marks.append(Words((at(x, values[0])[0], bottom + 18), str(x), 11, "middle", "#333333"))
-    for step in range(round((values[1] - values[0]) / tick) + 1):
-        y = values[0] + step * tick
-        marks.append(Words((left - 8, at(0, y)[1] + 4), f"{y:g}", 11, "end", "#333333"))
-    for points, colour, kind in ((other, OTHER, "square"), (kept, KEPT, "circle")):
-        places = tuple(at(x, min(y, values[1])) for x, y in sorted(points.items()))
+    marks.append(Words(((left + right) / 2, bottom + 38), "steps", 12, "middle", "#333333"))
+    for step in range(0, LAST_STEP + 1, 500):
+        marks.append(Words((at(step, values[0])[0], bottom + 18), str(step), 11, "middle"))
+    for tenth in range(round(10 * values[0]), round(10 * values[1]) + 1, 2):
+        marks.append(Words((left - 8, at(0, tenth / 10)[1] + 4), f"{tenth / 10:g}", 11, "end"))
+    for name, line in points.items():
+        colour, kind = TRAINED_SETS[name]
+        places = tuple(at(step, y) for step, y in sorted(line.items()))
         marks.append(Stroke(places, colour, 1.5))
-        if len(places) < 10:
-            marks += [Spot(place, kind, colour) for place in places]
+        marks += [Spot(place, kind, colour) for place in places]
     return marks
 
 
