@@ -18,7 +18,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from datus.appearance import BUFFERS, N_CHANNELS, PLACES, HybridTransformer
 from datus.checkpoints import load_checkpoint
 from datus.disk import check_writable, explained
 from datus.errors import UsageError, WorkError
+from datus.onednn import CPUINFO
 from datus.records import Array
 from datus.selfsupervised import (
     ARCHITECTURE,
@@ -168,7 +169,8 @@ class Training:
         device = torch.device(self.settings.device)
         drawn = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + step)
         views = Views(*(part.to(device) for part in views))
-        with torch.autocast(device.type, torch.bfloat16):
+        lower = device.type != "cpu" or has_bfloat16()
+        with torch.autocast(device.type, torch.bfloat16, enabled=lower):
             if pairs:
                 return list(self._learner.both_losses(views, self._average, drawn))
             return [self._learner.hidden_loss(views.first, drawn)]
@@ -271,6 +273,19 @@ class Training:
         text = json.dumps(record, indent=2) + "\n"
         write_whole(Path(f"{stem}.safetensors"), save(tensors))
         write_whole(Path(f"{stem}.json"), text.encode())
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; elsewhere float32 is faster.
+
+    Linux says so; other systems are taken to have none.
+    """
+    try:
+        flags = CPUINFO.read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def begin_with(encoder: HybridTransformer, name: str) -> None:

@@ -182,6 +182,20 @@ def test_nothing_to_train(tmp_path: Path, photos: list[Path]) -> None:
     assert "nothing to train: give --views, --pairs or --start" in done.output
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("flags : avx2 avx512f avx512_bf16", True), ("Features : asimd bf16", True)]
+    + [("flags : avx2 avx512f", False), (None, False)],
+)
+def test_bfloat16_is_for_processors_that_have_it(
+    text: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text:
+        (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(module, "CPUINFO", tmp_path / "cpuinfo")
+    assert module.has_bfloat16.__wrapped__() == expected
+
+
 def test_one_phase_only(tmp_path: Path, photos: list[Path]) -> None:
     pretrain(settings(tmp_path / "out", pairs=0), photos, lambda _: None)
     assert json.loads((tmp_path / "out" / "mine.json").read_text())["n_pairs"] == 0
