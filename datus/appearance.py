@@ -97,9 +97,8 @@ FREQUENCIES, BANDWIDTH = (0.25, 0.5, 1.0, 2.0), 0.1
 """Of the code of `FilterBank`: periods in a channel's range, and the standard deviation of the
 Gaussian that it follows."""
 
-GAINS, SHARES = (1.0, 2.0, 2.0), (1.0, 0.5)
-"""What brings L*, a*, b* (divided by 100) to a range of about 1, and the length of the code of a
-patch and of its surroundings. Deviations and gradients were tried: docs/embedded_backbone.md."""
+GAINS = (1.0, 2.0, 2.0)
+"""What brings L*, a*, b* (divided by 100) to a range of about 1."""
 
 BUFFERS = ("channel_mean", "channel_std", "key_scale", "token_scale", "place_keys")
 """What a HybridTransformer has beside the weights of timm's ViT."""
@@ -199,14 +198,15 @@ class FilterBank(nn.Module):
     phases: Tensor
     amplitudes: Tensor
 
-    def __init__(self, patch_size: int, dynamic_img_size: bool = True) -> None:
-        """patch_size: pixels along a side. Images may have any size."""
+    def __init__(self, patch_size: int, surroundings: float, dynamic_img_size: bool = True) -> None:
+        """patch_size: pixels along a side; images may have any size. surroundings: length of their
+        code, where that of the patch has 1."""
         super().__init__()
         self.patch_px = patch_size
         frequencies = torch.tensor(FREQUENCIES)
         weights = torch.exp(-((2 * math.pi * frequencies * BANDWIDTH) ** 2) / 2)
-        gains = torch.tensor(GAINS).repeat(len(SHARES))
-        shares = torch.tensor(SHARES).repeat_interleave(len(GAINS))
+        gains = torch.tensor(GAINS).repeat(2)
+        shares = torch.tensor([1.0, surroundings]).repeat_interleave(len(GAINS))
         self.register_buffer("phases", 2 * math.pi * gains[:, None] * frequencies)
         self.register_buffer("amplitudes", shares[:, None] * (weights / weights.sum()).sqrt())
 

@@ -29,7 +29,7 @@ from datus.images import normalise
 from datus.pretrain import calibrate
 from datus.records import Array
 from datus.segmenter import SegmenterSpec, build_segmenter
-from datus.sources import MODELS
+from datus.sources import MODELS, own_record
 
 TINY = {
     "img_size": 32,
@@ -167,7 +167,7 @@ def test_half_precision_leaves_the_channels_as_they_are() -> None:
 
 def test_all_is_made_on_the_device_of_the_image() -> None:
     """Tensors of a GPU that is not there: mixing them with those of the CPU is an error."""
-    model, filters = HybridTransformer(**TINY), FilterBank(8)
+    model, filters = HybridTransformer(**TINY), FilterBank(8, 0.5)
     with FakeTensorMode(), torch.device("cuda"):
         for module in (*model.modules(), filters):
             for name, one in module._parameters.items():
@@ -217,7 +217,7 @@ def test_filters_code_near_colours_nearly_alike(name: str) -> None:
 @pytest.mark.parametrize("name", FILTERS)
 def test_the_file_of_filters_holds_the_constants_of_the_code(name: str) -> None:
     found = load_backbone(name, "auto", FeaturesConfig())._model
-    fresh = FilterBank(found.patch_px)
+    fresh = FilterBank(**own_record(MODELS / f"{name}.safetensors")["architecture"])
     assert torch.equal(found.phases, fresh.phases)
     assert torch.equal(found.amplitudes, fresh.amplitudes)
 

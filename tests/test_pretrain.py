@@ -184,8 +184,12 @@ def test_nothing_to_train(tmp_path: Path, photos: list[Path]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("flags : avx2 avx512f avx512_bf16", True), ("Features : asimd bf16", True)]
-    + [("flags : avx2 avx512f", False), (None, False)],
+    [
+        ("flags : avx2 avx512f avx512_bf16", True),
+        ("Features : asimd bf16", True),
+        ("flags : avx2 avx512f", False),
+        (None, False),
+    ],
 )
 def test_bfloat16_is_for_processors_that_have_it(
     text: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
