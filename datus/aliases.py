@@ -109,6 +109,8 @@ def _own(row: Row) -> Iterator[str]:
     if row.is_cnn:
         yield f"{scheme}_{row.model}"
         return
+    if row.size in ("t8", "filters"):  # ours have one name each
+        return
     code += "plus" if "_plus_" in row.name else ""
     code += "_336" if "_336." in row.name else ""
     if "_reg4_" in row.name:

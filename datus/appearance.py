@@ -3,7 +3,7 @@
     in    float32 (B, 3, h, w) images, normalised as every backbone gets them
     out   keys and tokens of patches
 
-A small ViT that was trained for an hour knows where things are in a picture better than what they
+A small ViT that was trained for half an hour knows where things are in a picture better than what they
 are. Colour, its spread and its gradients, each measured on the patch and on a larger scale, tell it
 what a photograph shows at a glance; large models need none of it (docs/embedded_backbone.md).
 
@@ -93,12 +93,12 @@ def _around(values: Tensor) -> Tensor:
     )
 
 
-FREQUENCIES, BANDWIDTH = (0.25, 0.5, 1.0, 2.0), 0.1
-"""Of the code of `FilterBank`: periods in a channel's range, and the standard deviation of the
-Gaussian that it follows."""
+FREQUENCIES, BANDWIDTH = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5), 0.2
+"""Of the code of `FilterBank`, and the standard deviation of the Gaussian that its products follow.
+All frequencies are multiples of the first, so a code repeats at a difference of 4."""
 
-GAINS = (1.0, 2.0, 2.0)
-"""What brings L*, a*, b* (divided by 100) to a range of about 1."""
+GAINS = (1.0, 1.5, 1.5)
+"""Of L*, a*, b* (divided by 100). No two colours of sRGB differ by more than 3.1 then."""
 
 BUFFERS = ("channel_mean", "channel_std", "key_scale", "token_scale", "place_keys")
 """What a HybridTransformer has beside the weights of timm's ViT."""

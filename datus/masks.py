@@ -63,28 +63,31 @@ def fill_from_neighbours(segments: SegmentMap, assignments: Assignments) -> Assi
     Segments that touch no labelled one wait for those that do. Their margin stays 0.
     """
     cluster = assignments.cluster.copy()
-    contacts = _contacts(segments.labels, segments.n_segments)
+    first, second = _contacts(segments.labels, segments.n_segments)
     while True:
-        votes = np.where(cluster[None, :] >= 0, contacts, 0)
-        open_ones = np.flatnonzero((cluster < 0) & votes.any(axis=1))
-        if not len(open_ones):
+        usable = (cluster[first] < 0) & (cluster[second] >= 0)
+        if not usable.any():
             return Assignments(cluster, assignments.margin)
-        cluster[open_ones] = cluster[votes[open_ones].argmax(axis=1)]
+        open_ones, at = np.unique(first[usable], return_index=True)
+        cluster[open_ones] = cluster[second[usable][at]]
 
 
-def _contacts(labels: Array, n_segments: int) -> Array:
-    """int64 (S, S): how many pairs of patches, 8-connected, two different segments share."""
+def _contacts(labels: Array, n_segments: int) -> tuple[Array, Array]:
+    """int64 (n,) twice: segments and a segment that each touches, the one with the most 8-connected
+    pairs of patches first."""
     pairs = (
         (labels[:, :-1], labels[:, 1:]),
         (labels[:-1], labels[1:]),
         (labels[:-1, :-1], labels[1:, 1:]),
         (labels[:-1, 1:], labels[1:, :-1]),
     )
-    both = np.concatenate([(one * n_segments + other).ravel() for one, other in pairs])
-    counts = np.bincount(both, minlength=n_segments**2).reshape(n_segments, n_segments)
-    counts = counts + counts.T
-    np.fill_diagonal(counts, 0)
-    return counts
+    both = np.concatenate([np.stack([one.ravel(), other.ravel()]) for one, other in pairs], axis=1)
+    both = both[:, both[0] != both[1]].astype(np.int64)
+    both = np.concatenate([both, both[::-1]], axis=1)
+    codes, counts = np.unique(both[0] * n_segments + both[1], return_counts=True)
+    first, second = codes // n_segments, codes % n_segments
+    order = np.lexsort((second, -counts, first))
+    return first[order], second[order]
 
 
 def find_labels(folder: Path) -> dict[str, str]:

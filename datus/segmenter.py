@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datus import __version__
-from datus.backbones import empty_model, is_filters, load_backbone
+from datus.backbones import empty_model, load_backbone
 from datus.config import EMBEDDED_BACKBONE, FeaturesConfig
 from datus.errors import BackboneError, UsageError
 from datus.heads import HEADS, Grid, Head, Place, ResNetBody, Tokens
@@ -45,7 +45,7 @@ from datus.modelfiles import (
     write_whole,
 )
 from datus.records import IGNORE
-from datus.sources import model_path, weights_id
+from datus.sources import check_learnable, model_path, weights_id
 
 __all__ = [
     "Segmenter",
@@ -110,6 +110,7 @@ def build_segmenter(spec: SegmenterSpec, seed: int, device: str = "cpu") -> "Seg
     if spec.kind == "deeplabv3":
         segmenter = _deeplab(spec, seed)
     else:
+        check_learnable(spec.backbone)
         settings = FeaturesConfig(backbone=spec.backbone, weights=spec.weights)
         backbone = load_backbone(spec.backbone, spec.weights, settings, "cpu", seed)
         origin = {"id": weights_id(spec.backbone, spec.weights), **_own_record(spec.backbone)}
@@ -237,11 +238,6 @@ def _plain_model(backbone: Any) -> Any:
     """The timm model inside a Backbone, without the hook that remembers what the keys need: it
     would keep the tokens of a whole batch alive, and cannot be copied."""
     vit = backbone._model
-    if is_filters(vit):
-        raise BackboneError(
-            f"{backbone.name}: filters have no features that a segmenter could learn from; take a "
-            "ViT, such as datus_t8, or kind deeplabv3"
-        )
     vit.blocks[-1].attn._forward_pre_hooks.clear()
     return vit
 

@@ -50,6 +50,10 @@ def find_weights(backbone: str, weights: str) -> Path | str:
         )
     if weights == "auto" and shipped:
         return shipped
+    if weights == "random" and _is_filters(backbone):
+        raise UsageError(
+            f"features.weights: {backbone} learned nothing that could be random: use auto"
+        )
     if weights == "hub" and shipped:
         raise UsageError(f"features.weights: {backbone} is shipped, not on the hub; use auto")
     if weights in ("auto", "hub"):
@@ -346,6 +350,20 @@ def describe(name: str) -> list[tuple[str, str]]:
     if not (model_path(name) or local_file(name)):
         facts.append(("to use a file", cure(name)))
     return facts
+
+
+def check_learnable(backbone: str) -> None:
+    """BackboneError if the model has no features that a segmenter could learn from."""
+    if _is_filters(backbone):
+        raise BackboneError(
+            f"{backbone}: filters have no features that a segmenter could learn from; take a ViT, "
+            "such as datus_t8, or kind deeplabv3"
+        )
+
+
+def _is_filters(name: str) -> bool:
+    row = find(name)
+    return row is not None and row.size == "filters"
 
 
 def _kind(row: Row) -> str:

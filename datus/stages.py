@@ -37,6 +37,7 @@ from datus.imagesize import denoise_size, input_size
 from datus.index import Index
 from datus.resources import resolve_device
 from datus.shardwork import Context
+from datus.sources import check_learnable
 from datus.store import ShardReport
 
 Numbers = dict[str, dict[str, float]]
@@ -160,6 +161,7 @@ def _denoise_fit(config: Config, k: int, index: Index) -> dict[str, Any]:
     settings = {**settings_of(config.denoise), "seed": config.seed, "dataset": index.content}
     del settings["enabled"]
     if config.denoise.kind == "probe":
+        check_learnable(config.features.backbone)
         settings["backbone"] = config.features.backbone
         settings["weights"] = _weights(config, config.features.backbone, config.features.weights)
     settings["channels"] = config.features.channels

@@ -92,7 +92,7 @@ class Row:
             return {"conv1.weight": (64, 3, 7, 7), **CNN_SHAPES[self.model]}
         width, depth, _ = SIZES[self.size]
         if not depth:
-            return {"phases": (6, 4)}
+            return {"phases": (6, 6)}
         shapes: dict[str, Shape] = {
             "patch_embed.proj.weight": (width, 3, self.patch_px, self.patch_px),
             "blocks.0.attn.qkv.weight": (3 * width, width),
@@ -117,7 +117,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "H": (1280, 32, 16),
     "H+": (1280, 32, 20),
     "g": (1536, 40, 24),
-    "filters": (48, 0, 0),  # the size of a code; there are no blocks
+    "filters": (72, 0, 0),  # the size of a code; there are no blocks
 }
 
 CNN_SHAPES: dict[str, dict[str, Shape]] = {
