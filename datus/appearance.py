@@ -3,9 +3,10 @@
     in    float32 (B, 3, h, w) images, normalised as every backbone gets them
     out   keys and tokens of patches
 
-A small ViT that was trained for half an hour knows where things are in a picture better than what they
-are. Colour, its spread and its gradients, each measured on the patch and on a larger scale, tell it
-what a photograph shows at a glance; large models need none of it (docs/embedded_backbone.md).
+A small ViT that was trained for half an hour knows where things are in a picture better than what
+they are. Colour, its spread and its gradients, each measured on the patch and on a larger scale,
+tell it what a photograph shows at a glance; large models need none of it
+(docs/embedded_backbone.md).
 
 The classes here are those of the models that the package ships; `backbones` makes them.
 """

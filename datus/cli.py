@@ -314,7 +314,8 @@ def _baseline_lines(report: dict[str, Any]) -> list[str]:
     if not found or found["rows"][0]["miou"] is None:
         return []
     parts = ", ".join(f"{row['name']} {row['miou']:.1f}" for row in found["rows"])
-    return ["", f"mIoU on small pictures of {found['n_images']} images: {parts}"]
+    what = "mIoU (hungarian_strict)"
+    return ["", f"{what} on small pictures of {found['n_images']} images: {parts}"]
 
 
 def _verdict_lines(report: dict[str, Any]) -> list[str]:

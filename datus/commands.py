@@ -176,7 +176,8 @@ def pretrain(
 
         def say(line: dict[str, Any]) -> None:
             losses = ", ".join(f"{one:.4f}" for one in line["losses"])
-            console.say(f"step {line['step']}: loss {losses}; checkpoint written")
+            loss = f"loss {losses}; " if losses else ""
+            console.say(f"step {line['step']}: {loss}checkpoint written")
 
         before = torch.get_num_threads()
         torch.set_num_threads(threads or n_cores())

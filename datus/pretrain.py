@@ -49,6 +49,9 @@ MOMENTUM = 0.999, 0.996
 N_SAMPLE = 300
 """Images that the scales of a model are measured on at the end; a tenth at a checkpoint."""
 
+LEAST_SAMPLE, LEAST_STD = 30, 0.01
+"""See `calibrate`. On photographs channels have standard deviations of 0.02 to 0.25."""
+
 RATE_UP = 200
 """Steps in which the learning rate of a phase rises."""
 
@@ -294,6 +297,8 @@ def begin_with(encoder: HybridTransformer, name: str) -> None:
     Raises BackboneError, or UsageError if it is of another size.
     """
     path = model_path(name)
+    if path is not None and own_record(path).get("class") == "FilterBank":
+        raise UsageError(f"--start {name}: filters have nothing to train; expected datus_t8")
     if path is None:
         raise UsageError(f"--start {name}: expected datus_t8, or a file that datus pretrain wrote")
     wanted = {key: ARCHITECTURE[key] for key in ("patch_size", "embed_dim", "depth", "num_heads")}
@@ -307,7 +312,9 @@ def begin_with(encoder: HybridTransformer, name: str) -> None:
 def calibrate(encoder: HybridTransformer, images: Sequence[Array]) -> None:
     """Measure on photographs what `HybridTransformer.adjust` wants, and set it.
 
-    images: uint8 (px, px, 3) RGB, of PLACES patches along a side.
+    images: uint8 (px, px, 3) RGB, of PLACES patches along a side. Fewer than LEAST_SAMPLE say too
+    little about a place: all places then get the mean of all. Channels that hardly vary on these
+    images (the colours of grey ones) count as if they varied by LEAST_STD.
     """
     from datus.backbones import Backbone
     from datus.images import normalise
@@ -322,12 +329,16 @@ def calibrate(encoder: HybridTransformer, images: Sequence[Array]) -> None:
         grid = backbone.features([normalise(image, "rgb")], 1, 1)[0]
         keys.add(grid.keys)
         tokens.add(grid.tokens[..., :width])
+    by_place = len(images) >= LEAST_SAMPLE
     found = keys.mean[..., width:], keys.mean_square[..., width:]
     mean = found[0].mean((0, 1))
-    std = np.sqrt(np.maximum(found[1].mean((0, 1)) - mean**2, 1e-12))
-    spreads = keys.spread(width), tokens.spread(width)
+    std = np.maximum(np.sqrt(np.maximum(found[1].mean((0, 1)) - mean**2, 0.0)), LEAST_STD)
+    spreads = keys.spread(width, by_place), tokens.spread(width, by_place)
+    places = keys.mean[..., :width]
+    if not by_place:
+        places = np.broadcast_to(places.mean((0, 1)), places.shape).copy()
     as_tensor = partial(torch.tensor, dtype=torch.float32)
-    encoder.adjust(as_tensor(mean), as_tensor(std), spreads, as_tensor(keys.mean[..., :width]))
+    encoder.adjust(as_tensor(mean), as_tensor(std), spreads, as_tensor(places))
 
 
 class Moments:
@@ -350,10 +361,14 @@ class Moments:
         mean: Array = self._sums[1] / self._n
         return mean
 
-    def spread(self, size: int) -> float:
-        """Root mean square length of the first `size` entries, less their mean at each place."""
-        variance = (self.mean_square - self.mean**2)[..., :size]
-        return math.sqrt(max(0.0, float(variance.sum(axis=2).mean())))
+    def spread(self, size: int, by_place: bool) -> float:
+        """Root mean square length of the first `size` entries, less their mean at each place, or
+        less the mean of all places."""
+        mean = self.mean[..., :size]
+        if not by_place:
+            mean = mean.mean(axis=(0, 1), keepdims=True)
+        squares = self.mean_square[..., :size].sum(axis=2).mean() - (mean**2).sum(axis=2).mean()
+        return math.sqrt(max(0.0, float(squares)))
 
 
 def share_of_rate(step: int, steps: int) -> float:

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from datus import corrected, frozen, review
 from datus.classes import load_classes
 from datus.config import Config, settings_of
@@ -88,7 +90,7 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
         gallery=_gallery(config, dataset, tallies[main].best),
         drift=drift,
         browse=config.report.browse > 0,
-        baselines=_baselines(config, dataset, told, sweep[0].k),
+        baselines=_baselines(config, dataset, told, sweep[0]),
         better_backbone=better_backbone(config),
     )
 
@@ -306,7 +308,7 @@ CELL_STEP = 4
 """Every so many pixels count for what the place predicts."""
 
 
-def _baselines(config: Config, dataset: Dataset, told: _Told, n_clusters: int) -> Baselines | None:
+def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> Baselines | None:
     """The run and k-means on colours, on the small pictures of some images."""
     from datus.colours import colour_masks, renumbered
     from datus.consistency import place_kappa
@@ -335,17 +337,21 @@ def _baselines(config: Config, dataset: Dataset, told: _Told, n_clusters: int) -
                 truths.append(labels_to_pixels(truth, *masks[-1].shape))
     if not names:
         return None
-    made = {"this run": masks}
+    made = {"this run, before de-noising" if config.denoise.enabled else "this run": masks}
     for name, position in (("colour", False), ("colour + position", True)):
-        found = colour_masks(images, n_clusters, position, config.seed)
-        made[name] = renumbered(found, masks, n_clusters)
+        found = colour_masks(images, max(1, main.n_clusters), position, config.seed)
+        made[name] = renumbered(found, masks, main.k)
     rows = []
     for name, several in made.items():
-        place = place_kappa([mask[::CELL_STEP, ::CELL_STEP] for mask in several])
+        thinned = [mask[::CELL_STEP, ::CELL_STEP] for mask in several]
+        is_known = (
+            len(several) > 1 and len(np.unique(np.concatenate([*map(np.ravel, thinned)]))) > 1
+        )
+        place = place_kappa(thinned) if is_known else None
         rows.append(Compared(name, place))
         if classes and len(truths) == len(masks):
             pairs = zip(several, truths, strict=True)
-            counts = add(count_pixels(*pair, n_clusters, classes.n_classes) for pair in pairs)
+            counts = add(count_pixels(*pair, main.k, classes.n_classes) for pair in pairs)
             found_scores = score(counts, HEADLINE)
             rows[-1] = Compared(name, place, found_scores.miou, found_scores.accuracy)
     shown = _spread(list(range(len(names))), BASELINE_PICTURES)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from datus.aliases import _names, resolve, suggestions
 from datus.config import Config
-from datus.errors import ConfigError, UsageError
+from datus.errors import BackboneError, ConfigError, UsageError
+from datus.sources import find_weights
 from datus.zoo import ROWS, find
 
 S8 = "vit_small_patch8_224.dino"
@@ -164,3 +165,8 @@ def test_the_command_takes_such_a_name_and_loads_no_timm(tmp_path: Path) -> None
         assert text in done.stdout + done.stderr
         loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.split("\n")}
         assert not loaded & {"torch", "timm"}
+
+
+def test_the_model_that_was_shipped_before_is_not_taken_for_the_present_one() -> None:
+    with pytest.raises(BackboneError, match="does not ship that model; it has datus_t8"):
+        find_weights(resolve("datus_vit_t8"), "auto")

@@ -1,5 +1,6 @@
 """Appearance of patches: against scikit-image and loops, under mirrors, and as parts of models."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from datus.appearance import (
 )
 from datus.backbones import Backbone, load_backbone
 from datus.config import FeaturesConfig
-from datus.errors import BackboneError
+from datus.errors import BackboneError, UsageError
 from datus.images import normalise
-from datus.pretrain import calibrate
+from datus.pretrain import LEAST_SAMPLE, calibrate
 from datus.records import Array
 from datus.segmenter import SegmenterSpec, build_segmenter
 from datus.sources import MODELS, own_record
@@ -144,7 +145,7 @@ def test_keys_lose_the_mean_of_their_place() -> None:
 
 
 def test_calibrated_channels_have_the_spread_that_is_asked_for() -> None:
-    images = [picture(8 * PLACES, 8 * PLACES, seed) for seed in range(12)]
+    images = [picture(8 * PLACES, 8 * PLACES, seed) for seed in range(LEAST_SAMPLE)]
     model = tiny_hybrid()
     calibrate(model, images)
     backbone = Backbone(model, "tiny", "float32", "cpu")
@@ -155,6 +156,22 @@ def test_calibrated_channels_have_the_spread_that_is_asked_for() -> None:
     colour = keys[..., 16:22]
     found = np.sqrt((colour**2).sum(-1).mean())  # a little is cut off
     assert found == pytest.approx(0.6 * spread, rel=0.05)
+
+
+@pytest.mark.parametrize("n_images", [1, 3])
+@pytest.mark.parametrize("grey", [False, True])
+def test_few_or_grey_images_leave_a_usable_model(n_images: int, grey: bool) -> None:
+    images = [picture(8 * PLACES, 8 * PLACES, seed) for seed in range(n_images)]
+    if grey:
+        images = [np.ascontiguousarray(one[..., :1].repeat(3, 2)) for one in images]
+    model = tiny_hybrid()
+    calibrate(model, images)
+    assert (model.channel_std >= 0.0099).all(), "rounding errors of grey must not become colours"
+    assert (model.key_scale > 0).all()
+    assert (model.token_scale > 0).all()
+    torch.testing.assert_close(
+        model.place_keys, model.place_keys[:1, :1].expand_as(model.place_keys)
+    )
 
 
 def test_half_precision_leaves_the_channels_as_they_are() -> None:
@@ -212,6 +229,24 @@ def test_filters_code_near_colours_nearly_alike(name: str) -> None:
     assert near == sorted(near, reverse=True)
     assert near[1] > 0.97
     assert near[3] < near[2] < 0.97
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_no_two_saturated_colours_have_one_code(name: str) -> None:
+    model = load_backbone(name, "auto", FeaturesConfig())
+    codes = []
+    for colour in itertools.product((0, 255), repeat=3):
+        image = np.full((model.patch_px, model.patch_px, 3), colour, np.uint8)
+        codes.append(model.features([normalise(image, "rgb")], 1, 1)[0].keys[0, 0])
+    found = np.stack(codes) @ np.stack(codes).T
+    found /= found[0, 0]
+    assert found[~np.eye(8, dtype=bool)].max() < 0.7
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_have_no_random_weights(name: str) -> None:
+    with pytest.raises(UsageError, match="learned nothing that could be random: use auto"):
+        load_backbone(name, "random", FeaturesConfig())
 
 
 @pytest.mark.parametrize("name", FILTERS)

@@ -117,7 +117,8 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
     report = json.loads((run_copy / "latest" / "report" / "report.json").read_bytes())
     beside_scores = [f"{row['name']} {row['miou']:.1f}" for row in report["baselines"]["rows"]]
     n_images = report["baselines"]["n_images"]
-    assert beside == f"mIoU on small pictures of {n_images} images: {', '.join(beside_scores)}"
+    what = f"mIoU (hungarian_strict) on small pictures of {n_images} images"
+    assert beside == f"{what}: {', '.join(beside_scores)}"
     verdict = Verdict(report["verdict"]["word"], tuple(report["verdict"]["reasons"]))
     assert end.splitlines()[:2] == [
         f"verdict: {verdict.words}",

@@ -23,7 +23,7 @@ from datus.masks import (
     paint,
     truth_classes,
 )
-from datus.records import IGNORE, Assignments, ClassTable, SegmentMap
+from datus.records import IGNORE, Array, Assignments, ClassTable, SegmentMap
 
 BIG = 10**7
 COLOUR = "labels: this is a colour picture, not class ids: convert it first, see data/prepare"
@@ -364,3 +364,37 @@ def test_alpha_goes_from_the_image_to_the_colours():
     assert np.array_equal(overlay(image, mask, PALETTE, 0.0), image)
     assert np.array_equal(overlay(image, mask, PALETTE, 1.0), PALETTE[mask])
     assert np.all(image == 90)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 9), st.integers(1, 8), st.integers(0, 10_000))
+def test_noise_takes_the_label_it_touches_most_as_loops_say(
+    rows: int, columns: int, n_segments: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_segments, (rows, columns)).astype(np.int32)
+    cluster = rng.integers(-1, 3, n_segments).astype(np.int16)
+    n_patches = np.bincount(labels.ravel(), minlength=n_segments).astype(np.int32)
+    boxes = np.zeros((n_segments, 4), np.int32)
+    segments = SegmentMap(labels, np.zeros(n_segments, np.int32), n_patches, boxes, 0.0)
+    found = fill_from_neighbours(segments, Assignments(cluster, np.zeros(n_segments, np.float32)))
+    np.testing.assert_array_equal(found.cluster, slow_fill(labels, cluster))
+
+
+def slow_fill(labels: Array, cluster: Array) -> Array:
+    contacts = np.zeros((len(cluster), len(cluster)), int)
+    for (row, column), one in np.ndenumerate(labels):
+        for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            at = row + down, column + right
+            if 0 <= at[0] < labels.shape[0] and 0 <= at[1] < labels.shape[1] and labels[at] != one:
+                contacts[one, labels[at]] += 1
+                contacts[labels[at], one] += 1
+    filled = cluster.copy()
+    while True:
+        before = filled.copy()
+        for one in np.flatnonzero(before < 0):
+            votes = np.where(before >= 0, contacts[one], 0)
+            if votes.any():
+                filled[one] = before[votes.argmax()]
+        if np.array_equal(before, filled):
+            return filled

@@ -164,7 +164,7 @@ def test_no_steps_only_measure_the_photographs(tmp_path: Path, photos: list[Path
     ("start", "text"),
     [
         ("vit_small_patch8_224.dino", "expected datus_t8, or a file that datus pretrain wrote"),
-        ("datus_filters_p8", "it has another"),
+        ("datus_filters_p8", "filters have nothing to train"),
         ("datus_t8", "it has another embed_dim, depth, num_heads"),  # TINY is smaller
     ],
 )

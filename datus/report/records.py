@@ -176,8 +176,9 @@ class Compared:
     """The run, or a baseline, on the images that all of them are compared on."""
 
     name: str
-    place: float
-    """Kappa of the labels with those that the place in the image alone predicts."""
+    place: float | None
+    """Kappa of the labels with those that the place in the image alone predicts; None where it
+    cannot be known: one image, or one label in all."""
     miou: float | None = None
     """Percent, `hungarian_strict`; None without truth, as the next."""
     accuracy: float | None = None

@@ -214,21 +214,21 @@ def baseline_note(found: Baselines) -> str:
     """What the table and the pictures of the baselines show."""
     images = f"{found.n_images} image{'s' if found.n_images != 1 else ''}"
     return (
-        f"k-means with as many clusters on the colour of pixels, and on colour and position, on "
-        f"small pictures of the same {images}. Masks that are no better follow colours or places. "
-        "Place: how well the place in the image alone predicts the label, 0 = not at all, 1 = "
-        "entirely."
+        f"The run and k-means on the colours of pixels, without and with their position, for small "
+        f"pictures of {images} and the same number of clusters. If k-means does as well, "
+        "colour and position explain the masks, and the backbone adds little. Place: how well "
+        "the place in the image alone predicts the label, 0 = not at all, 1 = entirely."
     )
 
 
 def baseline_table(found: Baselines) -> tuple[list[str], list[list[str]]]:
     """Header and one row each for the run and the baselines."""
     scored = found.rows[0].miou is not None
-    head = ["masks of", *(["mIoU", "accuracy"] if scored else []), "place"]
+    head = ["masks of", *([f"mIoU, {HEADLINE}", "accuracy"] if scored else []), "place"]
     rows = []
     for row in found.rows:
         scores = [f"{value:.1f}" for value in (row.miou, row.accuracy) if value is not None]
-        rows.append([row.name, *scores, f"{row.place:.2f}"])
+        rows.append([row.name, *scores, "–" if row.place is None else f"{row.place:.2f}"])
     return head, rows
 
 
