@@ -63,6 +63,7 @@ def _choice(name: str, rows: list[Row]) -> str:
     lines = [f"{name}: {len(rows)} models have this name; give one of them in full:"]
     for row in rows:
         kind = "CNN, for crops only" if row.is_cnn else f"ViT-{row.size}/{row.patch_px}"
+        kind = kind.removeprefix("ViT-") if row.size == "filters" else kind
         mark = "  recommended" if row.name == picked else ""
         lines.append(f"  {row.name:{width}}  {kind}, {row.parameters / 1e6:.1f}M parameters{mark}")
     if not picked:

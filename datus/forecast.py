@@ -19,6 +19,7 @@ from datus.errors import ClusterError, size_text
 from datus.index import Shard
 from datus.plan import Node, Plan, find_node
 from datus.records import ImageRecord
+from datus.reporting import BASELINE_PICTURES
 from datus.resources import at_a_time, parallel, runtime_of
 from datus.sampling import REPORT_READS, UNITS, Cost, Sample, sample_of
 from datus.store import Store
@@ -222,6 +223,7 @@ class Forecast:
         def count(n_images: int) -> int:
             shown = min(settings.gallery, n_images) * self.config.clusters.k[0]
             shown += min(settings.browse, n_images)
+            shown += min(BASELINE_PICTURES, n_images) if settings.baselines else 0
             return 1 + min(settings.examples, n_images) + shown
 
         return count(self.n_images) / count(n_sample)

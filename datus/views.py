@@ -86,8 +86,8 @@ class Photographs:
         return Views(both[0], both[1], torch.from_numpy(boxes))
 
     def sample(self, n_images: int, px: int) -> list[Array]:
-        """uint8 (px, px, 3) of images that can be read, evenly spread and squashed; at most
-        `n_images`."""
+        """uint8 (px, px, 3), squashed: of every so many images, at most `n_images`, those that can
+        be read."""
         found = []
         for path in self.paths[:: max(1, len(self.paths) // n_images)][:n_images]:
             with suppress(*UNREADABLE):

@@ -58,9 +58,13 @@ def written(run_dir: Path) -> dict[str, int]:
     ],
 )
 def test_the_bytes_of_every_stage_are_those_of_the_run(
-    more: dict[str, Any], photos: Dataset, tmp_path: Path
+    more: dict[str, Any], photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = photos.config(tmp_path / "run", {**more, "embeddings.crop_px": 32})
+    for module in ("consistency_work", "sampling"):  # four images say little of four others
+        monkeypatch.setattr(f"datus.{module}.n_viewed", lambda n_images: n_images)
+    # spherical: the clusters of the sample are those of all images, so tallies hold as much
+    steady = {"clusters.spherical": True, "embeddings.crop_px": 32}
+    config = photos.config(tmp_path / "run", {**more, **steady})
     found = dry(config)
     assert found.problems == []
     go(config)
@@ -71,8 +75,7 @@ def test_the_bytes_of_every_stage_are_those_of_the_run(
         # a tiny run's JSON says how many digits a figure has; the report counts pictures
         luck = 10 * 776 if stage == "samples" else None  # one vector in 16, of a few hundred
         # tallies grow with the images of a shard, but less and less, and shards differ in size
-        # views are of four images, and their crops have other segments than the images
-        rel = 0.3 if stage in ("report", "tallies", "views") else 0.1
+        rel = 0.2 if stage in ("report", "tallies") else 0.1
         near = pytest.approx(real[stage], rel=rel, abs=luck)
         assert n_bytes == near, stage
     assert found.n_bytes == pytest.approx(sum(real.values()), rel=0.1)
