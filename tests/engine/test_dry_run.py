@@ -26,8 +26,8 @@ def test_a_small_disk_is_refused_before_the_first_shard(tmp_path: Path) -> None:
         assert stopped.exit_code == 1
         for answer, megabytes in ((looked, 2), (stopped, 1)):  # a forecast, and a floor
             assert re.fullmatch(
-                rf"{run_dir}: the run will write {megabytes}\.\d MB or more, [\d.]+ [KM]B are free: free "
-                "some space, choose another --run-dir or add --set features.keep=false",
+                rf"{run_dir}: the run will write {megabytes}\.\d MB or more, [\d.]+ [KM]B are "
+                "free: free some space, choose another --run-dir or add --set features.keep=false",
                 answer.error,
             ), answer.error
         assert [path.name for path in run_dir.iterdir() if path.is_dir()] == ["index"]
