@@ -22,11 +22,11 @@ test: $(STAMP)  ## the quick suite: four to five minutes on two cores
 test-slow: $(STAMP)  ## kills and real datasets: some ten minutes
 	$(BIN)/python -m pytest -m slow
 
-check: $(STAMP)  ## ruff, format, types; the import layers are a test of the quick suite
+check: $(STAMP)  ## ruff, format, types; the import directions are a test of the quick suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py
+	$(BIN)/python -m pytest tests/test_imports.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -42,10 +42,10 @@ bench-louvain: $(STAMP)  ## graph and Louvain: every back end on the same keys
 
 .PHONY: chaos fuzz
 chaos: $(STAMP)  ## faults x stages: the same command, the same bytes; docs/faults.md
-	$(BIN)/python benchmarks/chaos.py
+	$(BIN)/python tests/slow/chaos/chaos.py
 
 fuzz: $(STAMP)  ## hostile bytes into every reader; SECONDS=600 for longer
-	$(BIN)/python benchmarks/fuzz.py --seconds $(or $(SECONDS),60)
+	$(BIN)/python tests/slow/fuzz/fuzz.py --seconds $(or $(SECONDS),60)
 
 .PHONY: bench-pipeline
 bench-pipeline: $(STAMP)  ## where the time of a run goes: make bench-pipeline IMAGES=photos/

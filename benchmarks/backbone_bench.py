@@ -33,19 +33,19 @@ from typing import Any
 import numpy as np
 from simulated import BENCH_VIEWS, Strength, noisy, picture, simulated, whitened
 
-from datus.classes import load_classes
-from datus.clusters import assign
 from datus.config import EMBEDDED_BACKBONE, Config, parse_override
+from datus.engine.plan import make_plan
+from datus.engine.stage import Context, Runtime, read_image, read_truth
 from datus.errors import DatusError
-from datus.index import Index, Shard, make_index
-from datus.masks import fill_from_neighbours, labels_to_pixels, truth_classes
-from datus.metrics import add, count_pixels, score
-from datus.modelarrays import cluster_model
-from datus.plan import make_plan
-from datus.records import WHOLE, Array, ImageRecord, SegmentEmbeddings, ShardData
-from datus.shardwork import Context, Runtime, read_image, read_truth
-from datus.store import Store
-from datus.work import segment_map
+from datus.inputs.classes import load_classes
+from datus.inputs.index import Index, Shard, make_index
+from datus.method.clusters import assign
+from datus.method.masks import fill_from_neighbours, labels_to_pixels, truth_classes
+from datus.method.metrics import add, count_pixels, score
+from datus.review.cluster_arrays import cluster_model
+from datus.stages.work import segment_map
+from datus.store.store import Store
+from datus.types import WHOLE, Array, ImageRecord, SegmentEmbeddings, ShardData
 
 CLASSES = Path(__file__).resolve().parents[1] / "data" / "classes"
 
@@ -86,9 +86,9 @@ def real(
     backbone: str, weights: str, given: Given, cache: Path, view: str = "", every: int = 1
 ) -> Grids:
     """float16, made once and kept below `cache`."""
-    from datus.backbones import load_backbone
-    from datus.images import fit_size, normalise, resize_image
-    from datus.threads import map_threads
+    from datus.compute.threads import map_threads
+    from datus.inputs.images import fit_size, normalise, resize_image
+    from datus.models.vit import load_backbone
 
     records = given.index.records[::every]
     name = f"{Path(given.config.data.images).parent.name}-{backbone}-{weights}-{len(records)}{view}"
@@ -303,8 +303,8 @@ def work_on(job: Job) -> list[dict[str, Any]]:
 
 def without_place(features: ShardData) -> ShardData:
     """Tokens less their mean at each place over the dataset."""
-    from datus.centering import add as add_sums
-    from datus.centering import key_sums, position_mean, without
+    from datus.method.centering import add as add_sums
+    from datus.method.centering import key_sums, position_mean, without
 
     tokens = {name: arrays["tokens"] for name, arrays in features.arrays.items()}
     mean = position_mean(add_sums(key_sums(one) for one in tokens.values()))

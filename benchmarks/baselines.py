@@ -2,19 +2,18 @@
 
     python benchmarks/baselines.py --images DIR --truth DIR --classes TOML --clusters K
 
-Every figure of DatUS should be read beside these, scored by the same evaluator (datus.metrics)
-under all its rules, on masks of the image's own size:
+Every figure of DatUS should be read beside these, scored by the same evaluator
+(datus.method.metrics) under all its rules, on masks of the image's own size:
 
     colour             R, G, B of every pixel, each 0..1
     colour + position  the same, and y / height, x / width, each 0..1: all five weigh the same
     patch tokens       final-norm patch tokens of --backbone, each of length 1, from one forward
                        pass of the size that the pipeline uses, painted as blocks of a patch
 
-k-means is that of the pipeline (datus.clusters): spherical for tokens, plain for pixels. It trains
-on all images of the folder, on about SAMPLE rows at most, as many from each image. Then every pixel
-or token of an image with a true mask takes the nearest centroid. Images are read a few at a time
-and tokens wait on disk, so memory holds the sample and one image a thread.
-"""
+k-means is that of the pipeline (datus.method.clusters): spherical for tokens, plain for pixels. It
+trains on all images of the folder, on about SAMPLE rows at most, as many from each image. Then
+every pixel or token of an image with a true mask takes the nearest centroid. Images are read a few
+at a time and tokens wait on disk, so memory holds the sample and one image a thread."""
 
 import argparse
 import json
@@ -29,12 +28,11 @@ from zlib import crc32
 
 import numpy as np
 
-from datus.classes import load_classes
-from datus.clusters import fit_clusters
-from datus.colours import nearest, pixel_features
+from datus.compute.threads import map_threads, n_cores
 from datus.config import ClustersConfig, FeaturesConfig
 from datus.errors import DatusError, ImageError, UsageError
-from datus.images import (
+from datus.inputs.classes import load_classes
+from datus.inputs.images import (
     decode_image,
     find_images,
     fit_size,
@@ -43,11 +41,12 @@ from datus.images import (
     normalise,
     resize_image,
 )
-from datus.imagesize import input_size
-from datus.masks import decode_labels, labels_to_pixels, truth_classes
-from datus.metrics import Scores, add, count_pixels, score_all
-from datus.records import Array, ClassTable, ClusterModel, Confusion
-from datus.threads import map_threads, n_cores
+from datus.method.baselines import nearest, pixel_features
+from datus.method.clusters import fit_clusters
+from datus.method.masks import decode_labels, labels_to_pixels, truth_classes
+from datus.method.metrics import Scores, add, count_pixels, score_all
+from datus.models.image_size import input_size
+from datus.types import Array, ClassTable, ClusterModel, Confusion
 
 ImagePx = int | Literal["auto"]
 
@@ -177,7 +176,7 @@ def token_grids(
     job: Job, backbone_name: str, weights: str, image_px: ImagePx
 ) -> Iterator[tuple[Item, Array]]:
     """Unit patch tokens float32 (gh, gw, E) of every image, a few images at a time."""
-    from datus.backbones import load_backbone
+    from datus.models.vit import load_backbone
 
     settings = FeaturesConfig(backbone=backbone_name, weights=weights, image_px=image_px)
     backbone = load_backbone(backbone_name, weights, settings, "cpu", job.seed)

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datus import browsing
 from datus.config import Config
-from datus.index import Index, Shard
-from datus.records import ImageRecord, ShardData
-from datus.shardwork import Context, Runtime
-from datus.store import ShardReport, Store
+from datus.engine.stage import Context, Runtime
+from datus.inputs.index import Index, Shard
+from datus.stages import browse_page as browsing
+from datus.store.store import ShardReport, Store
+from datus.types import ImageRecord, ShardData
 
 
 @dataclass

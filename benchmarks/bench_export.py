@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datus.export_run import Masks, Request, export_run, find_masks, read_labels
-from datus.exports.formats import FORMATS
-from datus.exports.records import Options
-from datus.latest import names
-from datus.ready import reports
-from datus.store import Store
+from datus.formats.export import Masks, Request, export_run, find_masks, read_labels
+from datus.formats.formats import FORMATS
+from datus.formats.records import Options
+from datus.store.finished import reports
+from datus.store.latest import names
+from datus.store.store import Store
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datus.config import Config, parse_override
-from datus.runner import run
-from datus.store import Store
+from datus.engine.run import run
+from datus.store.store import Store
 
 
 @dataclass(frozen=True)

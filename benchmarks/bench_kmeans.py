@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from datus.clusters import assign, fit_clusters
+from datus.compute.threads import n_cores
 from datus.config import ClustersConfig
-from datus.index import Shard
-from datus.records import ImageRecord, SegmentEmbeddings, ShardData
-from datus.threads import n_cores
-from datus.vectors import sample_vectors
+from datus.inputs.index import Shard
+from datus.method.clusters import assign, fit_clusters
+from datus.stages.sample import sample_vectors
+from datus.types import ImageRecord, SegmentEmbeddings, ShardData
 
 SHARD = 20_000
 """Vectors of a shard, more than 32 images with many segments have."""

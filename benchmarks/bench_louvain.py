@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from datus.affinity import affinity_graph
-from datus.louvain import BACKENDS, LIBRARIES, modularity, partition
-from datus.records import AffinityGraph, Array
-from datus.segments import split
-from datus.threads import map_threads
+from datus.compute.threads import map_threads
+from datus.method.affinity import affinity_graph
+from datus.method.louvain import BACKENDS, LIBRARIES, modularity, partition
+from datus.method.segments import split
+from datus.types import AffinityGraph, Array
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = ROOT.parent / "shared" / "datasets" / "camvid11_val" / "images"
@@ -126,9 +126,9 @@ def arguments() -> argparse.Namespace:
 
 def photograph_keys(images: Path, side: int, n_images: int) -> list[Array]:
     """float32 (side, side, D) of some images of a folder, evenly spread."""
-    from datus.backbones import load_backbone
     from datus.config import FeaturesConfig
-    from datus.images import decode_image, find_images, normalise, resize_image
+    from datus.inputs.images import decode_image, find_images, normalise, resize_image
+    from datus.models.vit import load_backbone
 
     backbone = load_backbone("datus_t8", "auto", FeaturesConfig(), "cpu", seed=0)
     size = (side * backbone.patch_px, side * backbone.patch_px)
@@ -329,7 +329,7 @@ def flipped_edges(page: Page, keys: list[Array]) -> None:
         return f"{wrong} of {n_pairs} | {1e6 * wrong / n_pairs:.1f}"
 
     lines = [
-        "float32, as datus.affinity | "
+        "float32, as datus.method.affinity | "
         + differing(
             lambda one: torch.from_numpy(unpacked(affinity_graph(one.float().numpy()[None])))
         ),
@@ -352,7 +352,7 @@ def tf32_product(rows: Any) -> Any:
 
 
 def unpacked(graph: AffinityGraph) -> Array:
-    from datus.louvain import unpack
+    from datus.method.louvain import unpack
 
     return unpack(graph).astype(np.float32)
 
@@ -361,7 +361,7 @@ def unpacked(graph: AffinityGraph) -> Array:
 
 FIRST_CALL = """
 import time, numpy as np
-from datus import affinity, louvain, segments
+from datus.method import affinity, louvain, segments
 keys = np.random.default_rng(0).normal(size=(8, 8, 4)).astype(np.float32)
 started = time.perf_counter()
 import numba

@@ -4,7 +4,7 @@
 
 Prints a table: milliseconds an image, the best of some rounds in turns, and how far the keys are
 apart. Images are noise of 192 x 256 pixels, 768 patches of 8 x 8. NAME:WEIGHTS as `--backbones` of
-`datus compare`. `datus/onednn.py` says where a run takes which.
+`datus compare`. `datus/compute/onednn.py` says where a run takes which.
 """
 
 import argparse
@@ -13,10 +13,10 @@ from unittest import mock
 
 import numpy as np
 
-from datus import onednn
-from datus.backbones import Backbone, load_backbone
+from datus.compute import onednn
 from datus.config import Config
-from datus.records import Array
+from datus.models.vit import Backbone, load_backbone
+from datus.types import Array
 
 N_IMAGES, N_ROUNDS = 12, 4
 

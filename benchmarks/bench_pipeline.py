@@ -114,9 +114,9 @@ def measure(given: dict[str, Any], n_alone: int) -> dict[str, Any]:
     import torch
 
     from datus.config import Config
-    from datus.resources import parallel, resolve_device
-    from datus.runner import run
-    from datus.store import Store
+    from datus.engine.resources import parallel, resolve_device
+    from datus.engine.run import run
+    from datus.store.store import Store
 
     config = Config.load(None, given)
     warm_up(config)
@@ -156,9 +156,9 @@ def warm_up(config: Any) -> None:
     """A run of two images: compiled code and kernels are loaded."""
     from dataclasses import replace
 
-    from datus.images import find_images
-    from datus.runner import run
-    from datus.store import Store
+    from datus.engine.run import run
+    from datus.inputs.images import find_images
+    from datus.store.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
@@ -177,8 +177,8 @@ def warm_up(config: Any) -> None:
 
 def index_of(config: Any) -> Any:
     """The images of a run that is still to come."""
-    from datus.index import make_index
-    from datus.store import Store
+    from datus.inputs.index import make_index
+    from datus.store.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
         return make_index(config, Store(folder), Watch().bar, isolate=False)
@@ -186,11 +186,11 @@ def index_of(config: Any) -> Any:
 
 def passes_alone(config: Any, records: Any, n_alone: int) -> float:
     """Seconds of a forward pass for each image; decoding is not counted."""
-    from datus.backbones import load_backbone
-    from datus.images import fit_size, normalise
-    from datus.imagesize import input_size
-    from datus.resources import runtime_of
-    from datus.shardwork import vit_image
+    from datus.engine.resources import runtime_of
+    from datus.engine.stage import vit_image
+    from datus.inputs.images import fit_size, normalise
+    from datus.models.image_size import input_size
+    from datus.models.vit import load_backbone
 
     runtime, settings = runtime_of(config), config.features
     seen = input_size(settings)
@@ -221,9 +221,9 @@ def crops_alone(config: Any, result: Any, n_alone: int) -> tuple[float, float]:
     """(seconds of the passes of all crops, passes an image with that of the image)."""
     if config.embeddings.mode == "pool":
         return 0.0, 1.0
-    from datus.backbones import load_backbone
-    from datus.embeddings import crop_side
-    from datus.resources import runtime_of
+    from datus.engine.resources import runtime_of
+    from datus.method.embeddings import crop_side
+    from datus.models.vit import load_backbone
 
     runtime, settings = runtime_of(config), config.features
     model = load_backbone(
@@ -242,8 +242,8 @@ def crops_alone(config: Any, result: Any, n_alone: int) -> tuple[float, float]:
 
 
 def _n_crops(config: Any, result: Any) -> int:
-    from datus.plan import find_node
-    from datus.store import Store
+    from datus.engine.plan import find_node
+    from datus.store.store import Store
 
     store, node = Store(config.run_path), find_node(result.plan.nodes, "embeddings", 0)
     reports = (store.report(*place) for place in result.plan.places(node))

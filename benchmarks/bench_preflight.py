@@ -27,9 +27,9 @@ def estimate(overrides: dict[str, Any]) -> tuple[Figures, float]:
     """What the dry run says, and the seconds that it took itself."""
     started = time.perf_counter()
     from datus.config import Config
+    from datus.engine.run import QUIET
     from datus.preflight import look
-    from datus.runner import QUIET
-    from datus.store import Store
+    from datus.store.store import Store
 
     config = Config.load(None, overrides)
     found = look(config, Store(config.run_path), QUIET)
@@ -45,8 +45,8 @@ def real(overrides: dict[str, Any]) -> tuple[Figures, float]:
 
     started = time.perf_counter()
     from datus.config import Config
-    from datus.runner import run
-    from datus.store import Store
+    from datus.engine.run import run
+    from datus.store.store import Store
 
     config = Config.load(None, overrides)
     store = Store(config.run_path)

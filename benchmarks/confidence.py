@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datus.classes import load_classes
-from datus.export_run import find_masks
-from datus.masks import decode_labels, labels_to_pixels, truth_classes
-from datus.metrics import add, count_pixels, fit_match
-from datus.records import IGNORE, Array, ClassTable, Confusion
-from datus.store import Store
+from datus.formats.export import find_masks
+from datus.inputs.classes import load_classes
+from datus.method.masks import decode_labels, labels_to_pixels, truth_classes
+from datus.method.metrics import add, count_pixels, fit_match
+from datus.store.store import Store
+from datus.types import IGNORE, Array, ClassTable, Confusion
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 RULES = ("hungarian_strict", "majority")

@@ -27,30 +27,30 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datus.classes import load_classes
-from datus.clusters import fit_space
+from datus.cli.fit import DEFAULTS
 from datus.clusters_config import ClustersConfig
-from datus.commands_fit import DEFAULTS
 from datus.config import Config
-from datus.constraints import fit_free, label_segments, on_sphere
-from datus.corrections.pngs import MAX_PIXELS
-from datus.fit import fit_folders
-from datus.images import find_images, image_id_of
-from datus.masks import (
+from datus.engine.plan import find_node
+from datus.engine.run import QUIET, run
+from datus.formats.read_pngs import MAX_PIXELS
+from datus.inputs.classes import load_classes
+from datus.inputs.images import find_images, image_id_of
+from datus.method.clusters import fit_space
+from datus.method.constrained_kmeans import fit_free, label_segments, on_sphere
+from datus.method.masks import (
     decode_labels,
     fill_from_neighbours,
     find_labels,
     labels_to_pixels,
     truth_classes,
 )
-from datus.metrics import add, count_pixels, score
-from datus.modelarrays import corrected_names
-from datus.plan import find_node
-from datus.predict_folder import Folders, Prediction, predict_folder
-from datus.records import WHOLE, Array, Assignments, Confusion
-from datus.runner import QUIET, run
-from datus.store import Store
-from datus.work import segment_map
+from datus.method.metrics import add, count_pixels, score
+from datus.review.cluster_arrays import corrected_names
+from datus.segmenter.fit import fit_folders
+from datus.segmenter.predict_folder import Folders, Prediction, predict_folder
+from datus.stages.work import segment_map
+from datus.store.store import Store
+from datus.types import WHOLE, Array, Assignments, Confusion
 
 FIT_STEPS = 300
 """Of training, at least: the default of ten epochs is too few for a handful of images."""

@@ -26,27 +26,27 @@ from typing import Any
 import numpy as np
 from imperfect_labels import LABELS, imperfect_folder
 
-from datus.boundaries import boundary_f, class_boundary_f
-from datus.classes import load_classes
-from datus.clusters import assign
+from datus.compute.threads import map_threads, n_cores
 from datus.config import Config, parse_override
-from datus.denoise import fill, head_logits, image_logits
-from datus.denoising import prepared, reads_tokens, segmenter_spec
-from datus.fit import fit_folders
-from datus.index import make_index, read_index
-from datus.logits import logits_to_pixels
-from datus.masks import fill_from_neighbours, labels_to_pixels, truth_classes
-from datus.metrics import RULES, add, count_pixels, fit_match, score
-from datus.modelarrays import cluster_model
-from datus.plan import find_node, make_plan
-from datus.records import IGNORE, WHOLE, Array, Confusion, ImageRecord, SegmentEmbeddings
-from datus.refine import refine
-from datus.runner import QUIET, run
-from datus.segmenter import build_segmenter, load_segmenter
-from datus.shardwork import read_image, read_truth
-from datus.store import Store
-from datus.threads import map_threads, n_cores
-from datus.work import segment_map
+from datus.engine.plan import find_node, make_plan
+from datus.engine.run import QUIET, run
+from datus.engine.stage import read_image, read_truth
+from datus.inputs.classes import load_classes
+from datus.inputs.index import make_index, read_index
+from datus.method.boundaries import boundary_f, class_boundary_f
+from datus.method.clusters import assign
+from datus.method.masks import fill_from_neighbours, labels_to_pixels, truth_classes
+from datus.method.metrics import RULES, add, count_pixels, fit_match, score
+from datus.method.refine import refine
+from datus.review.cluster_arrays import cluster_model
+from datus.segmenter.fit import fit_folders
+from datus.segmenter.logits import logits_to_pixels
+from datus.segmenter.model import build_segmenter, load_segmenter
+from datus.segmenter.train import fill, head_logits, image_logits
+from datus.stages.denoise import prepared, reads_tokens, segmenter_spec
+from datus.stages.work import segment_map
+from datus.store.store import Store
+from datus.types import IGNORE, WHOLE, Array, Confusion, ImageRecord, SegmentEmbeddings
 
 LINEAR: dict[str, Any] = {"denoise.head": "linear"}
 CONV: dict[str, Any] = {"denoise.head": "conv", "denoise.epochs": 3}

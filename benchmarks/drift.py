@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datus.clusters import fit_clusters, offsets
 from datus.config import ClustersConfig
-from datus.drift import Drift, drift, reference
-from datus.frozen import known_k, load
-from datus.records import Array
-from datus.store import Store
+from datus.method.clusters import fit_clusters, offsets
+from datus.method.drift import Drift, drift, reference
+from datus.review.frozen import known_k, load
+from datus.store.store import Store
+from datus.types import Array
 
 DRAWS, SETS = 3, 40
 

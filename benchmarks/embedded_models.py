@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 from baselines import Job, colour_baseline, find_items
 
-from datus.classes import load_classes
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.metrics import score
-from datus.runner import run
-from datus.store import Store
+from datus.engine.run import run
+from datus.inputs.classes import load_classes
+from datus.method.metrics import score
+from datus.store.store import Store
 
 CLASSES = Path(__file__).resolve().parents[1] / "data" / "classes"
 

@@ -26,9 +26,13 @@ from pathlib import Path
 import numpy as np
 from baselines import Item, find_items, read_image, read_truth
 
-from datus.affinity import affinity_graph, density
-from datus.centering import add as add_sums
-from datus.centering import (
+from datus.compute.threads import map_threads, n_cores
+from datus.config import EMBEDDED_BACKBONE, Config
+from datus.inputs.classes import load_classes
+from datus.inputs.images import fit_size, normalise, resize_image
+from datus.method.affinity import affinity_graph, density
+from datus.method.centering import add as add_sums
+from datus.method.centering import (
     best_center,
     dataset_mean,
     key_sums,
@@ -36,18 +40,14 @@ from datus.centering import (
     position_share,
     without,
 )
-from datus.classes import load_classes
-from datus.clusters import assign, fit_clusters
-from datus.config import EMBEDDED_BACKBONE, Config
-from datus.embeddings import pool, valid_segments
-from datus.images import fit_size, normalise, resize_image
-from datus.imagesize import input_size
-from datus.louvain import Partition, in_order_of_first_node, partition, unpack
-from datus.masks import fill_from_neighbours, paint
-from datus.metrics import RULES, add, count_pixels, score_all
-from datus.records import AffinityGraph, Array, Confusion, SegmentEmbeddings, SegmentMap
-from datus.segments import split
-from datus.threads import map_threads, n_cores
+from datus.method.clusters import assign, fit_clusters
+from datus.method.embeddings import pool, valid_segments
+from datus.method.louvain import Partition, in_order_of_first_node, partition, unpack
+from datus.method.masks import fill_from_neighbours, paint
+from datus.method.metrics import RULES, add, count_pixels, score_all
+from datus.method.segments import split
+from datus.models.image_size import input_size
+from datus.types import AffinityGraph, Array, Confusion, SegmentEmbeddings, SegmentMap
 
 RESTARTS = 8
 RESOLUTIONS = (0.6, 0.8, 1.0, 1.25, 1.6)
@@ -157,7 +157,7 @@ def arguments() -> argparse.Namespace:
 
 def load(items: list[Item], args: argparse.Namespace) -> list[Photograph]:
     """Keys and tokens of all images, in memory: a benchmark's few hundred."""
-    from datus.backbones import load_backbone
+    from datus.models.vit import load_backbone
 
     given = {"data.images": str(args.images), "features.backbone": args.backbone}
     settings = Config.load(None, given).features

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datus.classes import load_classes
 from datus.config import Config
-from datus.masks import encode_mask, truth_classes
-from datus.metrics import add, count_pixels, score
-from datus.records import ImageRecord
-from datus.shardwork import read_truth
+from datus.engine.stage import read_truth
+from datus.inputs.classes import load_classes
+from datus.method.masks import encode_mask, truth_classes
+from datus.method.metrics import add, count_pixels, score
+from datus.types import ImageRecord
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
 

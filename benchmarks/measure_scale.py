@@ -32,15 +32,19 @@ from unittest.mock import patch
 
 import numpy as np
 
-from datus import index, reporting, resources, runner, shardjobs
 from datus.config import Config, parse_override
-from datus.dataset import StoredDataset
-from datus.index import Index
-from datus.plan import Plan, make_plan
-from datus.records import ImageRecord, ShardData
-from datus.store import ShardReport, Store
-from datus.tallies import tally_of
-from datus.vectors import sample_vectors, taken
+from datus.engine import resources
+from datus.engine import run as runner
+from datus.engine import shard_job as shardjobs
+from datus.engine.dataset import StoredDataset
+from datus.engine.plan import Plan, make_plan
+from datus.inputs import index
+from datus.inputs.index import Index
+from datus.stages import report as reporting
+from datus.stages.sample import sample_vectors, taken
+from datus.stages.totals import tally_of
+from datus.store.store import ShardReport, Store
+from datus.types import ImageRecord, ShardData
 
 N_IN_SHARD = 32
 

@@ -5,7 +5,7 @@
 Every row draws the labels that the pipeline of `best` gave to patches at the images' own size:
 
     blocks              nearest neighbour, as in the paper (masks.refine = none)
-    bilateral           datus.refine (masks.refine = bilateral)
+    bilateral           datus.method.refine (masks.refine = bilateral)
     bilinear            the labels as 0/1 planes, interpolated, largest wins; sees no image
     tokens              softmax of the distances of patch tokens to centroids, interpolated
     guided              0/1 planes through a guided filter (He et al. 2013) with the image's colours
@@ -13,7 +13,7 @@ Every row draws the labels that the pipeline of `best` gave to patches at the im
     random walker       from the inside of the blocks, half a patch from their borders
 
 The last two need scikit-image. Figures: `hungarian_strict` mIoU and accuracy, the boundary F-score
-of each class after the match and of any border (datus.boundaries), milliseconds of one
+of each class after the match and of any border (datus.method.boundaries), milliseconds of one
 thread an image (its own time, not the machine's), decoding not counted. Mean and spread over seeds.
 """
 
@@ -30,18 +30,18 @@ import cv2
 import numpy as np
 from baselines import find_items, read_image, read_truth
 
-from datus.boundaries import borders, boundary_f, class_boundary_f
-from datus.classes import load_classes
+from datus.compute.threads import map_threads
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.masks import labels_to_pixels
-from datus.metrics import add, count_pixels, score
-from datus.modelarrays import cluster_model
-from datus.plan import find_node
-from datus.records import IGNORE, WHOLE, Array, ClusterModel
-from datus.refine import Bilateral, refine
-from datus.runner import run
-from datus.store import Store
-from datus.threads import map_threads
+from datus.engine.plan import find_node
+from datus.engine.run import run
+from datus.inputs.classes import load_classes
+from datus.method.boundaries import borders, boundary_f, class_boundary_f
+from datus.method.masks import labels_to_pixels
+from datus.method.metrics import add, count_pixels, score
+from datus.method.refine import Bilateral, refine
+from datus.review.cluster_arrays import cluster_model
+from datus.store.store import Store
+from datus.types import IGNORE, WHOLE, Array, ClusterModel
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 from importers import MODULES, QUIET, READERS, Reader  # noqa: E402
 
-from datus.export_run import Request, export_run, find_masks  # noqa: E402
-from datus.exports.formats import find_format  # noqa: E402
-from datus.exports.records import Options  # noqa: E402
-from datus.masks import decode_labels  # noqa: E402
-from datus.store import Store  # noqa: E402
+from datus.formats.export import Request, export_run, find_masks  # noqa: E402
+from datus.formats.formats import find_format  # noqa: E402
+from datus.formats.records import Options  # noqa: E402
+from datus.method.masks import decode_labels  # noqa: E402
+from datus.store.store import Store  # noqa: E402
 
 BEGIN, END = "<!-- round trips -->", "<!-- end of round trips -->"
 

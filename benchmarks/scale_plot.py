@@ -6,16 +6,7 @@ from pathlib import Path
 
 from farm import HOUR, Played
 
-from datus.report.drawing import (
-    COLOURS,
-    MARKERS,
-    Drawing,
-    Spot,
-    Stroke,
-    Words,
-    to_png,
-    to_svg,
-)
+from datus.compare.drawing import COLOURS, MARKERS, Drawing, Spot, Stroke, Words, to_png, to_svg
 
 Mark = Stroke | Spot | Words
 

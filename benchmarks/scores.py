@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from baselines import Job, colour_baseline, find_items, token_baseline
 
-from datus.classes import load_classes
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.metrics import RULES, score_all
-from datus.runner import run
-from datus.store import Store
+from datus.engine.run import run
+from datus.inputs.classes import load_classes
+from datus.method.metrics import RULES, score_all
+from datus.store.store import Store
 
 Table = dict[str, dict[str, float]]
 """Rule -> figure -> percent."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datus.consistency import VIEWS, kept, labels_in, picture_of, tinted
-from datus.records import Array
+from datus.method.consistency import VIEWS, kept, labels_in, picture_of, tinted
+from datus.types import Array
 
 DIMS = 192
 KINDS = 4
@@ -123,7 +123,7 @@ def whitened(keys: Sequence[Array], like: Sequence[Array], seed: int) -> Iterato
 
 def grid_of(shape: tuple[int, ...], grid_patches: int) -> tuple[int, int]:
     """(rows, columns) of an image (H, W), as `images.fit_size` cuts it: patches of one pixel."""
-    from datus.images import fit_size
+    from datus.inputs.images import fit_size
 
     return fit_size(shape[0], shape[1], grid_patches, 1, "keep")
 

@@ -28,12 +28,12 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from datus.config import ClustersConfig, Config
-from datus.plan import find_node
-from datus.runner import RunResult, run
-from datus.store import Store
-from datus.suggest import Source, Suggestion, find_source, fit_with, read_points, suggest
-from datus.trust import FIGURES, STABILITY, KFigures, measure, overview
-from datus.verdicts import recommend
+from datus.engine.plan import find_node
+from datus.engine.run import RunResult, run
+from datus.method.verdict import recommend
+from datus.store.store import Store
+from datus.suggest.stability import FIGURES, STABILITY, KFigures, measure, overview
+from datus.suggest.suggest import Source, Suggestion, find_source, fit_with, read_points, suggest
 
 KS = tuple(range(2, 31))
 

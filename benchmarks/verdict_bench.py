@@ -32,13 +32,13 @@ from scipy.stats import spearmanr
 from simulated import BENCH_VIEWS, labels_seen
 
 from datus.config import Config
-from datus.consistency import VIEWS, figures_of, judge, kappa
+from datus.engine.plan import make_plan
+from datus.engine.stage import Context, Runtime
 from datus.errors import DatusError
-from datus.index import Index, Shard
-from datus.plan import make_plan
-from datus.records import Array, ShardData
-from datus.shardwork import Context, Runtime
-from datus.work import labelled
+from datus.inputs.index import Index, Shard
+from datus.method.consistency import VIEWS, figures_of, judge, kappa
+from datus.stages.work import labelled
+from datus.types import Array, ShardData
 
 N_VIEWED = 32
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from datus.zoo import SIZES, Row, find
+from datus.models.registry import SIZES, Row, find
 
 Tensors = dict[str, torch.Tensor]
 

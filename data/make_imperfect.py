@@ -24,11 +24,11 @@ from zlib import crc32
 import cv2
 import numpy as np
 
-from datus.classes import load_classes
 from datus.config import DataConfig
 from datus.errors import DatusError
-from datus.masks import decode_labels, encode_mask, find_labels
-from datus.records import IGNORE, Array
+from datus.inputs.classes import load_classes
+from datus.method.masks import decode_labels, encode_mask, find_labels
+from datus.types import IGNORE, Array
 
 Change = Callable[[Array, float, np.random.Generator], Array]
 

@@ -14,7 +14,7 @@ The package reads top to bottom: `images`, `backbones`, `affinity`, `louvain`, `
 is what the names below are.
 
 They are loaded on first use, so that `import datus` costs nothing. Functions of the method are in
-their modules: `from datus.louvain import partition`.
+their modules: `from datus.method.louvain import partition`.
 """
 
 import importlib
@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from datus.api import compare_runs, evaluate, export, load, mine
+    from datus.api.functions import compare_runs, evaluate, export, load, mine
+    from datus.api.masked import MaskedImage
+    from datus.api.result import Cluster, Result
     from datus.config import Config
+    from datus.engine.run import run
     from datus.errors import DatusError
-    from datus.masked import MaskedImage
-    from datus.metrics import Scores
-    from datus.results import Cluster, Result
-    from datus.runner import run
-    from datus.store import Store
+    from datus.method.metrics import Scores
+    from datus.store.store import Store
 
 __all__ = [
     "Cluster",
@@ -50,14 +50,14 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("compare_runs", "evaluate", "export", "load", "mine"), "api"),
-    **dict.fromkeys(("Cluster", "Result"), "results"),
+    **dict.fromkeys(("compare_runs", "evaluate", "export", "load", "mine"), "api.functions"),
+    **dict.fromkeys(("Cluster", "Result"), "api.result"),
     "Config": "config",
     "DatusError": "errors",
-    "MaskedImage": "masked",
-    "Scores": "metrics",
-    "Store": "store",
-    "run": "runner",
+    "MaskedImage": "api.masked",
+    "Scores": "method.metrics",
+    "Store": "store.store",
+    "run": "engine.run",
 }
 
 if not TYPE_CHECKING:  # or a name that is not there would have the type Any

@@ -39,8 +39,8 @@ def _end(code: int) -> None:
     Returns where Python must end in its own way: a thread still works, or somebody measures
     (profiles, coverage).
     """
-    if "datus.threads" in sys.modules:
-        from datus.threads import end_waiting
+    if "datus.compute.threads" in sys.modules:
+        from datus.compute.threads import end_waiting
 
         end_waiting()
     others = set(threading.enumerate()) - {threading.current_thread()}
@@ -82,10 +82,10 @@ def main(own_process: bool = False) -> None:
     """The command line. Ctrl-C at any moment, also while libraries load, is one line and 130."""
     try:
         if own_process:
-            from datus.memory import be_frugal
+            from datus.compute.memory import be_frugal
 
             be_frugal()
-        from datus.cli import app
+        from datus.cli.app import app
 
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # names of images may hold what it cannot show

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from datus.errors import ConfigError
-from datus.records import MAX_CLUSTERS
+from datus.types import MAX_CLUSTERS
 
 
 @dataclass(frozen=True, slots=True)

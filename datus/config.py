@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from datus.aliases import resolve
 from datus.clusters_config import CLUSTERS_RANGES, ClustersConfig, check_clusters
 from datus.denoise_config import DENOISE_RANGES, DenoiseConfig, check_denoise
 from datus.errors import ConfigError, UsageError
+from datus.models.aliases import resolve
 from datus.report_config import REPORT_RANGES, ReportConfig
 from datus.shares import parse_share
 

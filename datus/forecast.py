@@ -13,17 +13,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from datus.budget import free_bytes, free_memory, no_room
+from datus.compute.threads import n_cores
 from datus.config import Config
+from datus.engine.budget import free_bytes, free_memory, no_room
+from datus.engine.plan import Node, Plan, find_node
+from datus.engine.resources import at_a_time, parallel, runtime_of
 from datus.errors import ClusterError, size_text
-from datus.index import Shard
-from datus.plan import Node, Plan, find_node
-from datus.records import ImageRecord
-from datus.reporting import BASELINE_PICTURES
-from datus.resources import at_a_time, parallel, runtime_of
+from datus.inputs.index import Shard
 from datus.sampling import REPORT_READS, UNITS, Cost, Sample, sample_of
-from datus.store import Store
-from datus.threads import n_cores
+from datus.stages.report import BASELINE_PICTURES
+from datus.store.store import Store
+from datus.types import ImageRecord
 
 TIMED_IMAGES = 17
 """Images that go through the stages: one to warm up, sixteen to measure."""
@@ -37,7 +37,10 @@ COPIES = 2
 KMEANS_COPIES = 3
 """Of all vectors: those of each image, all of them together, and as k-means sees them."""
 
-WORKER_IMPORTS = "import datus.runner, datus.affinity, datus.images, datus.louvain, datus.masks"
+WORKER_IMPORTS = (
+    "import datus.engine.run, datus.method.affinity, datus.inputs.images, datus.method.louvain, "
+    "datus.method.masks"
+)
 
 
 @dataclass(frozen=True, slots=True)

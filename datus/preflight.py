@@ -16,22 +16,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from datus.budget import nearest_folder, patch_grid, todo
-from datus.classes import load_classes
+from datus.compute.threads import map_threads
 from datus.config import Config
+from datus.engine.budget import nearest_folder, patch_grid, todo
+from datus.engine.plan import Plan, make_plan, wanted_groups
+from datus.engine.resources import parallel
+from datus.engine.run import Console, require_upstream
+from datus.engine.stage import read_image, read_truth
 from datus.errors import ImageError, StoreError
 from datus.forecast import Findings, Forecast, Row, spread
-from datus.imagesize import input_size, patch_px_of
-from datus.index import Index, check_inputs, make_index
-from datus.plan import Plan, make_plan, wanted_groups
-from datus.records import ImageRecord
-from datus.resources import parallel
-from datus.runner import Console, require_upstream
-from datus.shardwork import read_image, read_truth
-from datus.sources import hub_file, licence, notice, presence
-from datus.store import Store
-from datus.threads import map_threads
-from datus.zoo import find
+from datus.inputs.classes import load_classes
+from datus.inputs.index import Index, check_inputs, make_index
+from datus.models.image_size import input_size, patch_px_of
+from datus.models.registry import find
+from datus.models.weights import hub_file, licence, notice, presence
+from datus.store.store import Store
+from datus.types import ImageRecord
 
 CHECKED_IMAGES = 32
 """Decoded, with their true masks."""
@@ -151,7 +151,7 @@ def _decode(config: Config) -> Check:
 
 
 def _truth(config: Config) -> Check:
-    from datus.masks import truth_classes
+    from datus.method.masks import truth_classes
 
     classes = load_classes(Path(config.data.classes))
 

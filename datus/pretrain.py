@@ -25,22 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from datus.appearance import BUFFERS, N_CHANNELS, PLACES, HybridTransformer
-from datus.checkpoints import load_checkpoint
-from datus.disk import check_writable, explained
+from datus.compute.onednn import CPUINFO
 from datus.errors import UsageError, WorkError
-from datus.onednn import CPUINFO
-from datus.records import Array
-from datus.selfsupervised import (
-    ARCHITECTURE,
-    PATCH_PX,
-    Learner,
-    Settings,
-    Views,
-    make_symmetric,
-)
-from datus.sources import model_path, own_record, weights_id
-from datus.trainset import write_whole
+from datus.models.appearance import BUFFERS, N_CHANNELS, PLACES, HybridTransformer
+from datus.models.checkpoints import load_checkpoint
+from datus.models.weights import model_path, own_record, weights_id
+from datus.segmenter.examples import write_whole
+from datus.selfsupervised import ARCHITECTURE, PATCH_PX, Learner, Settings, Views, make_symmetric
+from datus.store.disk import check_writable, explained
+from datus.types import Array
 from datus.views import Phase, Photographs
 
 MOMENTUM = 0.999, 0.996
@@ -316,8 +309,8 @@ def calibrate(encoder: HybridTransformer, images: Sequence[Array]) -> None:
     little about a place: all places then get the mean of all. Channels that hardly vary on these
     images (the colours of grey ones) count as if they varied by LEAST_STD.
     """
-    from datus.backbones import Backbone
-    from datus.images import normalise
+    from datus.inputs.images import normalise
+    from datus.models.vit import Backbone
 
     width = encoder.num_features
     neutral = torch.zeros(N_CHANNELS), torch.ones(N_CHANNELS)

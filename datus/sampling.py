@@ -18,19 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
-from datus.budget import n_patches
-from datus.centering import SAMPLE_IMAGES
 from datus.config import Config
-from datus.consistency_work import n_viewed
+from datus.engine.budget import n_patches
+from datus.engine.plan import DATASET_KEY, Node, Plan, find_node
+from datus.engine.stage import Context, Runtime, chunks, merged
 from datus.errors import CorruptShard
-from datus.frozen import reference_arrays
-from datus.imagesize import input_size
-from datus.index import Index, Shard
-from datus.modelarrays import cluster_arrays
-from datus.plan import DATASET_KEY, Node, Plan, find_node
-from datus.records import WHOLE, Array, ImageRecord, ShardData
-from datus.shardwork import Context, Runtime, chunks, merged
-from datus.store import ShardReport, Store
+from datus.inputs.index import Index, Shard
+from datus.method.centering import SAMPLE_IMAGES
+from datus.models.image_size import input_size
+from datus.review.cluster_arrays import cluster_arrays
+from datus.review.frozen import reference_arrays
+from datus.stages.views import n_viewed
+from datus.store.store import ShardReport, Store
+from datus.types import WHOLE, Array, ImageRecord, ShardData
 
 BUDGET_SECONDS = 10.0
 """For the images after the first, in one stage."""
@@ -288,7 +288,7 @@ class Sample:
 
     def _made_clusters(self, node: Node) -> _Timed:
         """Centroids of the sample, repeated up to K; the seconds are those of more vectors."""
-        from datus.clusters import fit_clusters, load_faiss, offsets
+        from datus.method.clusters import fit_clusters, load_faiss, offsets
 
         settings, seed, device = self.config.clusters, self.config.seed, self.runtime.device
         embedded = self.output(find_node(self.plan.nodes, "embeddings", node.k)).arrays.values()

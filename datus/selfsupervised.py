@@ -21,7 +21,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datus.appearance import MEAN, STD, HybridTransformer
+from datus.models.appearance import MEAN, STD, HybridTransformer
 
 PATCH_PX = 8
 N_BINS = 9

@@ -1,14 +1,14 @@
 """What is done in a run folder, what is not and why, what nobody needs. Loads no torch."""
 
 from datus.config import Config
+from datus.engine.plan import DATASET_KEY, Plan, make_plan, why
 from datus.errors import WorkError
-from datus.frozen import kept_marks
-from datus.index import read_index
-from datus.plan import DATASET_KEY, Plan, make_plan, why
-from datus.ready import dropped, reports
-from datus.records import WHOLE
-from datus.stages import STAGE_NAMES
-from datus.store import Store
+from datus.inputs.index import read_index
+from datus.pipeline import STAGE_NAMES
+from datus.review.frozen import kept_marks
+from datus.store.finished import dropped, reports
+from datus.store.store import Store
+from datus.types import WHOLE
 
 Row = tuple[str, ...]
 

@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from datus.config import Config
+from datus.engine.plan import make_plan
 from datus.errors import CorruptShard, WorkError
-from datus.images import sha256_of
-from datus.index import read_index
-from datus.plan import make_plan
-from datus.ready import Place, contents, reports
-from datus.store import ShardReport, Store
+from datus.inputs.images import sha256_of
+from datus.inputs.index import read_index
+from datus.store.finished import Place, contents, reports
+from datus.store.store import ShardReport, Store
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from datus.errors import WorkError
-from datus.records import Array
 from datus.selfsupervised import Views
+from datus.types import Array
 
 AHEAD = 4
 """Batches that wait, ready, in memory."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from datus.report.drawing import COLOURS, Drawing, Marker, Spot, Stroke, Words, to_png, to_svg
+from datus.compare.drawing import COLOURS, Drawing, Marker, Spot, Stroke, Words, to_png, to_svg
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datus.classes import load_classes
-from datus.masks import decode_labels, overlay
-from datus.records import IGNORE, Array
+from datus.inputs.classes import load_classes
+from datus.method.masks import decode_labels, overlay
+from datus.types import IGNORE, Array
 
 HEIGHT_PX, GAP_PX, LIMIT = 150, 6, 10**8
 

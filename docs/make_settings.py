@@ -18,8 +18,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from datus.cli.options import OPTIONS
 from datus.config import _RANGES, PRESETS, Config
-from datus.options import OPTIONS
 
 PAGE = Path(__file__).with_name("settings.md")
 

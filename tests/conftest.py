@@ -49,7 +49,9 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # of the workers: executor_jobs
+        patch.setenv(
+            "PYTHONPATH", str(Path(__file__).parent / "helpers")
+        )  # of the workers: executor_jobs
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
         ray.init(

@@ -7,11 +7,11 @@ from tiny_runs import Dataset
 
 import datus.forecast
 from datus.config import Config
+from datus.engine.plan import make_plan
 from datus.forecast import Findings, Forecast, Row, spread
-from datus.index import read_index
-from datus.plan import make_plan
-from datus.records import ImageRecord
-from datus.store import Store
+from datus.inputs.index import read_index
+from datus.store.store import Store
+from datus.types import ImageRecord
 
 
 def record(number: int) -> ImageRecord:
@@ -68,7 +68,7 @@ def test_workers_help_as_far_as_there_are_cores_and_shards(
     finished: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("resources", "forecast"):
+    for module in ("engine.resources", "forecast"):
         monkeypatch.setattr(f"datus.{module}.n_cores", lambda: n_cores)
     one = forecast(tiny.config(finished, settings), finished)
     assert one._speedup(n_shards) == expected

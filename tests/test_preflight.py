@@ -6,21 +6,21 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from commands import call, error_of, rows_of
 from run_tree import tree
-from test_cli import call, error_of, rows_of
 from tiny_runs import IDS, Dataset, go, make_dataset, save, snapshot
 
-import datus.budget
+import datus.engine.budget
 import datus.forecast
-from datus.backbones import Backbone
 from datus.config import Config
-from datus.consistency import VIEWS
-from datus.consistency_work import n_viewed
+from datus.engine.run import QUIET
 from datus.forecast import Findings
-from datus.index import read_index
+from datus.inputs.index import read_index
+from datus.method.consistency import VIEWS
+from datus.models.vit import Backbone
 from datus.preflight import look
-from datus.runner import QUIET
-from datus.store import Store
+from datus.stages.views import n_viewed
+from datus.store.store import Store
 
 MANY = tuple(f"i{number:02}" for number in range(24))
 
@@ -60,7 +60,7 @@ def written(run_dir: Path) -> dict[str, int]:
 def test_the_bytes_of_every_stage_are_those_of_the_run(
     more: dict[str, Any], photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("consistency_work", "sampling"):  # four images say little of four others
+    for module in ("stages.views", "sampling"):  # four images say little of four others
         monkeypatch.setattr(f"datus.{module}.n_viewed", lambda n_images: n_images)
     # spherical: the clusters of the sample are those of all images, so tallies hold as much
     steady = {"clusters.spherical": True, "embeddings.crop_px": 32}
@@ -115,7 +115,7 @@ def test_only_what_is_missing_is_counted(
     def no_model(*_: Any, **__: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("datus.backbones.load_backbone", no_model)
+    monkeypatch.setattr("datus.models.vit.load_backbone", no_model)
     # spherical: these two clusters do not depend on the order in which vectors come
     config = tiny.config(run_copy, {"clusters.k": [2], "clusters.spherical": True})
     before = written(run_copy)
@@ -377,7 +377,7 @@ def test_a_disk_that_is_too_small(
 ) -> None:
     run_dir = tmp_path / "run"
     needed = dry(tiny.config(run_dir)).n_bytes
-    for module in (datus.forecast, datus.budget):
+    for module in (datus.forecast, datus.engine.budget):
         monkeypatch.setattr(module, "free_bytes", lambda store: 400_000)
     text = error_of(call("run", *tiny.arguments(run_dir), "--dry-run"), exit_code=1)
     assert text == (

@@ -8,11 +8,11 @@ import pytest
 from run_tree import tree
 from tiny_runs import IDS, SPEED, Dataset, go, made, make_dataset, snapshot
 
+from datus.engine.plan import make_plan
 from datus.errors import StoreError, UsageError, WorkError
-from datus.plan import make_plan
-from datus.records import WHOLE
 from datus.status import failure_lines, graph_lines, prune_rows, status_rows
-from datus.store import Store
+from datus.store.store import Store
+from datus.types import WHOLE
 
 SHARD_STAGES = (
     *("features", "graphs", "segments", "embeddings", "samples"),
@@ -222,7 +222,7 @@ def test_prune_does_not_touch_a_folder_in_use(tiny: Dataset, run_copy: Path) -> 
 
 
 def test_the_plan_of_status_is_that_of_the_run(tiny: Dataset, finished: Path) -> None:
-    from datus.index import read_index
+    from datus.inputs.index import read_index
 
     index = read_index(Store(finished))
     assert index is not None

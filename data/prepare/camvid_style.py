@@ -32,9 +32,9 @@ from common import (
 )
 from PIL import Image
 
-from datus.classes import load_classes
 from datus.errors import UsageError, WorkError
-from datus.records import IGNORE, ClassTable
+from datus.inputs.classes import load_classes
+from datus.types import IGNORE, ClassTable
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,8 +27,8 @@ from PIL import Image
 # The scripts run from a checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from datus.compute.threads import map_threads, n_cores
 from datus.errors import DatusError, UsageError, WorkError
-from datus.threads import map_threads, n_cores
 
 Array = npt.NDArray[Any]
 Convert = Callable[[Image.Image, Path], tuple[Array, dict[str, int]]]

@@ -24,7 +24,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from datus.records import Array
+from datus.types import Array
 
 FOLDER = "browse"
 """Of all files but the page, beside it."""

@@ -14,8 +14,8 @@ from zlib import crc32
 
 import numpy as np
 
-from datus.records import Array
 from datus.report.browse import BrowseImage
+from datus.types import Array
 
 SHOWN = 24
 """Segments of each kind on the page of a cluster."""

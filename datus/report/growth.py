@@ -6,7 +6,7 @@ In: `drift.Drift`. Figures are lengths of unit vectors' differences, 0 to 2, or 
 import math
 from typing import Any
 
-from datus.drift import FAR, VERY_FAR, Drift, MeasureDrift
+from datus.method.drift import FAR, VERY_FAR, Drift, MeasureDrift
 from datus.report import figures
 from datus.report.figures import short
 

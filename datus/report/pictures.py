@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from datus.masks import PALETTE, labels_to_pixels
-from datus.records import IGNORE, Array, ClassTable
+from datus.method.masks import PALETTE, labels_to_pixels
+from datus.types import IGNORE, Array, ClassTable
 
 JPEG_QUALITY = 82
 

@@ -1,6 +1,6 @@
 """What a report is made from. Plain values and arrays; nothing here reads a disk.
 
-`ReportInputs` is all of it. Frames as in `datus.records`: rows before columns, RGB, IGNORE = 255 is
+`ReportInputs` is all of it. Frames as in `datus.types`: rows before columns, RGB, IGNORE = 255 is
 a pixel without a label. Scores and shares are percent. Nothing given here may depend on the clock
 or on the machine: the report repeats it, and the same run has to give the same bytes.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from datus.drift import Drift
-from datus.metrics import Scores
-from datus.records import MAX_CLUSTERS, Array, ClassTable, Confusion, Verdict
+from datus.method.drift import Drift
+from datus.method.metrics import Scores
+from datus.types import MAX_CLUSTERS, Array, ClassTable, Confusion, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import datus
-from datus.metrics import Scores
+from datus.method.metrics import Scores
 from datus.report import growth
 from datus.report.records import Baselines, Denoised, Distribution, KResult, ReportInputs
 

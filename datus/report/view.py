@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datus.metrics import Scores
-from datus.records import IGNORE, Array
+from datus.method.metrics import Scores
 from datus.report import figures
 from datus.report.pictures import Colours, class_colours, cluster_colours, layer, photo, small_size
 from datus.report.records import Baselines, Distribution, GalleryItem, KResult, ReportInputs
 from datus.report.summary import HEADLINE, ordered
+from datus.types import IGNORE, Array
 
 EXAMPLE_PX = 320
 GALLERY_PX = 112

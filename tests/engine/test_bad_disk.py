@@ -76,7 +76,7 @@ def test_a_full_disk_stops_the_run_and_with_more_space_it_goes_on(
 ) -> None:
     """24 images need more than 1 MB for their features alone. As under a quota, nobody knows
     beforehand what is free: a disk that tells is refused at the door (test_preflight)."""
-    monkeypatch.setattr("datus.budget.free_bytes", lambda store: None)
+    monkeypatch.setattr("datus.engine.budget.free_bytes", lambda store: None)
     many, run_dir = make_images(tmp_path / "images", 24), small_disk / "run"
     stopped = run(many, run_dir)
     assert stopped.exit_code == 1
@@ -289,7 +289,7 @@ def test_a_disk_that_turns_bad_during_the_run(
 
 OWNER = """
 import sys, time
-from datus.store import Store
+from datus.store.store import Store
 with Store(sys.argv[1]).lock():
     print("locked", flush=True)
     time.sleep(600)
@@ -323,7 +323,7 @@ def test_a_run_folder_in_use_names_its_owner_and_is_free_when_that_is_killed(
 def test_status_may_look_while_another_works_but_prune_may_not(
     images: Path, tmp_path: Path
 ) -> None:
-    from datus.store import Store
+    from datus.store.store import Store
 
     run_dir = tmp_path / "run"
     assert run(images, run_dir).exit_code == 0

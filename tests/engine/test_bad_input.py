@@ -25,7 +25,7 @@ from bad_files import (
     status,
 )
 
-from datus.stage_warnings import few_valid
+from datus.stages.warnings import few_valid
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
@@ -100,7 +100,7 @@ def test_an_image_that_may_not_be_read_is_a_recorded_failure(four: Path, tmp_pat
 def test_an_image_that_changes_during_the_run_stops_it_and_the_next_run_sees_it(
     four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datus import runner
+    from datus.engine import run as runner
 
     plan = runner.make_plan
 
@@ -188,7 +188,7 @@ def test_an_image_without_a_valid_segment_has_an_empty_mask_and_is_warned_of(
 
 def largest_segments(run_dir: Path) -> dict[str, int]:
     """image id -> patches of its largest segment."""
-    from datus.store import Store
+    from datus.store.store import Store
 
     store, found = Store(run_dir), {}
     for path in run_dir.glob("segments/*/shard-*.json"):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny_runs import Dataset, go
 
-from datus.export_run import find_masks
-from datus.masks import decode_labels, labels_to_pixels
-from datus.store import Store
+from datus.formats.export import find_masks
+from datus.method.masks import decode_labels, labels_to_pixels
+from datus.store.store import Store
 
 PLAIN = {"masks.refine": "none", "clusters.restarts": 4}
 

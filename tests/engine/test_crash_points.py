@@ -24,8 +24,8 @@ MOMENTS = ("before", "between", "after")
 
 def run_here(images: str, run_dir: str) -> None:
     from datus.config import Config
-    from datus.runner import run
-    from datus.store import Store
+    from datus.engine.run import run
+    from datus.store.store import Store
 
     overrides = {
         "data.images": images,
@@ -43,7 +43,7 @@ def run_here(images: str, run_dir: str) -> None:
 
 def run_and_die(images: str, run_dir: str, stage: str, number: int, moment: str) -> None:
     """Dies at write `number` of a stage; lives if the stage writes less than that."""
-    from datus import store
+    from datus.store import store
 
     count = 0
 
@@ -74,7 +74,7 @@ def in_child(function, *arguments: object) -> int:
     """Exit code of a forked child; -9 if it was killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "timm", "faiss", "datus.runner", "sknetwork.clustering"]
+        ["torch", "timm", "faiss", "datus.engine.run", "sknetwork.clustering"]
     )
     child = context.Process(target=function, args=arguments)
     child.start()

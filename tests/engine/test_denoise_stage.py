@@ -15,12 +15,12 @@ from run_tree import tree
 from tiny_runs import Dataset, go, made
 
 from datus.config import Config
+from datus.engine.plan import find_node, make_plan
+from datus.engine.run import QUIET
 from datus.errors import WorkError
-from datus.masks import decode_labels
-from datus.plan import find_node, make_plan
+from datus.method.masks import decode_labels
 from datus.preflight import look
-from datus.runner import QUIET
-from datus.store import Store
+from datus.store.store import Store
 
 ON: dict[str, Any] = {"denoise.enabled": True, "denoise.epochs": 3, "denoise.drop_share": 1.0}
 
@@ -147,7 +147,7 @@ def test_features_that_are_not_kept_give_the_same_model(tiny: Dataset, run_copy:
 
 KILLED = """
 import os, signal, sys
-from datus import denoise
+from datus.segmenter import train as denoise
 from tiny_runs import Dataset, go
 from pathlib import Path
 
@@ -171,7 +171,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     more = {**ON, "denoise.rounds": rounds, "denoise.ema": 0.9}
     config = tiny.config(run_copy, more)
     text = KILLED.format(epoch=epoch, root=str(tiny.root), run=str(run_copy), more=more)
-    paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path])
+    paths = os.pathsep.join([str(Path(__file__).resolve().parents[1] / "helpers"), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": paths}, check=False
     )
@@ -208,11 +208,11 @@ def test_a_dry_run_tells_what_it_takes(tiny: Dataset, run_copy: Path) -> None:
 
 
 def test_the_model_predicts_what_the_stage_drew(tiny: Dataset, run_copy: Path) -> None:
-    from datus.denoise import image_logits
-    from datus.denoising import prepared
-    from datus.images import decode_image
-    from datus.logits import logits_to_pixels
-    from datus.segmenter import load_segmenter
+    from datus.inputs.images import decode_image
+    from datus.segmenter.logits import logits_to_pixels
+    from datus.segmenter.model import load_segmenter
+    from datus.segmenter.train import image_logits
+    from datus.stages.denoise import prepared
 
     config = tiny.config(run_copy, {**ON, "masks.refine": "none"})
     go(config)

@@ -12,14 +12,14 @@ import pytest
 from run_tree import tree
 from tiny_runs import IDS, SPEED, Dataset, go, make_dataset, save, write_pair
 
-from datus import frozen
 from datus.config import Config
+from datus.engine.plan import DATASET_KEY, find_node, make_plan
+from datus.engine.run import RunResult
 from datus.errors import ClusterError, UsageError
-from datus.index import Index
-from datus.plan import DATASET_KEY, find_node, make_plan
-from datus.records import WHOLE, Array
-from datus.runner import RunResult
-from datus.store import Store
+from datus.inputs.index import Index
+from datus.review import frozen
+from datus.store.store import Store
+from datus.types import WHOLE, Array
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 

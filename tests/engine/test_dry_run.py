@@ -49,7 +49,7 @@ def test_a_look_that_is_broken_off_leaves_nothing_behind(
     images = put(tmp_path / "images", {f"{i}.png": encoded(scene(seed=i)) for i in range(2)})
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr("datus.affinity.affinity_graph", broken)
+    monkeypatch.setattr("datus.method.affinity.affinity_graph", broken)
     given = ["run", "--images", images, *FAST, "--run-dir", tmp_path / "run", "--dry-run"]
     if error is KeyboardInterrupt:
         assert datus(*given).exit_code == 130

@@ -11,12 +11,12 @@ from PIL import Image
 from tiny_runs import Dataset, go, made, snapshot
 from typer.testing import CliRunner
 
-from datus.cli import app
+from datus.cli.app import app
 from datus.config import Config
 from datus.errors import ConfigError, UsageError
-from datus.index import read_index
-from datus.review import read_base
-from datus.store import Store
+from datus.inputs.index import read_index
+from datus.review.review import read_base
+from datus.store.store import Store
 
 MORE = {"clusters.k": [4], "masks.refine": "none"}
 

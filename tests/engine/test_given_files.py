@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from tiny_runs import Dataset, Listener, go
 
-from datus import plan as plans
 from datus.config import Config
+from datus.engine import plan as plans
+from datus.engine.plan import Node, Plan, unchanged
+from datus.engine.run import run
+from datus.engine.workers import Advance
 from datus.errors import StoreError, WorkError
-from datus.executors import Advance
-from datus.index import Index
-from datus.plan import Node, Plan, unchanged
-from datus.runner import run
-from datus.store import Store
+from datus.inputs.index import Index
+from datus.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
@@ -119,8 +119,8 @@ def test_a_full_disk_under_the_work_of_a_stage_is_said(
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    importlib.import_module("datus.denoise")  # it takes the name from there, and keeps it
-    monkeypatch.setattr("datus.trainset.write_whole", full)
+    importlib.import_module("datus.segmenter.train")  # it takes the name from there, and keeps it
+    monkeypatch.setattr("datus.segmenter.examples.write_whole", full)
     config = tiny.config(run_copy, {"denoise.enabled": True, "denoise.epochs": 1})
     with pytest.raises(StoreError) as caught:
         go(config, until="denoise-fit")

@@ -16,17 +16,17 @@ from run_tree import tree
 from tiny_runs import SPEED, Dataset, Listener, flip_byte, go, made, make_dataset, save, write_pair
 from typer.testing import CliRunner
 
-from datus import frozen
-from datus.cli import app
+from datus.cli.app import app
 from datus.config import Config
+from datus.engine.plan import DATASET_KEY, find_node, make_plan
+from datus.engine.run import QUIET, RunResult
 from datus.errors import DatusError, UsageError, WorkError
-from datus.index import Index, read_index
-from datus.plan import DATASET_KEY, find_node, make_plan
+from datus.inputs.index import Index, read_index
 from datus.preflight import look
-from datus.records import WHOLE
-from datus.runner import QUIET, RunResult
+from datus.review import frozen
 from datus.status import prune_rows, status_rows
-from datus.store import Store
+from datus.store.store import Store
+from datus.types import WHOLE
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
@@ -500,13 +500,13 @@ def test_freeze_to_a_place_that_cannot_be_written(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("datus.store._write_local", full)
+        patch.setattr("datus.store.store._write_local", full)
         assert call("freeze", run, "--out", tmp_path / "x") == (
             1,
             f"error: cannot write {tmp_path}/x: No space left on device; free some space and run "
             "the same command again\n",
         )
-    monkeypatch.setattr("datus.frozen.known_k", lambda *_: pytest.fail("looked at the run"))
+    monkeypatch.setattr("datus.review.frozen.known_k", lambda *_: pytest.fail("looked at the run"))
     assert call("freeze", run, "--out", file / "x") == (
         1,
         f"error: cannot write {file}/x: Not a directory; a file is in the way, choose another "

@@ -20,14 +20,14 @@ from executor_jobs import died_and_careful
 from run_tree import tree
 from tiny_runs import Dataset, go, made, make_dataset
 
-from datus import isolation
+from datus.engine.workers import ExecutorSettings, by_name
 from datus.errors import ImageError, WorkError
-from datus.executors import ExecutorSettings, by_name
-from datus.isolation import Decoder, crashed, look_through, reading, under_way
-from datus.records import ImageRecord
-from datus.store import Store
+from datus.inputs import safe_decode as isolation
+from datus.inputs.safe_decode import Decoder, crashed, look_through, reading, under_way
+from datus.store.store import Store
+from datus.types import ImageRecord
 
-SABOTEUR = Path(__file__).resolve().parent.parent / "saboteur"
+SABOTEUR = Path(__file__).resolve().parent.parent / "helpers" / "saboteur"
 CRASH, HANG = b"CRASHES THE DECODER", b"HANGS THE DECODER"
 CRASHED = "its decoder crashed (SIGSEGV): mend or remove the file"
 
@@ -70,7 +70,7 @@ def test_a_child_tells_crashes_and_hangs_from_good_and_damaged_files(dataset: Da
 
 ORPHANING = """
 import os, signal, sys
-from datus import isolation
+from datus.inputs import safe_decode as isolation
 select = isolation.select.select
 class Told:
     def select(self, *given):  # the second is for the answer: the file is under way
@@ -150,8 +150,8 @@ def test_refused_files_raise_where_they_are_read(
 HANGING_WORKER = """
 import sys, time
 from datus.config import Config
-from datus.isolation import guarded, reading
-from datus.store import Store
+from datus.inputs.safe_decode import guarded, reading
+from datus.store.store import Store
 config = Config.load(None, {"speed.decode_seconds": 0.3, "speed.executor": "processes"})
 with guarded(config, Store(sys.argv[1]), "abc", (), careful=False):
     with reading(config, "one"):
@@ -182,7 +182,8 @@ def test_a_job_that_killed_its_worker_is_tried_again_with_care(tmp_path: Path) -
 def test_notes_of_what_was_under_way_outlive_a_kill_and_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     script = (
-        "import os, sys\nfrom datus.isolation import under_way\nfrom datus.store import Store\n"
+        "import os, sys\nfrom datus.inputs.safe_decode import under_way\n"
+        "from datus.store.store import Store\n"
         "store = Store(sys.argv[1])\n"
         "with under_way(store, 'index'):\n    pass\n"
         "with under_way(store, 'abc'):\n    os.kill(os.getpid(), 9)\n"

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tiny_runs import Dataset, go, made, make_dataset
 
-from datus.classes import load_classes
-from datus.masks import decode_labels, truth_classes
-from datus.metrics import count_pixels
-from datus.plan import find_node
-from datus.records import Array
-from datus.store import Store
+from datus.engine.plan import find_node
+from datus.inputs.classes import load_classes
+from datus.method.masks import decode_labels, truth_classes
+from datus.method.metrics import count_pixels
+from datus.store.store import Store
+from datus.types import Array
 
 BLOCKS, REFINED = {"masks.refine": "none"}, {"masks.refine": "bilateral"}
 

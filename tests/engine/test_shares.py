@@ -18,15 +18,15 @@ from run_tree import tree
 from tiny_runs import Dataset, Listener, go, made, make_dataset
 from typer.testing import CliRunner
 
-from datus.cli import app
+from datus.cli.app import app
 from datus.config import Config
+from datus.engine.run import RunResult, run
+from datus.engine.shares import agreed_index, check_arrived, hold
 from datus.errors import ConfigError, StoreError, TooManyFailures, WorkError
-from datus.isolation import NOTES
-from datus.records import ShardData
-from datus.runner import RunResult, run
+from datus.inputs.safe_decode import NOTES
 from datus.shares import Share, parse_share
-from datus.store import Store
-from datus.turns import agreed_index, check_arrived, hold
+from datus.store.store import Store
+from datus.types import ShardData
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
@@ -321,7 +321,7 @@ def test_what_another_machine_wrote_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, place = Store(tmp_path), ("features", "0f", "abc")
-    monkeypatch.setattr("datus.turns.ARRIVAL_SECONDS", -1)
+    monkeypatch.setattr("datus.engine.shares.ARRIVAL_SECONDS", -1)
     with pytest.raises(WorkError) as caught:
         check_arrived(store, [place])
     assert str(caught.value) == (
@@ -332,7 +332,7 @@ def test_what_another_machine_wrote_is_waited_for(
         0.3, lambda: Store(tmp_path).write_shard(place, ShardData({}), 0.0, keep=True)
     )
     late.start()
-    monkeypatch.setattr("datus.turns.ARRIVAL_SECONDS", 20)
+    monkeypatch.setattr("datus.engine.shares.ARRIVAL_SECONDS", 20)
     check_arrived(store, [place])
     late.join()
 
@@ -408,7 +408,7 @@ def test_shares_at_the_same_time_end_with_the_bytes_of_a_whole_run(
     tiny: Dataset, whole: Path, tmp_path: Path
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm", "faiss", "datus.runner"])
+    context.set_forkserver_preload(["torch", "timm", "faiss", "datus.engine.run"])
     # the last one twice: a share that was requeued while it still ran
     for texts in 2 * (("1/3", "2/3", "3/3", "3/3"), ("none",)) + (("1/3", "2/3", "3/3"), ("",)):
         configs = [tiny.config(tmp_path / "run", {**MEAN, "speed.shards": one}) for one in texts]

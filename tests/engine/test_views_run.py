@@ -10,15 +10,15 @@ from PIL import Image
 from run_tree import tree
 from tiny_runs import IDS, Dataset, go, made, make_dataset, save, snapshot
 
-from datus import shardwork
-from datus.consistency import VIEWS, kappa, labels_in, picture_of
-from datus.consistency_work import n_viewed, viewed
-from datus.plan import DATASET_KEY, find_node
-from datus.records import WHOLE, Array, ImageRecord
-from datus.review import read_base
-from datus.runner import RunResult
-from datus.stage_warnings import few_labelled, few_valid
-from datus.store import Store
+from datus.engine import stage as shardwork
+from datus.engine.plan import DATASET_KEY, find_node
+from datus.engine.run import RunResult
+from datus.method.consistency import VIEWS, kappa, labels_in, picture_of
+from datus.review.review import read_base
+from datus.stages.views import n_viewed, viewed
+from datus.stages.warnings import few_labelled, few_valid
+from datus.store.store import Store
+from datus.types import WHOLE, Array, ImageRecord
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
@@ -345,8 +345,8 @@ def test_a_few_sure_pixels_are_not_trusted() -> None:
 def test_little_is_labelled_and_the_verdict_says_so(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datus.stage_warnings.LOW_VALID_SHARE", 0.99)
-    monkeypatch.setattr("datus.reporting.few_valid", lambda share: [])
+    monkeypatch.setattr("datus.stages.warnings.LOW_VALID_SHARE", 0.99)
+    monkeypatch.setattr("datus.stages.report.few_valid", lambda share: [])
     found = verdict_of(tiny, tmp_path / "run", masks__min_confidence=0.5)
     assert 0 < report_of(tmp_path / "run")["coverage"] < 99
     assert found["word"] == "do not trust this"

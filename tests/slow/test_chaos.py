@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+FOLDER = Path(__file__).parent
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "command", [["chaos.py", "--quick"], ["fuzz.py", "--seconds", "60"]], ids=["chaos", "fuzz"]
+    "command",
+    [["chaos/chaos.py", "--quick"], ["fuzz/fuzz.py", "--seconds", "60"]],
+    ids=["chaos", "fuzz"],
 )
 def test_nothing_is_lost_and_nothing_crashes(command: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, *command], cwd=BENCHMARKS, capture_output=True, text=True, check=False
+        [sys.executable, *command], cwd=FOLDER, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

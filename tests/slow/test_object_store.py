@@ -48,7 +48,7 @@ def server() -> Iterator[Server]:
     """An S3 with an empty bucket, and an environment that leads to it."""
     import s3fs
 
-    script = Path(__file__).parents[1] / "s3_server.py"
+    script = Path(__file__).parents[1] / "helpers" / "s3_server.py"
     with (
         subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as process,
         pytest.MonkeyPatch.context() as patch,

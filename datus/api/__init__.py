@@ -1,0 +1,1 @@
+"""DatUS in Python."""

@@ -1,0 +1,1 @@
+"""Many runs, any masks, the paper's tables and figures."""

@@ -1,0 +1,307 @@
+"""Run every cell of a grid in one run folder, and make the paper's tables and figures.
+
+    found = compare(load_grid(Path("pipelines/paper/table1_suim.toml")), console)
+    write(found)                   tables and figures: what -> where
+
+The store is content-addressed, so cells share every stage whose settings they share: features of a
+backbone are computed once for all K and all embedders. A cell that fails is recorded with its
+reason and the others go on; the same command goes on where it stopped.
+"""
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from datus.compare.cells import CellResult, Comparison, lines_of, varying
+from datus.compare.documents import documents
+from datus.compare.finished import finished, read_figures
+from datus.compare.grid import Cell, Grid, is_grid, load_grid, parse_lists
+from datus.compare.tables import chosen_rules
+from datus.engine.plan import LAST, Plan, find_node
+from datus.engine.run import QUIET, Console, RunResult, run
+from datus.engine.workers import Advance
+from datus.errors import CorruptShard, DatusError, StoreError, UsageError, WorkError
+from datus.inputs.images import decode_image
+from datus.inputs.index import check_inputs
+from datus.method.baselines import renumbered
+from datus.method.masks import PALETTE, decode_labels
+from datus.pipeline import STAGE_NAMES
+from datus.report.display import Look, contact_sheet, overlay_picture, png_bytes, shrunk
+from datus.store.store import Store
+from datus.types import Array
+
+Place = tuple[str, str, str]
+
+OURS = re.compile(
+    r"pictures\.png|figure[79]\.(svg|png)|(scores|scores_.*|segments|embedders_.*)\.csv"
+)
+"""Files that only some comparisons have."""
+
+
+def compare_files(
+    files: Sequence[Path],
+    overrides: Mapping[str, Any],
+    lists: Mapping[str, str],
+    console: Console = QUIET,
+) -> Comparison:
+    """One grid, or none but `lists`, is run; configs of runs are read. Raises UsageError.
+
+    `overrides`: settings by dotted name; `lists`: keys of the grid as the command line spells
+    them, "" where it does not.
+    """
+    grids = [path for path in files if is_grid(path)]
+    if len(files) > 1 and grids:
+        raise UsageError(f"{grids[0]} is a grid: expected one grid alone, or configs of runs")
+    parsed = parse_lists(lists)
+    if files and not grids:
+        unfit = sorted(set(parsed) - {"table"})
+        if unfit:
+            raise UsageError(
+                f"{unfit[0]}: {files[0]} is a finished run, which has none to choose; expected a "
+                "grid, a file with base = or [base]"
+            )
+        return finished(files, lists.get("table") or "full", overrides)
+    return compare(load_grid(files[0] if files else None, overrides, parsed), console)
+
+
+# --- a grid -------------------------------------------------------------------------------------
+
+
+def compare(grid: Grid, console: Console = QUIET) -> Comparison:
+    """Every cell, in order. Raises UsageError at the door, StoreError where the disk fails."""
+    settings = grid.settings
+    rules = chosen_rules(settings.rules, settings.table)
+    for config in {cell.config.data: cell.config for cell in grid.cells}.values():
+        check_inputs(config)
+    for text in _weights_missing(grid.cells):
+        console.say(f"warning: {text}")
+    store, clock, once = Store(grid.run_path), _Clock(grid.cells), _Once(console)
+    before = _n_shards(store)
+    seen: set[Place] = set()
+    results = []
+    for number, cell in enumerate(grid.cells):
+        console.say(f"cell {number + 1} of {len(grid.cells)}: {cell.label}{clock.eta(number)}")
+        result, worked = _one(cell, store, once, seen, settings.reports)
+        clock.note(number, worked)
+        if result.reason:
+            console.say(f"failed: {result.reason}")
+        results.append(result)
+    made = _n_shards(store) - before
+    path = grid.run_path
+    return Comparison(settings.name, settings.table, rules, tuple(results), path, made)
+
+
+def _n_shards(store: Store) -> int:
+    """Finished shards of all stages."""
+    return sum(
+        name.startswith("shard-") and name.endswith(".json")
+        for stage in STAGE_NAMES
+        for mark in store.folders(stage)
+        for name in store.files(stage, mark)
+    )
+
+
+def _weights_missing(cells: Iterable[Cell]) -> list[str]:
+    """What can be known without loading a model: said before the first cell, not after hours."""
+    from datus.models.vit import weights_id
+
+    wanted: dict[tuple[str, str], int] = {}
+    for cell in cells:
+        for section in (cell.config.features, cell.config.embeddings):
+            model = section.backbone, section.weights
+            if model[0] != "same":
+                wanted[model] = wanted.get(model, 0) + 1
+    found = []
+    for (name, weights), n_cells in wanted.items():
+        try:
+            if not Path(weights).is_file():  # the run hashes a file that is there
+                weights_id(name, weights)
+        except (UsageError, WorkError) as error:
+            found.append(f"{n_cells} cells with {name} will fail: {error}")
+    return found
+
+
+def _one(
+    cell: Cell, store: Store, console: Console, seen: set[Place], reports: bool
+) -> tuple[CellResult, bool]:
+    """(what came out of a cell, whether there was work to do). Only a broken store is raised."""
+    until = "report" if reports else "evaluate"
+    try:
+        result = run(cell.config, store, console, until=until)
+        if _forget_damaged(store, result.plan, console):
+            result = run(cell.config, store, console, until=until)
+        found = _measured(cell, store, result, seen)
+    except StoreError:
+        raise
+    except DatusError as error:
+        return _failed(cell, str(error)), True
+    except Exception as error:  # a surprise in one cell must not end the others
+        return _failed(cell, f"{type(error).__name__}: {error}"), True
+    return found, any(row.made for row in result.stages if row.name != "index")
+
+
+def _forget_damaged(store: Store, plan: Plan, console: Console) -> bool:
+    """Whether any of the shards that are read here has to be made again."""
+    found = False
+    for node in plan.nodes:
+        for place in plan.places(node) if node.stage in ("clusters", "evaluate") else ():
+            try:
+                store.read_shard(place)
+            except CorruptShard as error:
+                console.say(f"{error}: made again")
+                store.forget_shard(place)
+                found = True
+    return found
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    scheme = cell.scheme
+    return {
+        "backbone": scheme.label,
+        "k": cell.k,
+        "preset": cell.config.preset,
+        "embedder": cell.embedder,
+        "seed": cell.config.seed,
+        "group": scheme.group,
+        "params": scheme.params,
+        "pretraining": scheme.pretraining,
+    }
+
+
+def _failed(cell: Cell, reason: str) -> CellResult:
+    return CellResult(**_identity(cell), reason=reason)
+
+
+def _measured(cell: Cell, store: Store, result: RunResult, seen: set[Place]) -> CellResult:
+    figures = read_figures(cell.config, store, result.plan, cell.k)
+    places = [place for node in result.plan.nodes for place in result.plan.places(node)]
+    places = [place for place in places if place[0] not in LAST]
+    shared = sum(place in seen for place in places)
+    seen.update(places)
+    report = ""
+    if "report" in result.links:
+        node = find_node(result.plan.nodes, "report", 0)
+        report = store.address("report", node.mark, "files", "report.html")
+    figures |= {"n_shards": len(places), "n_shared": shared, "report": report}
+    return CellResult(**_identity(cell), **figures)
+
+
+class _Once:
+    """A console that does not repeat a warning for each K of the same segments."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: set[str] = set()
+
+    def bar(self, name: str, total: int) -> AbstractContextManager[Advance]:
+        return self._console.bar(name, total)
+
+    def say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._console.say(text)
+
+
+class _Clock:
+    """How long the rest will take, from cells that had as much to do."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._kinds = [_news(cells, number) for number in range(len(cells))]
+        self._seconds: dict[str, list[float]] = {}
+        self._last = time.monotonic()
+
+    def note(self, number: int, worked: bool) -> None:
+        """A cell has ended; one that found everything done tells nothing."""
+        now = time.monotonic()
+        if worked:
+            self._seconds.setdefault(self._kinds[number], []).append(now - self._last)
+        self._last = now
+
+    def eta(self, number: int) -> str:
+        """', some 4 min left'; empty as long as nothing is known."""
+        every = [value for values in self._seconds.values() for value in values]
+        if not every:
+            return ""
+        left = 0.0
+        for kind in self._kinds[number:]:
+            known = self._seconds.get(kind, every)
+            left += sum(known) / len(known)
+        return f", some {time_text(left)} left"
+
+
+def _news(cells: Sequence[Cell], number: int) -> str:
+    """The first thing that a cell does not share with the one before."""
+    if number == 0:
+        return "backbone"
+    before, cell = cells[number - 1], cells[number]
+    if (before.config.preset, before.scheme) != (cell.config.preset, cell.scheme):
+        return "backbone"
+    if before.config.seed != cell.config.seed:
+        return "seed"
+    return "embedder" if before.embedder != cell.embedder else "k"
+
+
+def time_text(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def write(found: Comparison, out: str = "") -> dict[str, str]:
+    """All documents into `out`, or RUN/compare/NAME. What they are -> where they are."""
+    store = Store(out or Store(found.run_path).address("compare", found.name))
+    files = documents(found)
+    if (sheet := pictures(found)) is not None:
+        files["pictures.png"] = sheet
+    for name in store.files():
+        if OURS.fullmatch(name) and name not in files:  # of another layout of the same cells
+            store.remove(name)
+    for name, content in files.items():
+        store.write(content, name)
+    shown = {
+        "table": "table.md",
+        "pictures": "pictures.png",
+        "figure 7": "figure7.svg",
+        "figure 9": "figure9.svg",
+    }
+    return {label: store.address(name) for label, name in shown.items() if name in files}
+
+
+MAX_COLUMNS = 8
+"""Masks beside one another; of more lines, the first."""
+
+
+def pictures(found: Comparison) -> bytes | None:
+    """A PNG: some images, each with its masks of every line, in the colours of the first line's
+    clusters; None where there are fewer than two lines to compare."""
+    lines = [line for line in lines_of(found.results) if line.first.pictures][:MAX_COLUMNS]
+    if len(lines) < 2:
+        return None
+    names = [name for name in varying(found.results) if name != "seed"]
+    labels = [" ".join(str(getattr(line.first, name)) for name in names) for line in lines]
+    shared = set.intersection(*(set(line.first.pictures) for line in lines))
+    ids = [image_id for image_id in lines[0].first.pictures if image_id in shared]
+    if not ids:
+        return None
+    columns: list[list[Array]] = []
+    for line in lines:
+        masks = [decode_labels(line.first.pictures[one][1], MAX_PIXELS) for one in ids]
+        if columns:
+            k = max(line.first.k, lines[0].first.k)
+            masks = renumbered(masks, columns[0], k)
+        columns.append(masks)
+    look, groups = Look(PALETTE, 0.6, SIDE_PX), []
+    for number, image_id in enumerate(ids):
+        photo = decode_image(lines[0].first.pictures[image_id][0], MAX_PIXELS)
+        shown = [overlay_picture(photo, column[number], look) for column in columns]
+        groups.append((f"{image_id}: image, {', '.join(labels)}", [shrunk(photo, SIDE_PX), *shown]))
+    return png_bytes(contact_sheet(groups, 1, SIDE_PX))
+
+
+SIDE_PX = 256
+"""Of a picture, at most: that of the pictures that runs keep."""
+
+MAX_PIXELS = SIDE_PX**2

@@ -1,0 +1,430 @@
+"""A comparison as settings: one base, lists of what varies, one ordinary Config a cell.
+
+    grid = load_grid(Path("pipelines/paper/table1_suim.toml"))
+    grid.cells          every combination, in the order that shares most of the work
+
+A grid is a TOML:
+
+    base = "../suim.toml"       a run's settings: a file beside the grid, or a section [base]
+    k = [6, 7]                  numbers of clusters
+    seeds = [0, 1, 2]           also presets = ["best", "paper"]
+    [[backbones]]               name, weights, label; see `Scheme`
+    [[embedders]]               mode, backbone, weights, label; see `Embedder`
+
+A list that is not there has one entry: what the base says. Lists win over the base. With
+like = "other.toml" a grid takes what it does not say itself from another grid.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import Any, Literal, TypeVar, cast
+
+from datus.config import Config, build, read_toml, unknown_key
+from datus.errors import ConfigError, UsageError
+from datus.models.aliases import resolve
+from datus.models.registry import SUFFIXES
+
+Entry = TypeVar("Entry", "Scheme", "Embedder")
+
+OWN = ("name", "table", "rules", "k", "seeds", "presets", "reports")
+LISTS = ("backbones", "embedders")
+KEYS = ("base", "like", *OWN, *LISTS)
+"""Every key of a grid."""
+
+TAKEN = {
+    "preset": ("presets", "change it there"),
+    "seed": ("seeds", "use --seeds"),
+    "clusters.k": ("k", "use --clusters"),
+    "features.backbone": ("backbones", "use --backbones"),
+    "features.weights": ("backbones", "use --backbones"),
+    "embeddings.mode": ("embedders", "use --embedders"),
+    "embeddings.backbone": ("embedders", "use --embedders"),
+    "embeddings.weights": ("embedders", "use --embedders"),
+}
+"""Setting -> (the list that would win over it, what to do)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One backbone of the comparison: a self-supervised scheme with its model."""
+
+    name: str = ""
+    """As features.backbone: the embedded model, or any timm ViT."""
+    weights: str = "auto"
+    """As features.weights: auto, hub, random or a checkpoint file."""
+    label: str = ""
+    """In tables and figures, for example DINO-S/8; empty = the name, and the weights where the
+    same name has several."""
+    group: str = ""
+    """What has one colour in figures, for example DINO; empty = a colour of its own."""
+    params: str = ""
+    """For a column of the table, for example 21M."""
+    pretraining: str = ""
+    """For a column of the table, for example ImageNet-1K."""
+    settings: tuple[tuple[str, Any], ...] = ()
+    """`set` of the TOML: settings of a run for this backbone alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """One way from segments to vectors."""
+
+    mode: Literal["pool", "crop"] = "pool"
+    backbone: str = "same"
+    """In crop mode: same = the ViT that made the segments."""
+    weights: str = "auto"
+    label: str = ""
+    """Empty = pool, crop, or crop and the backbone's name, and its weights where the same name has
+    several."""
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GridSettings:
+    """What is the grid's own."""
+
+    name: str = ""
+    """Of the output folder; empty = the file's name."""
+    table: Literal["I", "II", "III", "VI", "VII", "full"] = "full"
+    """The paper's table whose layout is followed; full = every rule, everything that varies."""
+    rules: tuple[str, ...] = ()
+    """Scores to show; empty = what the table needs. The JSON has all."""
+    k: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+    presets: tuple[str, ...] = ()
+    reports: bool = False
+    """Also make report.html of every cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of the grid."""
+
+    config: Config
+    scheme: Scheme
+    embedder: str
+
+    @property
+    def k(self) -> int:
+        return self.config.clusters.k[0]
+
+    @property
+    def label(self) -> str:
+        """On one line, for progress and errors."""
+        run = f"K = {self.k}, seed {self.config.seed}"
+        return f"{self.scheme.label}, {self.embedder}, preset {self.config.preset}, {run}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A checked comparison."""
+
+    settings: GridSettings
+    cells: tuple[Cell, ...] = field(default_factory=tuple)
+    """By preset, backbone, seed, embedder and K: each shares what is before it."""
+
+    @property
+    def run_path(self) -> str:
+        return self.cells[0].config.run_path
+
+
+def is_grid(path: Path) -> bool:
+    """A TOML with any key that only a grid has. Raises UsageError if it cannot be read."""
+    return bool(set(read_toml(path)) & set(KEYS))
+
+
+def load_grid(
+    path: Path | None,
+    overrides: Mapping[str, Any] | None = None,
+    lists: Mapping[str, Any] | None = None,
+) -> Grid:
+    """Read and check all of it. `overrides`: settings for every cell; `lists`: keys of the grid.
+
+    Without `path` these two are the grid. `lists` may also hold "labels", one for each backbone, in
+    the same order. Raises UsageError or ConfigError before anything runs.
+    """
+    table = {**(_read(path) if path else {"base": {}}), **(lists or {})}
+    settings = cast(
+        GridSettings, build(GridSettings, {k: v for k, v in table.items() if k in OWN}, "")
+    )
+    settings = replace(settings, name=settings.name or (path.stem if path else "grid"))
+    _check_name(settings.name)
+    base = _base(table)
+    for name, value in (overrides or {}).items():
+        if name in TAKEN and TAKEN[name][0] in table:
+            key, cure = TAKEN[name]
+            raise UsageError(f"--set {name}: the grid's list {key} decides; {cure}")
+        base[name] = value
+    schemes = _schemes(_entries(Scheme, "backbones", table), base)
+    if "labels" in table:
+        schemes = _with_labels(schemes, table["labels"])
+    embedders = _embedders(_entries(Embedder, "embedders", table))
+    cells = tuple(_cells(settings, base, schemes, embedders))
+    _check_cells(cells)
+    return Grid(settings, cells)
+
+
+def _read(path: Path, deep: bool = True) -> dict[str, Any]:
+    """The keys of a grid, with those of the grid that it is like, and its base in place."""
+    table = read_toml(path)
+    for key in table:
+        if key not in KEYS:
+            raise ConfigError(unknown_key(key, key, list(KEYS), ""))
+    like = table.pop("like", None)
+    if isinstance(table.get("base"), str):
+        table["base"] = read_toml(path.parent / table["base"])
+    if like is None:
+        return table
+    if not isinstance(like, str) or not deep:
+        raise ConfigError(f"like: expected a grid that is not like another one, got {like!r}")
+    return {**_read(path.parent / like, deep=False), **table}
+
+
+def _base(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run as dotted names."""
+    base = table.get("base")
+    if not isinstance(base, dict):
+        raise ConfigError(
+            "base: expected a run's settings, a file name or a section [base], got "
+            + ("nothing" if base is None else repr(base))
+        )
+    flat: dict[str, Any] = {}
+    for key, value in base.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": one for name, one in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _entries(cls: type[Entry], key: str, table: Mapping[str, Any]) -> list[Entry]:
+    """The [[key]] blocks. Empty if there is no such list."""
+    rows = table.get(key, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"{key}: expected blocks [[{key}]], got {rows!r}")
+    found = []
+    for number, row in enumerate(rows, 1):
+        where = f"{key} {number}: "
+        plain = dict(row)
+        more = plain.pop("set", {})
+        if not isinstance(more, dict):
+            raise ConfigError(f'{where}set: expected {{ "section.key" = value }}, got {more!r}')
+        if "settings" in plain:
+            raise ConfigError(f"{where}settings: unknown setting; did you mean {where}set?")
+        built = cast(Entry, build(cls, plain, where))
+        found.append(replace(built, settings=tuple(sorted(more.items()))))
+    return found
+
+
+def _schemes(schemes: list[Scheme], base: Mapping[str, Any]) -> list[Scheme]:
+    """Every scheme with a name and a label; the base's backbone where there is no list."""
+    if not schemes:
+        plain = Config.load(None, base).features
+        return [Scheme(plain.backbone, plain.weights, plain.backbone)]
+    for number, scheme in enumerate(schemes, 1):
+        if not scheme.name:
+            raise ConfigError(f"backbones {number}: name: expected a model, got none")
+    named = [
+        replace(one, name=_model(f"backbones {number}: name", one.name))
+        for number, one in enumerate(schemes, 1)
+    ]
+    _check_apart("backbones", [(one.name, one.weights, one.settings) for one in named])
+    models = [(one.name, one.weights) for one in named]
+    return [replace(one, label=one.label or _label(one.name, one.weights, models)) for one in named]
+
+
+def _embedders(embedders: list[Embedder]) -> list[Embedder]:
+    """Every embedder with a label."""
+    named = [
+        replace(one, backbone=_model(f"embedders {number}: backbone", one.backbone))
+        for number, one in enumerate(embedders, 1)
+    ]
+    _check_apart("embedders", [(_plain_label(one), one.weights, one.settings) for one in named])
+    models = [(_plain_label(one), one.weights) for one in named]
+    return [
+        replace(one, label=one.label or _label(_plain_label(one), one.weights, models))
+        for one in named
+    ]
+
+
+def _check_apart(name: str, entries: list[tuple[str, str, Any]]) -> None:
+    """Two entries that differ in nothing but the label are one."""
+    for model, weights, settings in entries:
+        if entries.count((model, weights, settings)) > 1:
+            raise ConfigError(
+                f"{name}: expected different entries, got {model} with weights {weights} twice; "
+                "leave one of them out"
+            )
+
+
+def _model(where: str, name: str) -> str:
+    try:
+        return resolve(name)
+    except UsageError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _with_labels(schemes: list[Scheme], labels: Sequence[str]) -> list[Scheme]:
+    """The labels of the command line in place of others."""
+    if len(labels) != len(schemes):
+        names = ", ".join(one.label for one in schemes)
+        raise UsageError(
+            f"--labels: expected {len(schemes)}, one for each backbone in this order: {names}; "
+            f"got {len(labels)}: {', '.join(labels)}"
+        )
+    for label in labels:
+        if not label or labels.count(label) > 1:
+            raise UsageError(f"--labels: expected different texts, got {', '.join(labels)!r}")
+    return [replace(one, label=label) for one, label in zip(schemes, labels, strict=True)]
+
+
+def _label(name: str, weights: str, models: Sequence[tuple[str, str]]) -> str:
+    """The name, and the weights where `models`, pairs of both, have the name with several."""
+    several = list(dict.fromkeys(other for one, other in models if one == name))
+    if len(several) == 1 or weights == "auto":
+        return name
+    return f"{name}:{_short(several)[several.index(weights)]}"
+
+
+def _short(weights: Sequence[str]) -> list[str]:
+    """For each file as much of its path as tells it from the others; other words as they are."""
+    paths = [PurePath(one) for one in weights]
+    for n_parts in range(1, max(len(path.parts) for path in paths) + 1):
+        ends = ["/".join(path.parts[-n_parts:]) for path in paths]
+        for found in ([_stem(one) for one in ends], ends):
+            if len(set(found)) == len(found):
+                return found
+    return list(weights)
+
+
+def _stem(path: str) -> str:
+    suffix = next((one for one in reversed(SUFFIXES) if path.endswith(one)), "")
+    return path.removesuffix(suffix)
+
+
+def _cells(
+    settings: GridSettings,
+    base: Mapping[str, Any],
+    schemes: list[Scheme],
+    embedders: list[Embedder],
+) -> Iterable[Cell]:
+    """Every combination. Raises ConfigError that names the cell."""
+    plain = Config.load(None, base)
+    seeds, ks = settings.seeds or (plain.seed,), settings.k or plain.clusters.k
+    _check_different("presets", settings.presets)
+    _check_different("seeds", seeds)
+    _check_different("k", ks)
+    _check_different("backbones", [scheme.label for scheme in schemes])
+    _check_different("embedders", [embedder_label(one) for one in embedders])
+    ways: list[Embedder | None] = [*embedders] or [None]
+    presets = settings.presets or (plain.preset,)
+    for preset, scheme, seed, way, k in itertools.product(presets, schemes, seeds, ways, ks):
+        asked: dict[str, Any] = {**base, "preset": preset, "seed": seed, "clusters.k": [k]}
+        asked |= {"features.backbone": scheme.name, "features.weights": scheme.weights}
+        if way is not None:
+            asked["embeddings.mode"] = way.mode
+            if way.mode == "crop":
+                asked |= {"embeddings.backbone": way.backbone, "embeddings.weights": way.weights}
+        asked |= dict(scheme.settings) | (dict(way.settings) if way else {})
+        try:
+            config = Config.load(None, asked)
+        except ConfigError as error:
+            label = embedder_label(way) if way else "the base's embedder"
+            raise ConfigError(f"cell {scheme.label}, {label}, K = {k}: {error}") from None
+        made = Embedder(
+            config.embeddings.mode, config.embeddings.backbone, config.embeddings.weights
+        )
+        yield Cell(config, scheme, embedder_label(way or made))
+
+
+def embedder_label(way: Embedder) -> str:
+    return way.label or _plain_label(way)
+
+
+def _plain_label(way: Embedder) -> str:
+    other = way.mode == "crop" and way.backbone != "same"
+    return f"{way.mode} {way.backbone}" if other else way.mode
+
+
+def _check_different(name: str, values: Iterable[Any]) -> None:
+    seen = list(values)
+    twice = [value for value in dict.fromkeys(seen) if seen.count(value) > 1]
+    if twice:
+        cure = "; give each a label" if name in LISTS else ""
+        raise ConfigError(f"{name}: expected different entries, got {twice[0]!r} twice{cure}")
+
+
+def _check_name(name: str) -> None:
+    if not name.strip(".") or set(name) & set('/\\:*?"<>|'):
+        raise ConfigError(f"name: expected a folder's name, got {name!r}")
+
+
+def _check_cells(cells: tuple[Cell, ...]) -> None:
+    """One run folder for all, and truth for every cell. Raises UsageError."""
+    for cell in cells:
+        data = cell.config.data
+        if not data.images:
+            raise UsageError("no images: give --images FOLDER, or data.images in the grid's base")
+        missing = [name for name in ("truth", "classes") if not getattr(data, name)]
+        if missing:
+            names = " and ".join(f"data.{name}" for name in missing)
+            raise UsageError(
+                f"{names}: a comparison needs true masks and their classes: give --truth FOLDER "
+                "and --classes FILE, or set them in the grid's base"
+            )
+        if cell.config.run_path != cells[0].config.run_path:
+            raise UsageError(
+                f"run_dir: the cells of a grid share one folder, got {cells[0].config.run_path} "
+                f"and {cell.config.run_path}; set run_dir in the base alone"
+            )
+
+
+# --- lists from the command line ----------------------------------------------------------------
+
+
+def parse_lists(lists: Mapping[str, str]) -> dict[str, Any]:
+    """Keys of a grid, each a text of the command line; empty ones are left out."""
+    parse: dict[str, Callable[[str], Any]] = {
+        "backbones": parse_backbones,
+        "labels": lambda text: [part.strip() for part in text.split(",")],
+        "embedders": parse_embedders,
+        "k": lambda text: _numbers("--clusters", text),
+        "seeds": lambda text: _numbers("--seeds", text),
+        "presets": lambda text: text.split(","),
+        "table": str,
+    }
+    return {key: parse[key](text) for key, text in lists.items() if text}
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected a number or numbers with commas") from None
+
+
+def parse_backbones(text: str) -> list[dict[str, str]]:
+    """'datus_t8,vit_tiny_patch16_224:random' -> blocks: name, or name:weights."""
+    found = []
+    for part in text.split(","):
+        name, _, weights = part.strip().partition(":")
+        if not name:
+            raise UsageError(f"--backbones {text}: expected NAME or NAME:WEIGHTS, with commas")
+        found.append({"name": name, "weights": weights or "auto"})
+    return found
+
+
+def parse_embedders(text: str) -> list[dict[str, str]]:
+    """'pool,crop,crop:NAME:WEIGHTS' -> blocks."""
+    found = []
+    for part in text.split(","):
+        mode, _, rest = part.strip().partition(":")
+        name, _, weights = rest.partition(":")
+        if mode not in ("pool", "crop") or (rest and mode == "pool"):
+            raise UsageError(
+                f"--embedders {text}: expected pool, crop or crop:NAME:WEIGHTS, with commas"
+            )
+        found.append({"mode": mode, "backbone": name or "same", "weights": weights or "auto"})
+    return found

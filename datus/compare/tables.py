@@ -1,0 +1,346 @@
+"""Cells of a comparison to the tables of the paper: Markdown, LaTeX and CSV.
+
+    tables = layout("I", results, rules)      what the paper's Table I shows, as `Table`s
+    to_markdown(tables, notes), to_latex(tables), to_csv(table)
+
+Every score column names its rule. Several seeds become mean ± sample standard deviation. What is
+not there, because the cell failed, is a dash.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from datus.compare.cells import (
+    IDENTITY,
+    METRICS,
+    SEGMENTS,
+    CellResult,
+    Line,
+    Measured,
+    Value,
+    lines_of,
+    varying,
+)
+from datus.errors import UsageError
+from datus.report.markdown import plain, table
+from datus.report.summary import HEADLINE, RULES
+
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "I": ("hungarian_strict", "hungarian_covered"),
+    "II": (),
+    "III": ("hungarian_strict", "hungarian_covered"),
+    "VI": ("hungarian_strict", "hungarian_covered"),
+    "VII": ("hungarian_strict", "hungarian_covered", "hungarian_legacy"),
+    "full": tuple(RULES),
+}
+"""The rules that a table shows unless others are asked for: headline first, then the paper's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`head` is (rule or group, name ...), as many levels as the table has; "" spans nothing."""
+
+    head: tuple[str, ...]
+    text: bool = False
+    best: Literal["", "column", "row"] = ""
+    """Where the highest value is set in bold: down the column, or among equal heads in the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    key: str
+    """Name of its CSV file and its LaTeX label."""
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    def bold(self, row: int, column: int) -> bool:
+        """The best of its kind, where there is something to be better than."""
+        value, mine = self.rows[row][column], self.columns[column]
+        if not mine.best or not isinstance(value, Measured):
+            return False
+        if mine.best == "column":
+            others = [one[column] for one in self.rows]
+        else:
+            pairs = zip(self.columns, self.rows[row], strict=True)
+            others = [one for other, one in pairs if other.head[:-1] == mine.head[:-1]]
+        means = [round(one.mean, one.digits) for one in others if isinstance(one, Measured)]
+        return len(means) > 1 and round(value.mean, value.digits) == max(means)
+
+
+def chosen_rules(rules: Sequence[str], table: str) -> tuple[str, ...]:
+    """Raises UsageError on a rule or a table that there is not."""
+    if table not in LAYOUTS:
+        raise UsageError(f"table: expected {', '.join(LAYOUTS)}, got {table!r}")
+    for rule in rules:
+        if rule not in RULES:
+            raise UsageError(f"rules: expected some of {', '.join(RULES)}, got {rule!r}")
+    return tuple(rules) or LAYOUTS[table] or (HEADLINE,)
+
+
+# --- layouts ------------------------------------------------------------------------------------
+
+
+def layout(name: str, results: Sequence[CellResult], rules: Sequence[str] = ()) -> list[Table]:
+    """The tables of one of LAYOUTS. `rules` empty: those of the layout. At least one cell."""
+    rules = tuple(rules) or LAYOUTS[name]
+    lines = lines_of(results)
+    varied = varying(results)
+    if name in ("I", "VII"):
+        always = ["k"] if name == "VII" else ["backbone"]
+        return [_scores(lines, _leads(varied, always), rules), _segments(lines, varied)]
+    if name == "II":
+        return [_segments(lines, varied)]
+    if name == "III":
+        return [_scores(lines, _leads(varied, ["backbone"]), rules, more=True)]
+    if name == "VI":
+        leads = [one for one in _leads(varied, ["backbone"]) if one != "embedder"]
+        return [_by_embedder(lines, leads, rule) for rule in rules]
+    leads = _leads(varied, ["backbone", "k"])
+    return [_scores(lines, leads, (rule,)) for rule in rules] + [_segments(lines, varied)]
+
+
+def _leads(varied: Sequence[str], always: Sequence[str]) -> list[str]:
+    """Columns that say which line it is."""
+    return [name for name in IDENTITY if name in varied or name in always]
+
+
+def _lead_columns(lines: Sequence[Line], leads: Sequence[str], depth: int) -> list[Column]:
+    names = [IDENTITY[name] for name in leads]
+    if "backbone" in leads:
+        names += [text for text in ("params", "pretraining") if _given(lines, text)]
+    return [Column(("",) * (depth - 1) + (name,), text=name != "K") for name in names]
+
+
+def _lead_values(line: Line, lines: Sequence[Line], leads: Sequence[str]) -> list[Value]:
+    values: list[Value] = [getattr(line.first, name) for name in leads]
+    if "backbone" in leads:
+        texts = [text for text in ("params", "pretraining") if _given(lines, text)]
+        values += [getattr(line.first, text) for text in texts]
+    return values
+
+
+def _given(lines: Sequence[Line], text: str) -> bool:
+    return any(getattr(line.first, text) for line in lines)
+
+
+def _scores(
+    lines: Sequence[Line], leads: Sequence[str], rules: Sequence[str], more: bool = False
+) -> Table:
+    """A line a row, three figures a rule; `more`: the figures of segments beside them."""
+    columns = _lead_columns(lines, leads, 2)
+    columns += [Column((rule, name), best="column") for rule in rules for name in METRICS.values()]
+    columns += [Column(("", name)) for name in SEGMENTS.values()] if more else []
+    rows = []
+    for line in lines:
+        row = _lead_values(line, lines, leads)
+        row += [line.measured(metric, rule) for rule in rules for metric in METRICS]
+        row += [line.measured(name) for name in SEGMENTS] if more else []
+        rows.append(tuple(row))
+    key = f"scores_{rules[0]}" if len(rules) == 1 else "scores"
+    under = f" under {rules[0]}" if len(rules) == 1 else ""
+    return Table(key, f"Scores{under}, percent{_over(lines)}", tuple(columns), tuple(rows))
+
+
+def _by_embedder(lines: Sequence[Line], leads: Sequence[str], rule: str) -> Table:
+    """A scheme a row, one column for each figure and embedder, as in the paper's Table VI."""
+    ways = list(dict.fromkeys(line.first.embedder for line in lines))
+    found: dict[tuple[Any, ...], dict[str, Line]] = {}
+    for line in lines:
+        key = tuple(getattr(line.first, name) for name in leads)
+        found.setdefault(key, {})[line.first.embedder] = line
+    columns = _lead_columns(lines, leads, 3)
+    columns += [Column((rule, n, way), best="row") for n in METRICS.values() for way in ways]
+    rows = []
+    for by_way in found.values():
+        row = _lead_values(next(iter(by_way.values())), lines, leads)
+        for metric in METRICS:
+            row += [by_way[w].measured(metric, rule) if w in by_way else None for w in ways]
+        rows.append(tuple(row))
+    title = f"Scores by embedder under {rule}, percent{_over(lines)}"
+    return Table(f"embedders_{rule}", title, tuple(columns), tuple(rows))
+
+
+def _segments(lines: Sequence[Line], varied: Sequence[str]) -> Table:
+    """Few valid segments first, as in the paper's Table II. K plays no part in segments."""
+    leads = [name for name in _leads(varied, ["backbone"]) if name not in ("k", "embedder")]
+    first: dict[tuple[Any, ...], Line] = {}
+    for line in lines:
+        key = tuple(getattr(line.first, name) for name in leads)
+        if key not in first or all(cell.reason for cell in first[key].cells):
+            first[key] = line
+    rows = [
+        (*_lead_values(line, lines, leads), *(line.measured(name) for name in SEGMENTS))
+        for line in sorted(first.values(), key=_share_of)
+    ]
+    columns = _lead_columns(lines, leads, 1) + [Column((name,)) for name in SEGMENTS.values()]
+    return Table("segments", f"Segments{_over(lines)}", tuple(columns), tuple(rows))
+
+
+def _share_of(line: Line) -> float:
+    found = line.measured("valid_segments")
+    return math.inf if found is None else found.mean
+
+
+def _over(lines: Sequence[Line]) -> str:
+    n_seeds = max(len(line.cells) for line in lines)
+    return f", mean ± standard deviation over {n_seeds} seeds" if n_seeds > 1 else ""
+
+
+# --- formats ------------------------------------------------------------------------------------
+
+
+def text_of(value: Value, dash: str = "–", sign: str = " ± ") -> str:
+    """A value as tables print it."""
+    if value is None:
+        return dash
+    if not isinstance(value, Measured):
+        return str(value)
+    mean = f"{value.mean:,.{value.digits}f}"
+    return mean if value.sd is None else f"{mean}{sign}{value.sd:,.{value.digits}f}"
+
+
+def _written(one: Table, escape: Callable[[str], str], bold: str) -> list[list[str]]:
+    """The rows as text, the best of a column inside `bold`."""
+    return [
+        [
+            bold.format(escape(text_of(value))) if one.bold(r, c) else escape(text_of(value))
+            for c, value in enumerate(row)
+        ]
+        for r, row in enumerate(one.rows)
+    ]
+
+
+def to_markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
+    """All tables under their titles, notes after them."""
+    out: list[str] = []
+    for one in tables:
+        rows = _written(one, plain, "**{}**")
+        out += [f"## {plain(one.title)}", ""]
+        out += table([plain(_joined(column.head)) for column in one.columns], rows)
+    return "\n".join([*out, *(f"- {plain(note)}" for note in notes)]).rstrip() + "\n"
+
+
+def _joined(head: tuple[str, ...]) -> str:
+    """('hungarian_strict', 'mIoU', 'crop') -> 'mIoU, crop (hungarian_strict)'."""
+    rule, *names = head if len(head) > 1 else ("", *head)
+    text = ", ".join(name for name in names if name)
+    return f"{text} ({rule})" if rule else text
+
+
+def to_csv(one: Table) -> str:
+    """Figures with all their digits; with several seeds, a column `sd` beside each."""
+    several = any(isinstance(v, Measured) and v.sd is not None for row in one.rows for v in row)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    head: list[str] = []
+    for column in one.columns:
+        name = " ".join(part for part in column.head if part)
+        head += [name, f"{name} sd"] if several and _measures(one, column) else [name]
+    writer.writerow(head)
+    for row in one.rows:
+        cells: list[str] = []
+        for column, value in zip(one.columns, row, strict=True):
+            cells.append(_number(value))
+            if several and _measures(one, column):
+                cells.append(_number(value.sd) if isinstance(value, Measured) else "")
+        writer.writerow(cells)
+    return stream.getvalue()
+
+
+def _measures(one: Table, column: Column) -> bool:
+    position = one.columns.index(column)
+    return any(isinstance(row[position], Measured) for row in one.rows)
+
+
+def _number(value: Value | float) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Measured):
+        value = value.mean
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+        "–": "--",
+        "×": r"$\times$",
+    }
+    | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+)
+
+
+def latex_text(text: str) -> str:
+    """One line of LaTeX that shows as it is written."""
+    return " ".join(text.split()).translate(_LATEX)
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    r"""One table environment for each, for \usepackage{booktabs}."""
+    parts = [r"% needs \usepackage{booktabs}"]
+    for one in tables:
+        spec = "".join("l" if column.text else "r" for column in one.columns)
+        parts += ["", r"\begin{table}", r"\centering", rf"\caption{{{latex_text(one.title)}}}"]
+        parts += [rf"\label{{tab:{one.key}}}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
+        parts += [*_latex_head(one.columns), r"\midrule"]
+        parts += [" & ".join(row) + r" \\" for row in _written(one, latex_text, r"\textbf{{{}}}")]
+        parts += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(parts) + "\n"
+
+
+def _latex_head(columns: Sequence[Column]) -> list[str]:
+    """One line a level; equal neighbours of all levels but the last share a cell and a rule."""
+    out = []
+    depth = len(columns[0].head)
+    for level in range(depth - 1):
+        spans = _spans([column.head[: level + 1] for column in columns])
+        cells = [
+            rf"\multicolumn{{{end - start}}}{{c}}{{{latex_text(head[-1])}}}" if head[-1] else ""
+            for start, end, head in spans
+        ]
+        out.append(" & ".join(cells) + r" \\")
+        rules = [rf"\cmidrule(lr){{{start + 1}-{end}}}" for start, end, head in spans if head[-1]]
+        out.append(" ".join(rules))
+    return [*out, " & ".join(latex_text(column.head[-1]) for column in columns) + r" \\"]
+
+
+def _spans(heads: Sequence[tuple[str, ...]]) -> list[tuple[int, int, tuple[str, ...]]]:
+    """(start, end, head) of equal neighbours; empty ones stand alone."""
+    found: list[tuple[int, int, tuple[str, ...]]] = []
+    for position, head in enumerate(heads):
+        if found and head[-1] and found[-1][2] == head:
+            found[-1] = (found[-1][0], position + 1, head)
+        else:
+            found.append((position, position + 1, head))
+    return found
+
+
+def notes_of(results: Sequence[CellResult], tables: Sequence[Table]) -> list[str]:
+    """What a reader has to know: the rules in a sentence each, and who failed and why."""
+    heads = {part for one in tables for column in one.columns for part in column.head}
+    notes = [f"{rule}: {text}" for rule, text in RULES.items() if rule in heads]
+    notes.append(
+        "Coverage is the share of the pixels with a known true class that got a label; a segment "
+        "is valid if it has more than five patches, or embeddings.min_patches."
+    )
+    images = sorted({cell.n_images for cell in results if not cell.reason})
+    if len(images) > 1:
+        counts = ", ".join(map(str, images))
+        notes.append(f"Not all cells were scored on the same number of images: {counts}.")
+    for cell in results:
+        if cell.reason:
+            which = [str(getattr(cell, n)) for n in ("run", "preset") if getattr(cell, n)]
+            which += [cell.backbone, cell.embedder, f"K = {cell.k}", f"seed {cell.seed}"]
+            notes.append(f"failed: {', '.join(which)}: {cell.reason.splitlines()[0]}")
+    return notes

@@ -1,0 +1,1 @@
+"""Arithmetic on this machine: threads, memory, compiled loops, oneDNN, float16."""

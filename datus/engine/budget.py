@@ -1,0 +1,293 @@
+"""What a run still has to make, the least that it will write, and whether there is room for it.
+
+    todo(store, plan, groups)                      fingerprint -> the shards that will be made
+    floor_bytes(config, plan, missing)             bytes that are sure, from shapes alone
+    check_door(config, store, plan, groups, say)   before long work: weights, room on the disk
+    free_bytes(store), free_memory()               what the machine has left
+
+Nothing is loaded and no image is read. The grid of patches follows from an image's size, so the
+size of keys, tokens and graphs is known beforehand. What depends on the pictures (segments, PNGs,
+reports) is not counted: the figure is a floor, and only a disk below it is refused.
+"""
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datus.config import Config
+from datus.engine.plan import DATASET_KEY, Node, Plan, find_node
+from datus.errors import BackboneError, WorkError, size_text
+from datus.inputs.images import fit_size
+from datus.inputs.index import Shard
+from datus.models.image_size import InputSize, input_size
+from datus.models.registry import N_APPEARANCE, find
+from datus.models.vit import check_timm_name, with_tag
+from datus.models.weights import hub_answers, hub_file, is_offline, not_here
+from datus.store.finished import Place, reports
+from datus.store.store import Store
+from datus.types import ImageRecord
+
+LONG_RUN_IMAGES = 3000
+"""At a fifth of a second an image, which a small ViT takes on one core, this is ten minutes."""
+
+Groups = Sequence[tuple[Node, ...]]
+
+# --- what is missing ----------------------------------------------------------------------------
+
+
+def todo(store: Store, plan: Plan, groups: Groups) -> dict[str, list[Shard]]:
+    """Fingerprint -> the shards that running `groups` makes, those made twice twice.
+
+    A stage over the whole dataset makes one shard, which holds all images. A stage whose output
+    was not kept is made again for each group that needs it.
+    """
+    rehearsal = _Rehearsal(store, plan)
+    for group in groups:
+        if group[0].scope == "dataset":
+            rehearsal.whole(group[0])
+            continue
+        for shard in plan.shards:
+            rehearsal.shard(group, shard)
+    return rehearsal.made
+
+
+class _Rehearsal:
+    """Goes through a run as the runner does, and makes nothing."""
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self.plan = plan
+        self.made: dict[str, list[Shard]] = {node.mark: [] for node in plan.nodes}
+        places = [place for node in plan.nodes for place in plan.places(node)]
+        self._done: set[Place] = set()
+        self._held: set[Place] = set()
+        for place, report in zip(places, reports(store, places), strict=True):
+            if report is not None:
+                self._done.add(place)
+                self._held |= {place} if report.stored else set()
+
+    def whole(self, node: Node) -> None:
+        place = (node.stage, node.mark, DATASET_KEY)
+        if place not in self._done:
+            records = tuple(record for shard in self.plan.shards for record in shard.records)
+            self._note(node, place, Shard(DATASET_KEY, records))
+
+    def shard(self, group: Sequence[Node], shard: Shard) -> None:
+        memory: set[str] = set()
+        for node in group:
+            if (node.stage, node.mark, node.key(shard)) not in self._done:
+                self._data(node, shard, memory)
+
+    def _data(self, node: Node, shard: Shard, memory: set[str]) -> None:
+        place = (node.stage, node.mark, node.key(shard))
+        if node.mark in memory or place in self._held:
+            return
+        memory.add(node.mark)
+        for need in node.needs:
+            self._data(find_node(self.plan.nodes, need, node.k), shard, memory)
+        self._note(node, place, shard)
+
+    def _note(self, node: Node, place: tuple[str, str, str], shard: Shard) -> None:
+        self.made[node.mark].append(shard)
+        self._done.add(place)
+        if node.keep:
+            self._held.add(place)
+
+
+# --- bytes from shapes --------------------------------------------------------------------------
+
+WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
+"""Of keys and of tokens. These names mean the same sizes in every family below."""
+
+_NAME = re.compile(rf"(?:^|_)(?:vit|deit3?|beit(?:v2)?|eva02)_({'|'.join(WIDTHS)})_patch(\d+)")
+
+
+def model_shape(backbone: str) -> tuple[int, int] | None:
+    """(patch side in pixels, size of a key) as far as table, record or name tell; else None."""
+    row = find(backbone)
+    if row is not None:
+        return None if row.is_cnn else (row.patch_px, row.key_size)
+    if backbone.endswith(".safetensors"):
+        try:
+            text = Path(backbone).expanduser().with_suffix(".json").read_text(encoding="utf-8")
+            record = json.loads(text)
+            found, is_hybrid = record["architecture"], record.get("class") == "HybridTransformer"
+            extra = N_APPEARANCE if is_hybrid else 0
+            return int(found["patch_size"]), int(found["embed_dim"]) + extra
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+    match = _NAME.search(backbone)
+    return (int(match[2]), WIDTHS[match[1]]) if match else None
+
+
+def patch_grid(seen: InputSize, record: ImageRecord, patch_px: int) -> tuple[int, int]:
+    """(gh, gw): rows and columns of patches of one image."""
+    height, width = fit_size(record.height, record.width, seen.image_px, patch_px, seen.resize)
+    return height // patch_px, width // patch_px
+
+
+def n_patches(seen: InputSize, record: ImageRecord, patch_px: int) -> int:
+    """N = gh * gw of one image."""
+    return math.prod(patch_grid(seen, record, patch_px))
+
+
+def _features_bytes(config: Config, n: int, width: int) -> int:
+    """keys and tokens (N, D), class token (D,)."""
+    return (2 * n + 1) * width * (2 if config.features.store == "float16" else 4)
+
+
+def _graphs_bytes(config: Config, n: int, width: int) -> int:
+    """N rows of N bits, in whole words of 64."""
+    return n * ((n + 63) // 64) * 8
+
+
+FLOORS: dict[str, Callable[[Config, int, int], int]] = {
+    "features": _features_bytes,
+    "graphs": _graphs_bytes,
+}
+"""Stage -> bytes of one image's arrays from (config, patches, size of a key)."""
+
+
+def floor_bytes(config: Config, plan: Plan, missing: dict[str, list[Shard]]) -> int | None:
+    """The least that making `missing` adds to the disk; None if the model's size is not known."""
+    shape = model_shape(config.features.backbone)
+    if shape is None:
+        return None
+    (patch_px, width), seen = shape, input_size(config.features)
+    return sum(
+        FLOORS[node.stage](config, n_patches(seen, record, patch_px), width)
+        for node in plan.nodes
+        if node.keep and node.stage in FLOORS
+        for shard in missing[node.mark]
+        for record in shard.records
+    )
+
+
+# --- room ---------------------------------------------------------------------------------------
+
+
+def free_bytes(store: Store) -> int | None:
+    """Of the file system that the run folder is on, or will be; None where nobody can say."""
+    if not store.is_local:
+        return None
+    try:
+        return shutil.disk_usage(nearest_folder(store)).free
+    except OSError:
+        return None
+
+
+def nearest_folder(store: Store) -> Path:
+    """The local run folder, or the folder above it that is already there."""
+    path = Path(store.root).absolute()
+    return next((one for one in (path, *path.parents) if one.exists()), path)
+
+
+def no_room(config: Config, store: Store, needed: int, free: int) -> str:
+    """What to say of a disk that is too small."""
+    cures = ["free some space", "choose another --run-dir"]
+    if config.features.keep:
+        cures.append("add --set features.keep=false")
+    return (
+        f"{store.root}: the run will write {size_text(needed)} or more, "
+        f"{size_text(free)} are free: {', '.join(cures[:-1])} or {cures[-1]}"
+    )
+
+
+def check_door(
+    config: Config, store: Store, plan: Plan, groups: Groups, say: Callable[[str], None]
+) -> None:
+    """What surely stops a run, found before the long work. Cheap: no model, no image is read.
+
+    Raises BackboneError (weights of the hub that are not here and cannot be fetched) and WorkError
+    (a disk that is too small). `say` is told what a long run will write.
+    """
+    free = free_bytes(store)
+    known = [(node, str(node.recipe["settings"].get("weights", ""))) for node in plan.nodes]
+    from_hub = [(node, name[4:]) for node, name in known if name.startswith("hub:")]
+    if free is None and not from_hub:
+        return  # every report of a remote run folder is a request
+    missing = todo(store, plan, groups)
+    for node, name in from_hub:
+        if missing[node.mark]:
+            _check_hub(name)
+    needed = floor_bytes(config, plan, missing)
+    if free is None or needed is None:
+        return
+    if needed > free:
+        raise WorkError(no_room(config, store, needed, free))
+    n_images = max(sum(len(shard.records) for shard in shards) for shards in missing.values())
+    if n_images >= LONG_RUN_IMAGES:
+        say(
+            f"{n_images} images to do: {size_text(needed)} or more will be written, "
+            f"{size_text(free)} are free; --dry-run says more"
+        )
+
+
+def _check_hub(name: str) -> None:
+    """The first stage would find out at once, but the model of the crops hours later."""
+    if hub_file(name) is not None or not (is_offline() or not hub_answers()):
+        return
+    if find(name) is None:
+        check_timm_name(name, pretrained=True)  # no network helps a misspelt name
+    if hub_file(with_tag(name)) is None:
+        raise BackboneError(not_here(name))
+
+
+def free_memory() -> int | None:
+    """Bytes that processes may still take: of the machine, or of a cgroup with a limit.
+
+    None where the system does not tell (Linux does).
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        table = dict(line.split(":", 1) for line in lines)
+        found = 1024 * int(table["MemAvailable"].split()[0])
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return min([found, *_cgroup_rooms()])
+
+
+_CGROUP_FILES = (
+    ("memory.max", "memory.current"),  # version 2
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),  # version 1
+)
+
+
+def _cgroup_rooms() -> list[int]:
+    """Bytes left in each cgroup with a memory limit that this process is in, versions 1 and 2."""
+    rooms = []
+    for folder in _cgroups():
+        for limit_name, usage_name in _CGROUP_FILES:
+            try:
+                limit = int((folder / limit_name).read_text(encoding="ascii"))
+                used = int((folder / usage_name).read_text(encoding="ascii"))
+                text = (folder / "memory.stat").read_text(encoding="ascii")
+                stat = dict(line.split() for line in text.splitlines())
+            except (OSError, ValueError):  # no such file, or the word "max"
+                continue
+            cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+            rooms.append(max(0, limit - used + cached))
+    return rooms
+
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def _cgroups() -> list[Path]:
+    """Folders of the memory cgroups of this process, up to the root."""
+    try:
+        lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = CGROUP_ROOT / "memory" if controllers else CGROUP_ROOT
+        inner = top / path.strip("/")
+        found += [one for one in (inner, *inner.parents) if one.is_relative_to(top)]
+    return found

@@ -1,0 +1,135 @@
+"""What stages over the whole dataset read of a run folder (`gather.Dataset`).
+
+Shards are read ahead (module `ahead`), at most `speed.read_ahead` of them and SHARD_BYTES each on
+average. One that is damaged, or was not kept, is made again on the way, when it is its turn.
+"""
+
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import chain
+from pathlib import Path
+
+from datus.config import Config
+from datus.engine.plan import DATASET_KEY, Node, Plan, find_node
+from datus.engine.shard_job import Job, Maker, silent
+from datus.errors import CorruptShard, WorkError
+from datus.inputs.images import sha256_of
+from datus.inputs.index import Index, Shard
+from datus.store.finished import reports
+from datus.store.prefetch import read_ahead
+from datus.store.store import ShardReport, Store
+from datus.types import ShardData
+
+WORKPLACE = "work"
+"""Folder of a dataset stage that is under way, below its fingerprint."""
+
+SHARD_BYTES = 16_000_000
+"""Times `speed.read_ahead` is what is read ahead of each stage that is read: 256 MB by default. A
+shard of 32 images has 5 MB of embeddings, 10 of a ViT-S."""
+
+
+@dataclass
+class StoredDataset:
+    """All shards of one run, for its stage `node`."""
+
+    config: Config
+    store: Store
+    plan: Plan
+    index: Index
+    node: Node
+    say: Callable[[str], None]
+    warned: Mapping[str, list[str]] = field(default_factory=dict)
+    """Fingerprint -> the warnings of a stage, where they are known."""
+    written: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Relative path -> (bytes, sha256) of what `keep` wrote."""
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        found = (
+            self.warned[node.mark]
+            if node.mark in self.warned
+            else node.row.warn(self._reports(node))
+            for node in self.plan.nodes
+        )
+        return tuple(dict.fromkeys(chain.from_iterable(found)))
+
+    def data(
+        self, stage: str, k: int, images: Collection[str] | None = None
+    ) -> Iterator[tuple[Shard, ShardData]]:
+        node = find_node(self.plan.nodes, stage, k)
+        if node.scope == "dataset":  # read once by a process, see `Maker`
+            yield (whole := Shard(DATASET_KEY, ())), self._made(node, whole)
+            return
+        shards = self.plan.shards
+        if images is not None:
+            shards = tuple(s for s in shards if any(r.image_id in images for r in s.records))
+        at_once = self.config.speed.read_ahead
+        found = read_ahead(
+            partial(self._read, node), shards, at_once, _n_bytes, at_once * SHARD_BYTES
+        )
+        with closing(found):
+            for shard, data in zip(shards, found, strict=True):
+                yield shard, data or self._made(node, shard)
+                del data
+
+    def _read(self, node: Node, shard: Shard) -> ShardData | None:
+        try:
+            return self.store.read_shard((node.stage, node.mark, node.key(shard)), files=False)
+        except CorruptShard:
+            return None  # who makes it again meets it again, and says so
+
+    def _made(self, node: Node, shard: Shard) -> ShardData:
+        """One at a time: to make a shard takes the memory and the threads of a shard."""
+        job = Job(self.config, self.store.url, (), self.plan.nodes, shard)
+        maker = Maker(job, silent, files=False)
+        data = maker.data(node)
+        for text in maker.said:
+            self.say(text)
+        return data
+
+    def reports(self, stage: str, k: int) -> Iterator[ShardReport]:
+        return self._reports(find_node(self.plan.nodes, stage, k))
+
+    def _reports(self, node: Node) -> Iterator[ShardReport]:
+        """Of the shards that are finished, in order; `is_done` has looked at their files."""
+        found = reports(self.store, self.plan.places(node), files=False)
+        return (report for report in found if report is not None)
+
+    def file(self, stage: str, k: int, name: str) -> bytes:
+        """Raises WorkError if it is not as it was written; its shard is made again then."""
+        node = find_node(self.plan.nodes, stage, k)
+        place = (stage, node.mark, self.plan.key_of(node, name.removesuffix(".png")))
+        report = self.store.report(*place, files=False)
+        parts = (stage, node.mark, "files", name)
+        try:
+            data = self.store.read(*parts)
+        except FileNotFoundError:
+            data = b""
+        if report is None or sha256_of(data) != report.files[name][1]:
+            self.store.forget_shard(place)
+            raise WorkError(f"{stage}: {name} was damaged and is gone: run the same command again")
+        return data
+
+    def keep(self, name: str, content: bytes) -> None:
+        self.store.write(content, self.node.stage, self.node.mark, "files", name)
+        self.written[name] = len(content), sha256_of(content)
+
+    @contextmanager
+    def workplace(self, stage: str, k: int) -> Iterator[Path]:
+        """On an object store it does not outlive a kill."""
+        if self.store.is_local:
+            node = find_node(self.plan.nodes, stage, k)
+            folder = Path(self.store.path(stage, node.mark, WORKPLACE))
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
+        else:
+            with tempfile.TemporaryDirectory(prefix="datus-work-") as temporary:
+                yield Path(temporary)
+
+
+def _n_bytes(data: ShardData | None) -> int:
+    arrays = data.arrays.values() if data else ()
+    return sum(array.nbytes for named in arrays for array in named.values())

@@ -1,0 +1,386 @@
+"""Shards on a Ray cluster. The only module that imports Ray, and only when it is asked for.
+
+Each worker is an actor: a process that keeps its CPUs and its GPU and loads its models once. There
+are as many as `workers` says; 0 = as the cluster has room for, and as many again are asked for, so
+that a cluster that grows does. Workers wait a little for the next group of stages (module `rest`).
+A shard whose worker dies goes to another one. A worker holds one shard at a time, so it is known
+which one it was: the third death on a shard is its failure, and its alone. The loss of a whole node
+is nobody's fault and is not counted, up to LOST_NODES times.
+
+Workers must have the same datus and see the same paths; they work in the folder of the driver.
+"""
+
+import logging
+import os
+import pickle
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from datus.engine.workers.base import (
+    Cluster,
+    ExecutorSettings,
+    Outcome,
+    ShardFunction,
+    died,
+    travels,
+)
+from datus.engine.workers.rest import REST, Hand
+from datus.errors import MissingPackage, WorkError
+
+ATTEMPTS = 3
+LOST_NODES = 10
+"""A shard may lose its node so often. Nodes that are hired by the minute do go."""
+LOST_STARTS = 3
+"""So many workers in a row that do not start, while none works, mean that none will."""
+POLL_SECONDS = 0.5
+ROOM_SECONDS = 5.0
+"""How often it is looked up which nodes there are."""
+PATIENCE_SECONDS = 60.0
+"""With a cluster that had room and lost it."""
+ANSWER_SECONDS = 10.0
+
+
+def run(
+    function: ShardFunction, jobs: Sequence[Any], settings: ExecutorSettings
+) -> Iterator[Outcome]:
+    if not jobs:
+        return
+    with connected(settings.cluster):
+        pool = _Pool(function, jobs, settings)
+        try:
+            yield from pool.outcomes()
+        finally:
+            pool.stop()
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[None]:
+    """A connection to the cluster, or the one that is there. Raises WorkError with the cure."""
+    ray = _package()
+    if ray.is_initialized():
+        with REST.open(ray):
+            yield
+        return
+    address = _answering(cluster.address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        # workers print to logs of their own: progress is in one place
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise WorkError(_no_cluster(address, str(error))) from None
+    try:
+        with REST.open(ray):
+            yield
+    finally:
+        ray.shutdown()
+
+
+def _package() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise MissingPackage("executor ray needs Ray: pip install 'datus[ray]'") from None
+    return ray
+
+
+def _answering(address: str) -> str:
+    """The address to connect to. Ray itself waits for minutes where nobody answers."""
+    address = address or os.environ.get("RAY_ADDRESS", "") or "auto"
+    if "://" in address:
+        raise WorkError(
+            f"speed.ray_address: expected auto, local or HOST:PORT, got {address}; start datus on "
+            "a node of the cluster (pipelines/batch/ray_job.sh)"
+        )
+    if address == "auto":
+        with suppress(ImportError, AttributeError, OSError):  # not public: without it Ray looks
+            from ray._private.services import canonicalize_bootstrap_address
+
+            try:
+                address = canonicalize_bootstrap_address("auto") or address
+            except ConnectionError:
+                raise WorkError(_no_cluster("auto", "no cluster runs on this machine")) from None
+    host, colon, port = address.rpartition(":")
+    if colon:
+        try:
+            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise WorkError(_no_cluster(address, str(error))) from None
+    return address
+
+
+def _no_cluster(address: str, reason: str) -> str:
+    return (
+        f"no Ray cluster answers at {address} ({' '.join(reason.split())[:200]}): start one with "
+        "ray start --head, name it with --set speed.ray_address=HOST:PORT, or use "
+        "--executor processes"
+    )
+
+
+# --- in the driver ------------------------------------------------------------------------------
+
+
+class _Pool:
+    """Hires workers, hands out shards, tells progress."""
+
+    def __init__(
+        self, function: ShardFunction, jobs: Sequence[Any], settings: ExecutorSettings
+    ) -> None:
+        self._ray = _package()
+        self._function, self._jobs, self._settings = function, jobs, settings
+        self._queue = deque(range(len(jobs)))
+        self._attempts = dict.fromkeys(self._queue, 0)
+        self._lost_nodes = dict.fromkeys(self._queue, 0)
+        self._starting: dict[Any, Hand] = {}
+        self._running: dict[Any, Hand] = {}
+        self._failed_starts, self._begun = 0, False
+        self._room, self._looked, self._had_room = 0, -ROOM_SECONDS, time.monotonic()
+        self._counter = _beside_the_driver(self._ray, _Counter)
+        self._asked, self._shown = self._counter.total.remote(), 0
+
+    def outcomes(self) -> Iterator[Outcome]:
+        while self._queue or self._running:
+            self._hire()
+            refs = [*self._running, *self._starting]
+            ended, _ = self._ray.wait(refs, timeout=POLL_SECONDS) if refs else ([], [])
+            if not refs:
+                time.sleep(POLL_SECONDS)
+            for ref in ended:
+                if ref in self._starting:
+                    self._begin(ref)
+                else:
+                    outcome = self._end(ref)
+                    if outcome is not None:
+                        yield outcome
+            self._tell()
+        self._tell(last=True)
+
+    def stop(self) -> None:
+        for hand in (*self._starting.values(), *self._running.values()):
+            self._dismiss(hand)
+        with suppress(Exception):
+            self._ray.kill(self._counter)
+
+    # --- workers --------------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        """As many workers as there is work for and room, or a little more than room."""
+        self._look()
+        n_wanted = len(self._queue) + len(self._running)
+        limit = self._settings.workers or max(1, 2 * self._room)
+        cluster = self._settings.cluster
+        cls = self._ray.remote(_Worker)
+        n_more = max(0, min(n_wanted, limit) - len(self._running) - len(self._starting))
+        rested = REST.take(cluster, n_more)
+        for hand in rested:
+            self._start(hand.actor)  # it tells whether it is still there
+        for _ in range(n_more - len(rested)):
+            needs = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "max_restarts": 0}
+            self._start(cls.options(**needs).remote())
+
+    def _start(self, actor: Any) -> None:
+        gpus = self._settings.cluster.gpus > 0
+        self._starting[actor.start.remote(_environment(), os.getcwd(), gpus)] = Hand(actor)
+
+    def _look(self) -> None:
+        """Count the workers that the nodes have room for. Raises WorkError: none, for too long."""
+        now, cluster = time.monotonic(), self._settings.cluster
+        if now - self._looked < ROOM_SECONDS:
+            return
+        self._looked = now
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        self._room = sum(_seats(node, cluster) for node in nodes)
+        if self._room:
+            self._had_room = now
+            return
+        patience = max(cluster.wait, PATIENCE_SECONDS) if self._begun else cluster.wait
+        if now - self._had_room >= patience:
+            raise WorkError(_no_room(cluster, nodes))
+
+    def _begin(self, ref: Any) -> None:
+        """A worker has started: it gets its first shard."""
+        hand = self._starting.pop(ref)
+        try:
+            hand.node, found = self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
+            self._dismiss(hand)
+            self._failed_starts += 1
+            if self._failed_starts >= LOST_STARTS and not self._running:
+                raise WorkError(_no_start(error)) from None
+            return
+        self._failed_starts, self._begun = 0, True
+        mine = _version()
+        if found != mine:
+            self._dismiss(hand)
+            raise WorkError(
+                f"a node of the cluster has {found}, here is {mine}: results could differ; install "
+                "the same on every node"
+            )
+        self._give(hand)
+
+    def _give(self, hand: Hand) -> None:
+        if not self._queue:
+            REST.put(self._ray, self._settings.cluster, hand)
+            return
+        hand.number = self._queue.popleft()
+        job = self._jobs[hand.number]
+        if self._attempts[hand.number]:
+            job = self._settings.again(job)
+        packed = pickle.dumps((self._function, job))
+        self._running[hand.actor.work.remote(packed, self._counter)] = hand
+
+    def _end(self, ref: Any) -> Outcome | None:
+        """What came of a job; None if its worker or node died and it is tried again."""
+        hand = self._running.pop(ref)
+        number, job = hand.number, self._jobs[hand.number]
+        try:
+            result, error = pickle.loads(self._ray.get(ref))
+        except self._ray.exceptions.RayError:
+            return self._lost(hand)
+        self._give(hand)
+        del self._attempts[number]
+        return Outcome(job, error=error) if error is not None else Outcome(job, result=result)
+
+    def _lost(self, hand: Hand) -> Outcome | None:
+        self._dismiss(hand)  # it may live on, out of reach
+        number = hand.number
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        self._looked = -ROOM_SECONDS if hand.node not in alive else self._looked
+        if hand.node not in alive and self._lost_nodes[number] < LOST_NODES:
+            self._lost_nodes[number] += 1
+            self._settings.again(self._jobs[number])  # the loss is noted; the job is not to blame
+        else:
+            self._attempts[number] += 1
+        if self._attempts[number] < ATTEMPTS:
+            self._queue.append(number)
+            return None
+        return Outcome(self._jobs[number], error=WorkError(died(ATTEMPTS)))
+
+    def _dismiss(self, hand: Hand) -> None:
+        with suppress(Exception):  # gone already
+            self._ray.kill(hand.actor)
+
+    # --- progress -------------------------------------------------------------------------------
+
+    def _tell(self, last: bool = False) -> None:
+        """What was counted since the last time. Workers wait for the counter before they answer."""
+        if not last and not self._ray.wait([self._asked], timeout=0)[0]:
+            return
+        try:
+            if last:
+                self._asked = self._counter.total.remote()
+            total = self._ray.get(self._asked)
+        except self._ray.exceptions.RayError:  # progress is not worth a failure
+            total = self._shown
+        self._asked = self._counter.total.remote()
+        before, self._shown = self._shown, total
+        self._settings.advance(total - before)
+
+
+def _beside_the_driver(ray: Any, cls: type) -> Any:
+    """An actor that takes no CPU and does not go with another node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(cls).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _seats(node: Mapping[str, float], cluster: Cluster) -> int:
+    """Workers that fit on a node."""
+    kinds = (("CPU", cluster.cpus), ("GPU", cluster.gpus))
+    return min(int(node.get(kind, 0.0) / each + 1e-6) for kind, each in kinds if each)
+
+
+def _no_room(cluster: Cluster, nodes: Sequence[Mapping[str, float]]) -> str:
+    has = [f"{n.get('CPU', 0.0):g} CPUs and {n.get('GPU', 0.0):g} GPUs" for n in nodes]
+    return (
+        f"no node of the Ray cluster has room for a worker: expected {cluster.cpus:g} CPUs and "
+        f"{cluster.gpus:g} GPUs, got {'; '.join(sorted(set(has))) or 'no node'}: lower "
+        "speed.ray_cpus or speed.ray_gpus, or give nodes time to come with speed.ray_wait"
+    )
+
+
+def _no_start(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (
+        f"workers do not start on the Ray cluster: {(lines or ['no reason given'])[-1][:300]}: "
+        "install datus in the same environment on every node"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """What workers inherit: DATUS_OFFLINE, DATUS_WEIGHTS ..."""
+    return {name: value for name, value in os.environ.items() if name.startswith("DATUS_")}
+
+
+def _version() -> str:
+    from datus import __version__
+
+    return f"datus {__version__}"
+
+
+# --- in workers ---------------------------------------------------------------------------------
+
+
+class _Worker:
+    """The actor. One shard at a time."""
+
+    def start(self, environment: dict[str, str], folder: str, gpus: bool) -> tuple[str, str]:
+        """(node, version). Before anything imports torch, which looks for GPUs once."""
+        os.environ.update(environment)
+        if not gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        with suppress(OSError):  # then relative paths lead nowhere, and the shard says which
+            os.chdir(folder)
+        return _package().get_runtime_context().get_node_id(), _version()
+
+    def work(self, packed: bytes, counter: Any) -> bytes:
+        """A pickled pair (function, job) in, a pickled pair (result, error) out."""
+        steps = _Steps(counter)
+        try:
+            function, job = pickle.loads(packed)
+            return pickle.dumps((function(job, steps), None))
+        except Exception as error:
+            return pickle.dumps((None, travels(error)))
+        finally:
+            steps.send(wait=True)
+
+
+class _Steps:
+    """Counts images and sends the number now and then. Called by several threads."""
+
+    def __init__(self, counter: Any) -> None:
+        self._counter, self._lock = counter, threading.Lock()
+        self._n, self._sent = 0, 0.0
+
+    def __call__(self, n_images: int) -> None:
+        with self._lock:
+            self._n += n_images
+            late = time.monotonic() - self._sent > POLL_SECONDS
+        if late:
+            self.send()
+
+    def send(self, wait: bool = False) -> None:
+        with self._lock:
+            n_images, self._n, self._sent = self._n, 0, time.monotonic()
+            answer = self._counter.add.remote(n_images)
+        if wait:
+            with suppress(Exception):  # progress is not worth a failure
+                _package().get(answer)
+
+
+class _Counter:
+    """The actor that adds up progress, next to the driver."""
+
+    def __init__(self) -> None:
+        self._total = 0
+
+    def add(self, n_images: int) -> None:
+        self._total += n_images
+
+    def total(self) -> int:
+        return self._total

@@ -1,0 +1,125 @@
+"""Names of a tool -> images of a run, and which classes were used.
+
+    matched(origin, corrections, records)     -> Matched
+    places(origin, corrections, ids)          image id -> name
+
+A name fits an image whose id it is; else the longest id that it ends with (tools put folders before
+a name); else the one id that ends with it (others drop folders).
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from datus.errors import UsageError
+from datus.formats.read_records import Corrections
+from datus.types import IGNORE, Array, ImageRecord
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Corrections of the images of a run. Its labels are those of classes with a pixel."""
+
+    origin: Path
+    names: tuple[str, ...]
+    """(C,): classes with at least one pixel, in the order of the file."""
+    images: dict[str, str]
+    """image id -> name in `corrections`; images without a labelled pixel are left out."""
+    unused: tuple[str, ...]
+    """Names that fit no image of the run."""
+    corrections: Corrections
+
+    def labels(self, image_id: str) -> Array:
+        """uint8 (H, W): class 0..C-1 or IGNORE."""
+        lookup = np.full(256, IGNORE, np.uint8)
+        for new, name in enumerate(self.names):
+            lookup[self.corrections.names.index(name)] = new
+        found: Array = lookup[self.corrections.images[self.images[image_id]]()]
+        return found
+
+    def __iter__(self) -> Iterator[tuple[str, Array]]:
+        for image_id in sorted(self.images):
+            yield image_id, self.labels(image_id)
+
+    @cached_property
+    def digest(self) -> str:
+        """'sha256:...' of what is said: names, image ids and labels, not how they are spelled."""
+        digest = hashlib.sha256(repr(self.names).encode())
+        for image_id, labels in self:
+            digest.update(repr((image_id, labels.shape)).encode())
+            digest.update(labels.tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+
+def matched(origin: Path, corrections: Corrections, records: Sequence[ImageRecord]) -> Matched:
+    """Raises UsageError: no name or two names fit an image, another size, no labelled pixel."""
+    by_id = {record.image_id: record for record in records}
+    found = places(origin, corrections, list(by_id))
+    used, images = np.zeros(256, bool), {}
+    for image_id in sorted(found):
+        name, record = found[image_id], by_id[image_id]
+        if name in corrections.sizes:  # a file may claim any size: before it takes memory
+            _check_size(origin, name, corrections.sizes[name](), record)
+        labels = corrections.images[name]()
+        _check_size(origin, name, labels.shape, record)
+        values = np.unique(labels)
+        if values[0] != IGNORE:
+            images[image_id] = name
+            used[values[values != IGNORE]] = True
+    if not images:
+        raise UsageError(
+            f"corrections: {origin}: no pixel has a label in any of {len(found)} images: "
+            "nothing to learn from; label some, or leave the corrections out"
+        )
+    names = tuple(corrections.names[label] for label in np.flatnonzero(used))
+    unused = tuple(sorted(corrections.images.keys() - set(found.values())))
+    return Matched(origin, names, images, unused, corrections)
+
+
+def places(origin: Path, corrections: Corrections, ids: Sequence[str]) -> dict[str, str]:
+    """image id -> name, of images that have one. Raises UsageError: none has, or two fit."""
+    normal = {unicodedata.normalize("NFC", one): one for one in ids}
+    by_last: dict[str, list[str]] = {}
+    for one in normal:
+        by_last.setdefault(PurePosixPath(one).name, []).append(one)
+    found: dict[str, str] = {}
+    for name in sorted(corrections.images):
+        fits = _fits(unicodedata.normalize("NFC", name), normal, by_last)
+        if len(fits) > 1:
+            raise UsageError(
+                f"corrections: {origin}: {name} may be {fits[0]} or {fits[1]}: "
+                "name it with its folders"
+            )
+        for one in fits:
+            other = found.setdefault(normal[one], name)
+            if other != name:
+                raise UsageError(f"corrections: {origin}: {other} and {name} are both {one}")
+    if not found:
+        raise UsageError(
+            f"corrections: {origin}: none of its {len(corrections.images)} images is in the run: "
+            f"got for example {min(corrections.images)}, expected for example {ids[0]}"
+        )
+    return found
+
+
+def _fits(name: str, ids: dict[str, str], by_last: dict[str, list[str]]) -> list[str]:
+    if name in ids:
+        return [name]
+    same = by_last.get(PurePosixPath(name).name, [])
+    shorter = [one for one in same if name.endswith(f"/{one}")]
+    if shorter:
+        return [max(shorter, key=len)]
+    return [one for one in same if one.endswith(f"/{name}")]
+
+
+def _check_size(origin: Path, name: str, size: tuple[int, ...], record: ImageRecord) -> None:
+    if size != (record.height, record.width):
+        raise UsageError(
+            f"corrections: {origin}: {name} is {size[0]}x{size[1]}, its image {record.height}x"
+            f"{record.width} (height x width): expected the same size; export it at full size"
+        )

@@ -1,0 +1,1 @@
+"""What people give: images, true masks, tables of classes."""

@@ -1,0 +1,427 @@
+"""Where a model's weights are: shipped, a file, the hub. Looks into folders and fetches nothing.
+
+    find_weights("vit_small_patch8_224.dino", "auto")    a file, or "hub"
+    weights_id(...)                                      what stands for them in a fingerprint
+    listing(), describe(name)                            for people
+    better_backbone(config)                              what to take in place of the shipped model
+
+The environment variable DATUS_WEIGHTS names a folder that is looked into before the hub: NAME with
+any suffix of a weight file, or the authors' own file name. DATUS_OFFLINE=1 keeps the network out
+of it. Importing this module loads neither torch nor timm.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from datus.config import EMBEDDED_BACKBONE, Config
+from datus.errors import BackboneError, UsageError
+from datus.models.aliases import suggestions
+from datus.models.registry import LARGER, PATCHES_PER_SIDE, RECOMMENDED, ROWS, SUFFIXES, Row, find
+
+MODELS = Path(__file__).parent / "weights"
+
+FOLDER, OFFLINE = "DATUS_WEIGHTS", "DATUS_OFFLINE"
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def find_weights(backbone: str, weights: str) -> Path | str:
+    """The file to read, or "hub" or "random". `weights` as in FeaturesConfig.
+
+    Raises UsageError, or BackboneError if there are no such weights, as far as that can be known
+    without loading timm.
+    """
+    shipped = model_path(backbone)
+    if shipped and not shipped.is_file():
+        raise UsageError(
+            f"features.backbone: {shipped}: no such file; datus pretrain writes such files"
+        )
+    if backbone.startswith("datus_") and shipped is None:
+        names = sorted(path.stem for path in MODELS.glob("*.safetensors"))
+        raise BackboneError(
+            f"{backbone}: this package does not ship that model; "
+            f"it has {near(backbone, names) or 'none'}, or take any timm ViT by name"
+        )
+    if weights == "auto" and shipped:
+        return shipped
+    if weights == "random" and _is_filters(backbone):
+        raise UsageError(
+            f"features.weights: {backbone} learned nothing that could be random: use auto"
+        )
+    if weights == "hub" and shipped:
+        raise UsageError(f"features.weights: {backbone} is shipped, not on the hub; use auto")
+    if weights in ("auto", "hub"):
+        local, row = local_file(backbone), find(backbone)
+        if local is None and row and not row.family.on_hub:
+            raise BackboneError(f"{backbone}: timm has no weights for it; {cure(backbone)}")
+        return local or "hub"
+    return weights if weights == "random" else _given_file(weights)
+
+
+def weights_id(backbone: str, weights: str) -> str:
+    """What stands for the weights in a fingerprint: sha256:..., hub:NAME or random:NAME.
+
+    Arguments and errors as in `find_weights`.
+    """
+    source = find_weights(backbone, weights)
+    if isinstance(source, str):
+        return f"{source}:{backbone}"
+    return f"sha256:{_digest(source, 'sha256')}"
+
+
+def model_path(name: str) -> Path | None:
+    """The weights of the shipped model `name`, or None if the package ships no such model.
+
+    A `name` that ends in .safetensors is the path of one that `datus pretrain` made.
+    """
+    if name.endswith(".safetensors"):
+        return Path(name).expanduser()
+    path = MODELS / f"{name}.safetensors"
+    return path if Path(name).name == name and path.is_file() else None
+
+
+def own_record(weights: Path) -> dict[str, Any]:
+    """The record beside the weights of a model of ours, with the defaults filled in.
+
+    "architecture" are the arguments of its class in timm, "patches_per_side" is the side of the
+    grid that it wants at image_px = "auto". Raises BackboneError: missing or damaged.
+    """
+    path = weights.with_suffix(".json")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        sides = {
+            "patch_size": record["architecture"].setdefault("patch_size", 16),  # as in timm
+            "patches_per_side": record.setdefault("patches_per_side", PATCHES_PER_SIDE),
+        }
+        for name, side in sides.items():
+            if type(side) is not int or not 1 <= side <= 512:
+                raise ValueError(f"{name}: expected 1 to 512, got {side!r}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise unusable_record(weights, error) from error
+    return record
+
+
+def unusable_record(weights: Path, error: Exception) -> BackboneError:
+    """What to raise if the record beside `weights` describes no model."""
+    cure = "install the package again"
+    if weights.parent != MODELS:
+        cure = "datus pretrain writes it beside the weights; keep the two together"
+    path = weights.with_suffix(".json")
+    return BackboneError(f"{path}: not a usable training record ({error}); {cure}")
+
+
+def patches_per_side(name: str) -> int:
+    """Of the grid that an image has at image_px = "auto": 28, unless the record of a model of ours
+    states another number. Errors as in `own_record`."""
+    own = model_path(name)
+    return int(own_record(own)["patches_per_side"]) if own else PATCHES_PER_SIDE
+
+
+def local_file(name: str) -> Path | None:
+    """The weights of the model `name` in the folder that DATUS_WEIGHTS names, or None."""
+    folder = os.environ.get(FOLDER, "")
+    if not folder:
+        return None
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"{FOLDER}: expected a folder, got {folder!r}, which is not there")
+    found = (root / file for file in file_names(name))
+    return next((path for path in found if path.is_file()), None)
+
+
+def file_names(name: str) -> list[str]:
+    """What the file of the model `name` may be called, the first choice first."""
+    row = find(name)
+    own = [f"{name}{suffix}" for suffix in SUFFIXES]
+    return [*own, row.file] if row and row.file else own
+
+
+def is_offline() -> bool:
+    """DATUS_OFFLINE or HF_HUB_OFFLINE is set."""
+    given = (os.environ.get(name, "") for name in (OFFLINE, "HF_HUB_OFFLINE"))
+    return any(value.lower() not in ("", "0", "false", "no", "off") for value in given)
+
+
+def hub_address() -> str:
+    """Of the hub, or of the mirror that HF_ENDPOINT names."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def hub_answers() -> bool:
+    """The hub takes connections, or a proxy is set. The hub's client would retry for a minute."""
+    if any(os.environ.get(name) for name in PROXIES):
+        return True
+    try:
+        address = urlsplit(hub_address())
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=5).close()
+    except (OSError, ValueError):  # ValueError: not an address
+        return False
+    return True
+
+
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+
+
+def hub_file(name: str) -> Path | None:
+    """The weights of a timm model in the cache of the hub's client, or None.
+
+    Looks where the client looks without a network: in the version that it asked for last.
+    """
+    folder = hub_cache() / f"models--timm--{name}"
+    try:
+        version = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = (folder / "snapshots" / version / file for file in HUB_FILES)
+    return next((path for path in found if path.is_file()), None)
+
+
+def hub_cache() -> Path:
+    """Where the hub's client keeps what it fetched, by the variables that it goes by."""
+    env = os.environ
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if env.get(variable):
+            return Path(env[variable]).expanduser()
+    if env.get("HF_HOME"):
+        return Path(env["HF_HOME"]).expanduser() / "hub"
+    return Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+
+
+def cure(name: str) -> str:
+    """Which file to put where."""
+    row = find(name)
+    folder = os.environ.get(FOLDER, "")
+    place = f"into {folder}" if folder else f"into a folder and set {FOLDER} to the folder"
+    if row is None:
+        file = f"model.safetensors of https://huggingface.co/timm/{name} as {name}.safetensors"
+    elif row.file:
+        file = f"{row.file} ({row.url or row.family.source})"
+    elif row.url:
+        file = f"{row.url} as {name}.pth"
+    else:
+        file = f"a checkpoint of {row.family.source} as {name}.pth"
+    asked = f" (gated: ask at {row.family.gated})" if row and row.family.gated else ""
+    return f"put {file}{asked} {place}, or set features.weights to the file"
+
+
+def not_here(name: str) -> str:
+    """Why weights of the hub cannot be had: there is no network, and they are not here."""
+    why = "offline" if is_offline() else "the hub is out of reach"
+    return (
+        f"{name}: {why}, and its weights are not on this machine; run datus backbones {name} "
+        f"--fetch where there is a network, or {cure(name)}"
+    )
+
+
+def notice(backbone: str, weights: str) -> str:
+    """What to know before the weights are fetched from the hub: terms that need consent."""
+    row = find(backbone)
+    if not (row and row.family.gated) or find_weights(backbone, weights) != "hub":
+        return ""
+    return (
+        f"{backbone}: the weights have the {row.family.licence}. Its authors give their own files "
+        f"to those who accept it ({row.family.gated}); timm's copy on the hub was not gated when "
+        "this was written, but has the same licence"
+    )
+
+
+def licence(backbone: str, known: str) -> str:
+    """Terms of the weights, as far as the table or timm tell. `known` as `weights_id` gives it."""
+    row = find(backbone)
+    if known.startswith("random"):
+        return "none, nobody trained them"
+    if row is not None:
+        return f"{row.family.licence} ({row.family.source})"
+    if known.startswith("hub"):
+        import timm
+
+        stated = getattr(timm.get_pretrained_cfg(backbone), "license", None)
+        if stated:
+            return f"{stated}, as timm states it"
+    return "not known here: ask those who made the weights"
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+def listing() -> list[tuple[str, ...]]:
+    """The whole table: a header and one row for each model."""
+    header = ("name", "scheme", "patch", "params", "pretraining data", "licence", "gated")
+    rows: list[tuple[str, ...]] = [(*header, "weights here", "recommended")]
+    marks = {RECOMMENDED: "yes", LARGER: "yes, larger"}
+    for row in ROWS:
+        family = row.family
+        patch = str(row.patch_px) if row.patch_px else "CNN"
+        facts = (patch, f"{row.parameters / 1e6:.1f}M", family.data, family.licence)
+        gated = "authors' files" if row.family.gated else "no"
+        here = (presence(row.name), marks.get(row.name, ""))
+        rows.append((row.name, family.scheme, *facts, gated, *here))
+    return rows
+
+
+def advice() -> str:
+    """What the table recommends, in words."""
+    return (
+        f"recommended: {RECOMMENDED}; with more memory and time, {LARGER}\n"
+        f"without a network: {EMBEDDED_BACKBONE}; where classes are colours or grey levels "
+        "(microscopes, CT, satellites), datus_filters_p4, or datus_filters for finer masks\n"
+        "datus backbones NAME says all about one model, datus backbones NAME --fetch downloads its "
+        "weights"
+    )
+
+
+def presence(name: str) -> str:
+    """Where the weights of the model are: shipped, DATUS_WEIGHTS, hub cache, or what to do."""
+    if model_path(name):
+        return "shipped"
+    if local_file(name):
+        return FOLDER
+    if hub_file(name):
+        return "hub cache"
+    row = find(name)
+    if row and row.family.on_hub:
+        return f"downloads on first use ({download_size(row)})"
+    return "no, a file is needed"
+
+
+def download_size(row: Row) -> str:
+    """Of the weights on the hub, '87 MB': see `Row.n_bytes`."""
+    return f"{row.n_bytes / 1e6:.0f} MB"
+
+
+def better_backbone(config: Config, command: str = "") -> str:
+    """Which model gives better masks than the shipped one, in one line; empty for other runs.
+
+    command: the same run with that model; without it, what has to be added to the command that
+    was given. That line is for the report: it depends on the run alone, not on the machine.
+    """
+    features, clusters = config.features, config.clusters
+    other = features.backbone != EMBEDDED_BACKBONE or features.weights == "random"
+    if other or clusters.frozen or clusters.edits:  # clusters and edits are those of one model
+        return ""
+    row = next(row for row in ROWS if row.name == RECOMMENDED)
+    size = f"downloads {download_size(row)} on first use"
+    begin = f"{EMBEDDED_BACKBONE} is a small model: for better masks"
+    if not command:
+        return f"{begin} add --backbone {RECOMMENDED} to the same command (it {size})"
+    here = local_file(RECOMMENDED) or hub_file(RECOMMENDED)
+    return f"{begin} run  {command}  ({'its weights are here' if here else size})"
+
+
+def describe(name: str) -> list[tuple[str, str]]:
+    """All that is known of one model. UsageError if it is not in the table."""
+    row = find(name)
+    if row is None:
+        names = suggestions(name)
+        raise UsageError(
+            f"{name}: not in the table"
+            + (f"; did you mean {names}?" if names else "")
+            + "\nAny other ViT of timm works too, by name"
+        )
+    family = row.family
+    facts = [
+        ("name", row.name),
+        ("scheme", family.scheme),
+        ("kind", _kind(row)),
+        *_auto_size(row),
+        ("parameters", f"{row.parameters:,}"),
+        ("pretraining data", family.data),
+        ("licence", family.licence),
+        ("source", family.source),
+        ("gated", f"the authors' files: ask at {family.gated}" if family.gated else "no"),
+        ("timm", f"{row.model} {_options(row)}".rstrip()),
+        ("on the hub", f"timm/{row.name}, {download_size(row)}" if family.on_hub else "no"),
+        ("authors' file", row.file or "-"),
+        ("address", row.url or "-"),
+        ("digest", row.digest or "not stated by its authors"),
+        ("layout", f"{family.layout}: {_layout(family.layout)}"),
+        *((f"shape of {key}", str(shape)) for key, shape in row.shapes.items()),
+        ("weights here", _here(row)),
+    ]
+    if row.note:
+        facts.append(("note", row.note))
+    if not (model_path(name) or local_file(name)):
+        facts.append(("to use a file", cure(name)))
+    return facts
+
+
+def check_learnable(backbone: str) -> None:
+    """BackboneError if the model has no features that a segmenter could learn from."""
+    if _is_filters(backbone):
+        raise BackboneError(
+            f"{backbone}: filters have no features that a segmenter could learn from; take a ViT, "
+            "such as datus_t8, or kind deeplabv3"
+        )
+
+
+def _is_filters(name: str) -> bool:
+    row = find(name)
+    return row is not None and row.size == "filters"
+
+
+def _kind(row: Row) -> str:
+    if row.is_cnn:
+        return "CNN, for crops only"
+    if row.size == "filters":
+        return f"filters on patches of {row.patch_px} pixels, no ViT"
+    return f"ViT-{row.size}/{row.patch_px}"
+
+
+def _auto_size(row: Row) -> list[tuple[str, str]]:
+    """The side of images at image_px = "auto"; nothing for a CNN, which sees crops only."""
+    if row.is_cnn:
+        return []
+    side = patches_per_side(row.name)
+    return [("image_px = auto", f"{side * row.patch_px} ({side} x {side} patches)")]
+
+
+def _here(row: Row) -> str:
+    """Path of the weights, and whether they are the file that the authors released."""
+    path = model_path(row.name) or local_file(row.name) or hub_file(row.name)
+    if path is None:
+        return presence(row.name)
+    kind, _, digits = row.digest.partition(":")
+    if path.name != row.file or not digits:
+        return str(path)
+    same = _digest(path, kind).startswith(digits)
+    return f"{path}, {'as the authors stated' if same else 'NOT the file that the digest is of'}"
+
+
+def _layout(name: str) -> str:
+    from datus.models.converters import LAYOUTS
+
+    return LAYOUTS[name].looks
+
+
+def _options(row: Row) -> str:
+    return ", ".join(f"{key}={value}" for key, value in row.options.items())
+
+
+def near(name: str, names: list[str]) -> str:
+    """Up to three names like `name`, with commas."""
+    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.5))
+
+
+def _given_file(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise UsageError(
+            f"features.weights: expected auto, hub, random or a file, got {weights!r}, "
+            f"which is {'a folder' if path.is_dir() else 'not there'}"
+        )
+    return path
+
+
+def _digest(path: Path, kind: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, kind).hexdigest()
+    except OSError as error:
+        raise BackboneError(f"{path}: {error.strerror}") from error

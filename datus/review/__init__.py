@@ -1,0 +1,1 @@
+"""What people say of clusters: edits, corrections, and clusters that are kept frozen."""

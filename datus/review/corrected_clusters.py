@@ -1,0 +1,177 @@
+"""The clusters stage where a person corrected some masks: `clusters.corrections`.
+
+    make_clusters(context, corrections, stored, advance)     -> ShardData
+
+WHOLE holds what clusters hold without corrections, and names, labelled and labelled_cluster (module
+`modelarrays`); each corrected image what `corrected` keeps of it. Memory: one vector a segment, at
+most `clusters.sample` of those without a label; masks are read one after the other.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from datus.engine.stage import Arrays, Context
+from datus.engine.workers import Advance
+from datus.errors import ClusterError
+from datus.formats.matching import Matched
+from datus.inputs.index import Index, Shard
+from datus.method.constrained_kmeans import class_centroids, fit_free, label_segments, on_sphere
+from datus.method.masks import labels_to_pixels
+from datus.review import frozen
+from datus.review.cluster_arrays import cluster_arrays
+from datus.review.corrections import kept_arrays
+from datus.stages.sample import count_valid, sample_vectors
+from datus.store.store import ShardReport
+from datus.types import WHOLE, Array, ClusterModel, ImageRecord, ShardData
+
+
+class Stored(Protocol):
+    """What is read of a `gather.Dataset`."""
+
+    index: Index
+
+    def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]: ...
+    def reports(self, stage: str, k: int) -> Iterator[ShardReport]: ...
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is learnt of corrected images while the others pass by."""
+
+    kept: dict[str, dict[str, Array]] = field(default_factory=dict)
+    vectors: list[Array] = field(default_factory=list)
+    """Of valid segments with a label."""
+    classes: list[Array] = field(default_factory=list)
+    sums: list[Array] = field(default_factory=list)
+    """float64 (C, E) of each image: vectors of its valid segments, weighted by drawn pixels."""
+
+
+def make_clusters(
+    context: Context, corrections: Matched, dataset: Stored, advance: Advance
+) -> ShardData:
+    """Raises ClusterError: more classes than clusters, nothing covered, nothing left to cluster."""
+    config, n_classes = context.config, len(corrections.names)
+    if n_classes > context.k:
+        raise ClusterError(
+            f"the corrections have {n_classes} classes, clusters.k is {context.k}: "
+            f"use --clusters {n_classes} or more"
+        )
+    seen = _Seen()
+    n_all = count_valid(dataset, context.k)
+    rest, records = sample_vectors(
+        _without_labelled(context, corrections, dataset, seen),
+        *(n_all, config.clusters.sample, config.seed, advance),
+    )
+    if not seen.vectors:
+        raise ClusterError(
+            f"in {len(corrections.images)} corrected images no segment is covered by one class to "
+            f"more than {100 * config.clusters.corrected_share:.0f} %: draw whole regions"
+        )
+    model = _fitted(context, corrections.names, rest, seen)
+    arrays = {**cluster_arrays(model), **_reference(model, rest, seen, context.k, records)}
+    arrays["corrections"] = np.frombuffer(corrections.digest.encode(), np.uint8)
+    figures = {
+        "inertia": model.inertia,
+        "n_trained": float(model.n_trained),
+        "n_corrected": float(len(seen.kept)),
+        "n_labelled": float(len(model.labelled)),
+        "n_unused": float(len(corrections.unused)),
+        "n_images": float(len(dataset.index.records)),
+    }
+    return ShardData(arrays={WHOLE: arrays, **seen.kept}, numbers={WHOLE: figures})
+
+
+def _fitted(context: Context, names: tuple[str, ...], rest: Array, seen: _Seen) -> ClusterModel:
+    from datus.method.clusters import fit_space, project
+
+    settings, n_classes = context.config.clusters, len(names)
+    labelled, label = np.concatenate(seen.vectors), np.concatenate(seen.classes)
+    rest = rest if len(rest) else labelled[:0]
+    mean, axes, places = fit_space(np.concatenate([rest, labelled]), settings)
+    places, fixed = places[: len(rest)], places[len(rest) :]
+    if settings.spherical:
+        fixed = on_sphere(fixed)
+    free, inertia, start = fit_free(
+        places,
+        fixed,
+        context.k - n_classes,
+        settings,
+        context.config.seed,
+        n_threads=context.runtime.threads,
+    )
+    classes = class_centroids(fixed, np.eye(n_classes)[label], settings.spherical)
+    sums = np.sum(seen.sums, axis=0)
+    for one in set(range(n_classes)) - set(label.tolist()):  # nowhere most of a segment
+        if sums[one].any():
+            place = project(on_sphere(sums[one][None]), mean, axes)
+            classes[one] = class_centroids(place, np.ones((1, 1)), settings.spherical)[0]
+    centroids = np.concatenate([classes, free])
+    return ClusterModel(
+        centroids=centroids,
+        jury=centroids[None],
+        pca_mean=mean,
+        pca_axes=axes,
+        inertia=inertia,
+        n_trained=len(rest) + len(labelled),
+        seed=start,
+        library="datus, seeded k-means",
+        names=names,
+        labelled=fixed,
+        labelled_cluster=label.astype(np.int16),
+    )
+
+
+def _reference(
+    model: ClusterModel, rest: Array, seen: _Seen, k: int, records: list[ImageRecord]
+) -> dict[str, Array]:
+    from datus.method.clusters import offsets
+
+    vectors = np.concatenate([*([rest] if len(rest) else []), *seen.vectors])
+    cluster, measures = offsets(model, vectors)
+    return frozen.reference_arrays(measures, cluster, k, records)
+
+
+# --- one shard after the other ------------------------------------------------------------------
+
+
+def _without_labelled(
+    context: Context, corrections: Matched, dataset: Stored, seen: _Seen
+) -> Iterator[tuple[Shard, ShardData]]:
+    """What embeddings stored, labelled segments taken out of `valid` and put into `seen`."""
+    streams = (dataset.data(stage, context.k) for stage in ("embeddings", "segments"))
+    for (shard, embedded), (_, segmented) in zip(*streams, strict=True):
+        arrays: dict[str, dict[str, Array]] = {}
+        for record in shard.records:
+            found = embedded.arrays.get(record.image_id)
+            if found and record.image_id in corrections.images:
+                here = segmented.arrays[record.image_id]
+                found = _look(context, record, corrections, (found, here), seen)
+            if found:
+                arrays[record.image_id] = dict(found)
+        yield shard, ShardData(arrays=arrays)
+
+
+def _look(
+    context: Context,
+    record: ImageRecord,
+    corrections: Matched,
+    stored: tuple[Arrays, Arrays],
+    seen: _Seen,
+) -> Mapping[str, Array]:
+    """Put a corrected image into `seen`; its embeddings without the labelled segments."""
+    embedded, segments = stored
+    labels, n_classes = corrections.labels(record.image_id), len(corrections.names)
+    vectors, valid = embedded["vectors"], embedded["valid"]
+    segment = labels_to_pixels(segments["labels"], record.height, record.width)
+    share = context.config.clusters.corrected_share
+    fixed, counts = label_segments(segment, labels, len(valid), n_classes, share)
+    seen.kept[record.image_id] = kept_arrays(record, labels, fixed)
+    labelled = valid & (fixed >= 0)
+    seen.vectors += [vectors[labelled]] if labelled.any() else []
+    seen.classes += [fixed[labelled]] if labelled.any() else []
+    weights = counts[valid].astype(np.float64)
+    seen.sums.append(np.einsum("sc,se->ce", weights, vectors[valid], optimize=False))
+    return {"vectors": vectors, "valid": valid & ~labelled}

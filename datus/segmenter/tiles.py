@@ -1,0 +1,180 @@
+"""A segmenter on images of any size: one view, or overlapping tiles whose logits are blended.
+
+    in    a Segmenter, uint8 (H, W, 3) RGB images
+    out   for each the labels, uint8 (H, W), and if asked for how sure they are, uint8 (H, W)
+
+    ((labels, sure),) = predict_images(segmenter, [image], Prediction(confidence=True))
+
+An image is seen at the size that the model was trained at, unless another is asked for. What is
+larger than a tile then goes in tiles. Beside images and labels memory is one tile a thread and
+the logits on the model's grid: float32 for each class, at 1 / stride² of the pixels that it sees.
+Folders are in `predict_folder`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datus.compute.threads import map_threads, n_cores
+from datus.errors import BackboneError, UsageError
+from datus.inputs.images import fit_size, normalise, resize_image
+from datus.models.forward import batches, exact_float32
+from datus.segmenter.logits import Blend, logits_to_pixels, tile_starts
+from datus.types import Array
+
+if TYPE_CHECKING:
+    from datus.segmenter.model import Segmenter
+
+NATIVE = -1
+"""`image_px`: every image at its own size."""
+
+MANY_TILES = 32
+"""From here on, tiles have a progress of their own."""
+
+Answer = tuple[Array, Array | None]
+
+Bar = Callable[[str, int, str], contextlib.AbstractContextManager[Callable[[int], Any]]]
+"""(name, total, unit) -> a context that gives what is called with steps done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Settings. The first three change labels, the others do not on a CPU."""
+
+    image_px: int = 0
+    """Size at which an image is seen: 0 = as in training; else the side of a square of the same
+    area (more pixels, finer borders, things larger than in training); NATIVE = its own size."""
+    tile_px: int = 512
+    """An image that is larger as it is seen goes in tiles of this side."""
+    overlap_px: int = 128
+    """That neighbouring tiles share, at least."""
+    confidence: bool = False
+    """Also the probability of the label, in 255ths."""
+    device: str = "auto"
+    threads: int = 0
+    """Images or tiles at a time on a CPU; 0 = the cores."""
+    batch: int = 8
+    """Images or tiles of one size at a time on a GPU."""
+
+    def __post_init__(self) -> None:
+        if self.image_px != NATIVE and not 0 <= self.image_px <= 2**15:
+            raise UsageError(f"image_px: expected 0 to {2**15} or native, got {self.image_px}")
+        if self.tile_px < 1 or not 0 <= self.overlap_px <= self.tile_px // 2:
+            raise UsageError(
+                f"overlap_px: expected 0 to half of tile_px = {self.tile_px}, got {self.overlap_px}"
+            )
+        if self.threads < 0 or self.batch < 1:
+            raise UsageError(
+                f"expected threads 0 or more and batch 1 or more, got {self.threads}, {self.batch}"
+            )
+
+    @property
+    def n_threads(self) -> int:
+        return self.threads or n_cores()
+
+
+def predict_images(
+    segmenter: "Segmenter", images: Sequence[Array], settings: Prediction, bar: Bar | None = None
+) -> list[Answer]:
+    """(labels, probability of the label in 255ths or None) of each uint8 (H, W, 3) RGB image.
+
+    Tiles of all images run side by side, so that neither many small images nor a large one leave
+    threads without work; each is computed alone, so company changes no byte on a CPU. Raises
+    BackboneError: not finite, or a backbone of one size that is asked for another.
+    """
+    blends: list[Blend] = []
+    tiles: list[_Tile] = []
+    for number, image in enumerate(images):
+        size = seen_size(segmenter, image.shape[0], image.shape[1], settings)
+        seen = resize_image(image, size)
+        grid = size[0] // segmenter.stride, size[1] // segmenter.stride
+        blends.append(Blend(segmenter.spec.n_classes, *grid))
+        tiles += _tiles(number, seen, segmenter.stride, settings)
+    many = bar is not None and len(tiles) >= max(MANY_TILES, 4 * len(images))
+    with bar("tiles", len(tiles), "tile") if bar and many else _no_bar() as update:
+        for tile, found in zip(tiles, _logits(segmenter, tiles, settings), strict=True):
+            blends[tile.image].add(found, tile.top, tile.left)
+            update(1)
+
+    def answer(number: int) -> Answer:
+        height, width = images[number].shape[:2]
+        return logits_to_pixels(blends[number].logits(), height, width, settings.confidence)
+
+    return map_threads(answer, range(len(images)), settings.n_threads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """A part of a view; places and sizes in cells of the grid."""
+
+    image: int
+    top: int
+    left: int
+    view: tuple[int, int]
+    pixels: Array
+    """uint8 (th, tw, 3), not a copy."""
+
+
+def _tiles(number: int, seen: Array, stride: int, settings: Prediction) -> Iterator[_Tile]:
+    rows, columns = seen.shape[0] // stride, seen.shape[1] // stride
+    side, overlap = max(1, settings.tile_px // stride), settings.overlap_px // stride
+    for top in tile_starts(rows, side, overlap):
+        for left in tile_starts(columns, side, overlap):
+            down, right = min(rows, top + side), min(columns, left + side)
+            part = seen[top * stride : down * stride, left * stride : right * stride]
+            yield _Tile(number, top, left, (rows, columns), part)
+
+
+def _logits(segmenter: "Segmenter", tiles: list[_Tile], settings: Prediction) -> Iterator[Array]:
+    """float32 (C, gh, gw) of each tile, in order; not those of all tiles at once."""
+    device = str(next(segmenter.parameters()).device)
+    chunk = 2 * max(settings.batch, settings.n_threads)
+    for start in range(0, len(tiles), chunk):
+        part = tiles[start : start + chunk]
+        if device == "cpu":
+            yield from map_threads(
+                lambda tile: _forward(segmenter, [tile])[0], part, settings.n_threads
+            )
+            continue
+        with exact_float32():
+            kinds = [(*one.view, *one.pixels.shape) for one in part]
+            found: dict[int, Array] = {}
+            for members in batches(kinds, settings.batch):
+                logits = _forward(segmenter, [part[i] for i in members])
+                found |= dict(zip(members, logits, strict=True))
+        yield from (found[i] for i in range(len(part)))
+
+
+def _forward(segmenter: "Segmenter", tiles: list[_Tile]) -> Array:
+    """float32 (B, C, gh, gw) logits of tiles of one size, of views of one size."""
+    import torch
+
+    pixels = np.stack([normalise(one.pixels, segmenter.spec.channels) for one in tiles])
+    device = next(segmenter.parameters()).device
+    size = pixels.shape[2] // segmenter.stride, pixels.shape[3] // segmenter.stride
+    places = [(one.top, one.left) for one in tiles]
+    with torch.inference_mode(), segmenter.placed(places, size, tiles[0].view):
+        found = segmenter.grid_logits(torch.from_numpy(pixels).to(device))
+        logits: Array = found.float().cpu().numpy()
+    if not np.isfinite(logits).all():
+        raise BackboneError("infinite values or NaN came out of the model: train it again")
+    return logits
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[Callable[[int], Any]]:
+    yield lambda n: None
+
+
+def seen_size(
+    segmenter: "Segmenter", height: int, width: int, settings: Prediction
+) -> tuple[int, int]:
+    """(height, width) at which the model sees an image: multiples of its stride."""
+    spec, stride = segmenter.spec, segmenter.stride
+    if settings.image_px == NATIVE:
+        rows, columns = (max(1, round(side / stride)) for side in (height, width))
+        return rows * stride, columns * stride
+    return fit_size(height, width, settings.image_px or spec.image_px, stride, spec.resize)

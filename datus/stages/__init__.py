@@ -1,0 +1,1 @@
+"""One file for each stage of a run; `datus.pipeline` lists them in order."""

@@ -1,0 +1,403 @@
+"""The report stage: what the other stages stored to the inputs of the report.
+
+Everything is read shard by shard: what stays in memory is a few pictures and figures.
+"""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from datus.config import Config, settings_of
+from datus.engine.stage import Context, read_image, read_truth
+from datus.engine.workers import Advance
+from datus.inputs.classes import load_classes
+from datus.method.consistency import judge
+from datus.method.drift import Drift
+from datus.models.image_size import denoise_size, input_size
+from datus.models.weights import better_backbone
+from datus.report.records import (
+    Baselines,
+    Compared,
+    Denoised,
+    Distribution,
+    Example,
+    GalleryItem,
+    Kept,
+    KResult,
+    ReportInputs,
+)
+from datus.report.summary import HEADLINE
+from datus.review import corrections as corrected
+from datus.review import frozen, review
+from datus.stages.gather import Dataset, DatasetWork, cluster_arrays_of, label_centroids, model_of
+from datus.stages.totals import Candidate, Tally, tally_of
+from datus.stages.views import figures_of
+from datus.stages.warnings import few_labelled, few_valid
+from datus.types import WHOLE, Confusion, ImageRecord, ShardData, Verdict
+
+Item = TypeVar("Item")
+
+# --- report: files report.json, report.md, report.html ------------------------------------------
+
+
+def build_report_stage(context: Context) -> DatasetWork:
+    from datus.report import build_report
+
+    def work(dataset: Dataset, advance: Advance) -> ShardData:
+        inputs = _inputs(context.config, dataset, advance)
+        numbers = {WHOLE: inputs.drift.figures} if inputs.drift else {}
+        return ShardData(arrays={}, numbers=numbers, files=dict(build_report(inputs)))
+
+    return work
+
+
+def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
+    classes = load_classes(Path(config.data.classes)) if config.data.truth else None
+    told, main = _read_reports(config, dataset), config.clusters.k[0]
+    tallies = {k: _tally(config, dataset, k, advance) for k in config.clusters.k}
+    share = told.mean("embeddings", "valid_patch_share")
+    sweep = tuple(_result(config, dataset, k, tallies[k], share) for k in config.clusters.k)
+    drift = _drift(config, dataset)
+    said: tuple[str, ...] = (drift.words,) if drift and drift.words else ()
+    if config.clusters.edits:
+        k = config.clusters.k[0]
+        left_out = dataset.file("edits", k, "conflicts.txt").decode().splitlines()
+        renames = review.named(config, cluster_arrays_of(dataset, k)).conflicts
+        said += tuple(f"edits: {one}" for one in dict.fromkeys([*left_out, *renames]))
+    return ReportInputs(
+        title=config.name,
+        preset=config.preset,
+        n_images=len(dataset.index.records),
+        sweep=sweep,
+        settings={name: _shown(config, dataset, name) for name in _sections(config)}
+        | {"run": {"seed": config.seed}},
+        provenance=_provenance(config, sweep[0].library),
+        failures=_failures(dataset, told),
+        warnings=(*dataset.warnings, *said),
+        numbers=_numbers(told),
+        classes=classes,
+        examples=tuple(_examples(config, dataset, told)),
+        gallery=_gallery(config, dataset, tallies[main].best),
+        drift=drift,
+        browse=config.report.browse > 0,
+        baselines=_baselines(config, dataset, told, sweep[0]),
+        better_backbone=better_backbone(config),
+    )
+
+
+def _sections(config: Config) -> tuple[str, ...]:
+    sections = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
+    return (*sections, "denoise") if config.denoise.enabled else sections
+
+
+def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
+    """Settings for the report, the image size as a number. Of clusters that are taken, their hash
+    says more than a path; of edits, what they are: where the file lies may not change the report's
+    bytes."""
+    settings = settings_of(getattr(config, section))
+    if section == "features":
+        settings |= input_size(config.features)._asdict()
+    if section == "denoise":
+        settings["image_px"] = denoise_size(config).image_px
+    if section == "graphs":
+        return _shown_graphs(config, dataset, settings)
+    if section != "clusters":
+        return settings
+    settings = corrected.hashed(config, dataset.index.records)
+    found = review.load(config)
+    settings["edits"] = [str(one) for one in found.edits] if found else []
+    if not settings.pop("frozen"):
+        return settings
+    ids = (frozen.arrays_id(cluster_arrays_of(dataset, k)) for k in config.clusters.k)
+    return {"k": settings["k"], "frozen": ", ".join(ids), "edits": settings["edits"]}
+
+
+def _shown_graphs(
+    config: Config, dataset: Dataset, settings: dict[str, object]
+) -> dict[str, object]:
+    """With what was found over the dataset: 'auto (position)', 'auto (0.6592)'."""
+    if not config.graphs.by_density:
+        del settings["density"]
+    if config.graphs.over_dataset:
+        _, data = next(iter(dataset.data("center", 0)))
+        found = data.arrays[WHOLE]
+        if config.graphs.center == "auto":
+            settings["center"] = f"auto ({found['choice'].tobytes().decode()})"
+        if config.graphs.by_density:
+            settings["threshold"] = f"auto ({found['threshold'][0]:.4f})"
+    return settings
+
+
+def _drift(config: Config, dataset: Dataset) -> Drift | None:
+    """New images against the taken clusters, for the main K; None where none are taken."""
+    if not config.clusters.frozen:
+        return None
+    k = config.clusters.k[0]
+    return frozen.drift_of(cluster_arrays_of(dataset, k), dataset.data("embeddings", k))
+
+
+def _tally(config: Config, dataset: Dataset, k: int, advance: Advance) -> Tally:
+    """Of the first K with the gallery; the bar counts its images."""
+    main = k == config.clusters.k[0]
+    n_labels = len(label_centroids(config, dataset, k))
+    if main:
+        return tally_of(dataset, k, n_labels, config.report.gallery, advance)
+    return tally_of(dataset, k, n_labels)
+
+
+def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share: float) -> KResult:
+    from datus.method.metrics import score_all
+
+    model, centroids = model_of(dataset, k), label_centroids(config, dataset, k)
+    confusion = tally.confusion() if config.data.truth else None
+    again = _denoised(config, dataset, k, tally)
+    said = review.named(config, cluster_arrays_of(dataset, k))
+    figures, n_images = figures_of(config, dataset, k), len(dataset.index.records)
+    labelled = tally.pixels[:-1].sum() / max(1, tally.pixels.sum())
+    words = " ".join(few_valid(valid_share) or few_labelled(labelled))
+    return KResult(
+        k=len(centroids),
+        cluster_pixels=tally.pixels,
+        inertia=model.inertia,
+        n_trained=model.n_trained,
+        library=model.library,
+        confusion=confusion,
+        scores=score_all(confusion, centroids) if confusion else {},
+        denoised=again,
+        kept=_kept(tally, confusion) if confusion else (),
+        names=said.names,
+        gone=said.gone,
+        verdict=judge(figures, _untrained(config), words, n_images) if labelled > 0 else UNLABELLED,
+        consistency=figures,
+    )
+
+
+UNLABELLED = Verdict("do not trust this", ("no pixel of any mask has a label",))
+
+
+def _untrained(config: Config) -> bool:
+    """Keys, or the vectors that are clustered, come of random weights."""
+    crops = config.embeddings.mode == "crop" and config.embeddings.backbone != "same"
+    weights = {config.features.weights, config.embeddings.weights if crops else ""}
+    return "random" in weights
+
+
+def _kept(tally: Tally, confusion: Confusion) -> tuple[Kept, ...]:
+    """Scores of what is left as the least sure pixels lose their label; all under one match."""
+    from datus.method.confidence import N_BINS, kept_counts
+    from datus.method.metrics import fit_match, score
+
+    match, found = fit_match(confusion, HEADLINE), []
+    for number, counts in enumerate(kept_counts(tally.by_confidence, confusion.counts[-1])):
+        if counts[:-1].any():
+            one = score(Confusion(counts), "hungarian_covered", match=match)
+            found.append(Kept(number / N_BINS, one.coverage, one.accuracy, one.miou))
+    return tuple(found)
+
+
+def _denoised(config: Config, dataset: Dataset, k: int, tally: Tally) -> Denoised | None:
+    """How learning went and what the masks it drew score; None where it is not asked for."""
+    from datus.method.metrics import score_all
+
+    if not config.denoise.enabled:
+        return None
+    _, fitted = next(iter(dataset.data("denoise-fit", k)))
+    confusion = tally.confusion("denoised") if config.data.truth else None
+    centroids = label_centroids(config, dataset, k)
+    return Denoised(
+        cluster_pixels=tally.denoised_pixels,
+        n_trained=int(fitted.numbers[WHOLE]["n_trained"]),
+        n_dropped=int(fitted.numbers[WHOLE]["n_dropped"]),
+        curve=tuple(fitted.arrays[WHOLE]["curve"].ravel().tolist()),
+        scores=score_all(confusion, centroids) if confusion else {},
+    )
+
+
+def _provenance(config: Config, library: str) -> dict[str, str]:
+    from datus import __version__
+    from datus.models.vit import weights_id
+
+    found = {
+        "datus": __version__,
+        "backbone": config.features.backbone,
+        "weights": weights_id(config.features.backbone, config.features.weights),
+        "k-means": library,
+    }
+    for package in ("torch", "timm", "numpy", "scikit-network", "opencv-python-headless", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+FIGURES = {
+    "graphs": ("density",),
+    "segments": ("modularity", "n_communities", "n_segments"),
+    "embeddings": ("n_valid", "valid_share", "valid_patch_share"),
+    "masks": ("labelled", "confidence"),
+}
+"""Stage -> what its reports say of each image."""
+
+FAILING = ("features", "embeddings", "masks", "evaluate", "denoise")
+"""Stages that may leave an image out."""
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the reports of the main K say, each read once."""
+
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+    values: dict[str, dict[str, "array[float]"]] = field(default_factory=dict)
+    """Stage -> figure -> 8 bytes an image; a dict would take 400."""
+    images: set[str] = field(default_factory=set)
+    """That got a mask, also a de-noised one, and are scored where there is truth."""
+
+    def mean(self, stage: str, name: str) -> float:
+        values = self.values[stage][name]
+        return sum(values) / max(1, len(values))
+
+
+def _read_reports(config: Config, dataset: Dataset) -> _Told:
+    told, last = _Told(), ["denoise" if config.denoise.enabled else "masks"]
+    last += ["evaluate"] if config.data.truth else []
+    left_out = {"evaluate", "denoise"} - set(last)
+    done: dict[str, set[str]] = {stage: set() for stage in last}
+    for stage in sorted({*FIGURES, *FAILING} - left_out):
+        values = {name: array("d") for name in FIGURES.get(stage, ())}
+        for report in dataset.reports(stage, config.clusters.k[0]):
+            if stage in FAILING:
+                told.failures += [(stage, who, why) for who, why in report.failures.items()]
+            for row in report.numbers.values() if values else ():
+                for name in values.keys() & row.keys():
+                    values[name].append(row[name])
+            if stage in done:
+                done[stage].update(report.images)
+        told.values[stage] = values
+    told.images = set.intersection(*done.values())
+    return told
+
+
+def _failures(dataset: Dataset, told: _Told) -> tuple[tuple[str, str, str], ...]:
+    rows = [("index", image_id, reason) for image_id, reason in dataset.index.failures.items()]
+    return tuple(sorted(rows + told.failures))
+
+
+def _numbers(told: _Told) -> dict[str, dict[str, Distribution]]:
+    return {
+        stage: {name: Distribution.of(told.values[stage][name]) for name in names}
+        for stage, names in FIGURES.items()
+    }
+
+
+BASELINE_IMAGES, BASELINE_PICTURES = 24, 4
+"""Images that the baselines are compared on, and those of them that are shown. Both are the small
+pictures that the masks stage keeps, so the cost does not depend on the dataset."""
+
+CELL_STEP = 4
+"""Every so many pixels count for what the place predicts."""
+
+
+def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> Baselines | None:
+    """The run and k-means on colours, on the small pictures of some images."""
+    from datus.inputs.images import decode_image
+    from datus.method.baselines import colour_masks, renumbered
+    from datus.method.consistency import place_kappa
+    from datus.method.masks import decode_labels, labels_to_pixels, truth_classes
+    from datus.method.metrics import add, count_pixels, score
+
+    if not config.report.baselines:
+        return None
+    classes = load_classes(Path(config.data.classes)) if config.data.truth else None
+    usable = [r for r in dataset.index.records if r.image_id in told.images]
+    if classes:
+        usable = [record for record in usable if record.truth_path is not None]
+    taken = {record.image_id: record for record in _spread(usable, BASELINE_IMAGES)}
+    limit, images, masks, truths = config.data.max_pixels, [], [], []
+    names = []
+    for _, data in dataset.data("masks", config.clusters.k[0], taken.keys()):
+        for image_id in sorted(taken.keys() & data.arrays.keys()):
+            arrays, record = data.arrays[image_id], taken[image_id]
+            names.append(image_id)
+            images.append(decode_image(arrays["preview"].tobytes(), limit))
+            masks.append(decode_labels(arrays["small"].tobytes(), limit))
+            labels = read_truth(config, record) if classes else None
+            if classes and labels is not None:
+                truth = truth_classes(labels, classes, (record.height, record.width))
+                truths.append(labels_to_pixels(truth, *masks[-1].shape))
+    if not names:
+        return None
+    made = {"this run, before de-noising" if config.denoise.enabled else "this run": masks}
+    for name, position in (("colour", False), ("colour + position", True)):
+        found = colour_masks(images, max(1, main.n_clusters), position, config.seed)
+        made[name] = renumbered(found, masks, main.k)
+    rows = []
+    for name, several in made.items():
+        thinned = [mask[::CELL_STEP, ::CELL_STEP] for mask in several]
+        is_known = (
+            len(several) > 1 and len(np.unique(np.concatenate([*map(np.ravel, thinned)]))) > 1
+        )
+        place = place_kappa(thinned) if is_known else None
+        rows.append(Compared(name, place))
+        if classes and len(truths) == len(masks):
+            pairs = zip(several, truths, strict=True)
+            counts = add(count_pixels(*pair, main.k, classes.n_classes) for pair in pairs)
+            found_scores = score(counts, HEADLINE)
+            rows[-1] = Compared(name, place, found_scores.miou, found_scores.accuracy)
+    shown = _spread(list(range(len(names))), BASELINE_PICTURES)
+    return Baselines(
+        len(names),
+        tuple(rows),
+        tuple((names[i], images[i], tuple(made[name][i] for name in made)) for i in shown),
+    )
+
+
+def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example]:
+    """Images spread evenly over the dataset; those with truth, where there is truth."""
+    from datus.method.masks import decode_labels, truth_classes
+
+    k = config.clusters.k[0]
+    stages = ("masks", "denoise") if config.denoise.enabled else ("masks",)
+    usable = [r for r in dataset.index.records if r.image_id in told.images]
+    classes = load_classes(Path(config.data.classes)) if config.data.truth else None
+    for record in _spread(usable, config.report.examples):
+        name, limit = f"{record.image_id}.png", config.data.max_pixels
+        masks = [decode_labels(dataset.file(stage, k, name), limit) for stage in stages]
+        labels = read_truth(config, record) if classes else None
+        truth = None
+        if classes and labels is not None:
+            truth = truth_classes(labels, classes, (record.height, record.width))
+        yield Example(record.image_id, read_image(config, record), masks[0], truth, *masks[1:])
+
+
+def _spread(items: list[Item], n_wanted: int) -> list[Item]:
+    n_taken = min(n_wanted, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * n_taken)] for i in range(n_taken)]
+
+
+def _gallery(
+    config: Config, dataset: Dataset, best: list[list[Candidate]]
+) -> tuple[tuple[GalleryItem, ...], ...]:
+    """The most confident segments of each cluster, one from an image."""
+    wanted = {one.image_id for row in best for one in row}
+    records = {r.image_id: r for r in dataset.index.records if r.image_id in wanted}
+    return tuple(tuple(_item(config, records[one.image_id], one) for one in row) for row in best)
+
+
+def _item(config: Config, record: ImageRecord, one: Candidate) -> GalleryItem:
+    top, left, bottom, right = one.box
+    picture = read_image(config, record)[
+        pixels_of(top, bottom, record.height), pixels_of(left, right, record.width)
+    ]
+    return GalleryItem(record.image_id, picture, one.margin)
+
+
+def pixels_of(low: float, high: float, side: int) -> slice:
+    """At least one pixel, also where patches are smaller than pixels."""
+    first = min(int(low * side), side - 1)
+    return slice(first, max(first + 1, round(high * side)))

@@ -1,0 +1,143 @@
+"""Some images looked at again, mirrored and enlarged; and what their labels then say.
+
+    build_views(context)                    the body of the stage views
+    figures_of(config, dataset, k)          mirror, crop, place and uniform, of one K
+
+A view goes through the stages of its image with the mean key and the threshold of the run; labels
+come from the run's own clusters. Nothing is learned anew, and another K needs no further passes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from datus.config import Config
+from datus.engine.stage import Arrays, Context
+from datus.engine.workers import Advance
+from datus.inputs.index import Shard
+from datus.method import consistency
+from datus.method.consistency import VIEWS
+from datus.stages import work
+from datus.stages.gather import Dataset, DatasetWork
+from datus.types import Array, ImageRecord, ShardData
+
+BODIES = {
+    "features": work.build_features,
+    "graphs": work.build_graphs,
+    "segments": work.build_segments,
+    "embeddings": work.build_embeddings,
+}
+"""Stage that a view goes through -> what makes it."""
+
+READ = ("segments", "embeddings")
+"""Of these, what labels are made of."""
+
+
+def n_viewed(n_images: int) -> int:
+    """How many images are looked at again: a tenth, at least 4, at most 16. Two passes of the ViT
+    each, so a run of 40 images takes a fifth more of them and one of 1,000 a thirtieth."""
+    return min(n_images, max(4, min(16, n_images // 10)))
+
+
+N_PLACED = 64
+"""Images whose labels are compared with their place. Their shards are read whole."""
+
+
+def viewed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
+    """Spread evenly over the dataset."""
+    return _spread(records, n_viewed(len(records)))
+
+
+def placed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
+    """Those whose labels are compared with their place, spread evenly too."""
+    return _spread(records, min(N_PLACED, len(records)))
+
+
+def _spread(records: Sequence[ImageRecord], n: int) -> tuple[ImageRecord, ...]:
+    return tuple(records[(2 * i + 1) * len(records) // (2 * n)] for i in range(n))
+
+
+# --- views: by VIEW/image id, what segments and embeddings store of an image ----------------------
+
+
+def build_views(context: Context) -> DatasetWork:
+    def look(dataset: Dataset, advance: Advance) -> ShardData:
+        shard, arrays = Shard("", _usable(dataset, context.k)), {}
+        over_dataset = context.config.graphs.over_dataset
+        center = {
+            name: data for name in ("center",) if over_dataset for _, data in dataset.data(name, 0)
+        }
+        for view in VIEWS:
+            made: dict[str, ShardData] = dict(center)
+            for name, build in BODIES.items():
+                made[name] = build(replace(context, view=view))(shard, made, lambda n: None)
+            for image_id in made["embeddings"].arrays:
+                parts = (made[name].arrays[image_id] for name in READ)
+                arrays[f"{view}/{image_id}"] = {k: v for part in parts for k, v in part.items()}
+        advance(len(dataset.index.records))
+        return ShardData(arrays=arrays)
+
+    return look
+
+
+def _usable(dataset: Dataset, k: int) -> tuple[ImageRecord, ...]:
+    """Without those that gave no segments: their files may crash or hang the decoder."""
+    records = viewed(dataset.index.records)
+    wanted = {record.image_id for record in records}
+    found = {name for _, data in dataset.data("segments", k, wanted) for name in data.arrays}
+    return tuple(record for record in records if record.image_id in found)
+
+
+# --- what the report says -------------------------------------------------------------------------
+
+
+def figures_of(config: Config, dataset: Dataset, k: int) -> dict[str, float]:
+    """Of the labels of K, where every segment has one: what `masks.noise` and `min_confidence`
+    leave out of the masks would count neither for nor against them."""
+    masks = replace(config.masks, noise="nearest", min_confidence=0.0)
+    config, records = replace(config, masks=masks), dataset.index.records
+    _, views = next(iter(dataset.data("views", k)))
+    taken = {
+        name: data
+        for name in ("clusters", *(("edits",) if config.clusters.edits else ()))
+        for _, data in dataset.data(name, k)
+    }
+    stored = {
+        record.image_id: _labels(config, record, arrays, taken)
+        for record, arrays in _stored(dataset, k, (*viewed(records), *placed(records)))
+    }
+    others = [stored[one.image_id] for one in placed(records) if one.image_id in stored]
+    figures = consistency.figures_of(others)
+    for view in VIEWS:
+        expected, found = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint8)]
+        for record in viewed(records):
+            arrays = views.arrays.get(f"{view}/{record.image_id}")
+            if arrays is not None and record.image_id in stored:
+                expected.append(consistency.labels_in(stored[record.image_id], view).ravel())
+                found.append(_labels(config, record, arrays, taken).ravel())
+        figures[view] = consistency.kappa(np.concatenate(expected), np.concatenate(found))
+    return figures
+
+
+def _labels(
+    config: Config, record: ImageRecord, arrays: Mapping[str, Array], taken: Mapping[str, ShardData]
+) -> Array:
+    """uint8 (gh, gw) of an image or a view, from what segments and embeddings store of it."""
+    made = ShardData(arrays={record.image_id: dict(arrays)})
+    inputs = {**taken, **dict.fromkeys(READ, made)}
+    cluster, _, _ = work.labelled(config, record, inputs, None)
+    labels: Array = cluster.astype(np.uint8)[arrays["labels"]]  # -1 becomes 255 = IGNORE
+    return labels
+
+
+def _stored(
+    dataset: Dataset, k: int, records: Sequence[ImageRecord]
+) -> Iterator[tuple[ImageRecord, Arrays]]:
+    """What segments and embeddings store of each image that has both."""
+    wanted = {record.image_id: record for record in records}
+    parts = (dataset.data(stage, k, wanted.keys()) for stage in READ)
+    for (_, segments), (_, embeddings) in zip(*parts, strict=True):
+        for image_id in sorted(wanted.keys() & embeddings.arrays.keys()):
+            arrays = {**segments.arrays[image_id], **embeddings.arrays[image_id]}
+            yield wanted[image_id], arrays

@@ -1,0 +1,1 @@
+"""Run folders on a disk or an object store: files whole or not at all, found by content."""

@@ -1,0 +1,1 @@
+"""How many clusters a dataset has, and what they may be called."""

@@ -1,0 +1,279 @@
+"""What a run folder has embedded -> how many clusters, and whether to believe them.
+
+    source = find_source(store)                    the last run: which embeddings, which k-means
+    points = read_points(store, source, seed)      its valid segments, of whole images
+    found = suggest(points, source, ks, seed)      module `trust`, one K after the other
+
+Reads only. Any run that got as far as its embeddings will do. Memory is bounded: of large runs so
+many images are drawn that they have about SAMPLE valid segments.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from datus.clusters_config import ClustersConfig
+from datus.compute.threads import map_threads
+from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
+from datus.inputs.index import Index, read_index
+from datus.method.verdict import Choice, recommend, verdict
+from datus.store.finished import reports, undone
+from datus.store.latest import pointed
+from datus.store.store import Store
+from datus.suggest.stability import (
+    DEFAULTS,
+    NO_SEGMENT,
+    Fit,
+    KFigures,
+    Overview,
+    Points,
+    TrustSettings,
+    layout_of,
+    make_points,
+    measure,
+    overview,
+    usable_k,
+)
+from datus.types import VERDICTS, Array, ShardData, Verdict, worst
+
+SAMPLE = 4000
+"""Valid segments, about: whole images are drawn."""
+
+Advance = Callable[[int], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is judged."""
+
+    index: Index
+    embeddings: str
+    """Fingerprint of the stage."""
+    segments: str
+    clusters: ClustersConfig
+    """The k-means of that run; its K are those that the run has."""
+    reported: Mapping[int, Verdict] = field(default_factory=dict)
+    """K -> what the report of that run says, where it is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """The answer."""
+
+    seen: Overview
+    found: tuple[KFigures, ...]
+    choice: Choice
+    verdicts: Mapping[int, Verdict]
+    """By K: of the recommended one, and of those that the run has."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "overview": _plain(asdict(self.seen)),
+            "recommended": {**asdict(self.choice), "others": list(self.choice.others)},
+            "verdicts": {str(k): asdict(one) for k, one in self.verdicts.items()},
+            "by_k": [_k_table(one) for one in self.found],
+        }
+
+
+def find_source(store: Store) -> Source:
+    """Of the last finished run, else the newest embeddings. Raises UsageError (no run folder) and
+    WorkError (no embeddings, or not of all images)."""
+    index = read_index(store)
+    if index is None:
+        raise UsageError(f"{store.url}: not a run folder; datus run makes one")
+    report_mark, upstream = _last_report(store)
+    if not upstream:
+        newest = [mark for mark, _ in store.recipes("embeddings")]
+        upstream = {"embeddings": newest[0]} if newest else {}
+    recipes = dict(store.recipes("embeddings"))
+    mark = upstream.get("embeddings", "")
+    if mark not in recipes:
+        raise WorkError(f"{store.url}: no embeddings in it: datus run makes them")
+    missing = len(undone(store, (("embeddings", mark, shard.key) for shard in index.shards)))
+    if missing or not index.shards:
+        raise WorkError(
+            f"embeddings lack {missing} of {len(index.shards)} shards: run the same datus run "
+            "again, or datus run-stage embeddings --with-needs with its options"
+        )
+    clusters = _clusters(store, mark, upstream)
+    reported = _reported(store, report_mark) if report_mark else {}
+    edited = any(name.startswith("edits:") for name in upstream)
+    if edited and len(clusters.k) == len(reported) == 1:  # of an edited run "k" counts labels
+        reported = dict(zip(clusters.k, reported.values(), strict=True))
+    return Source(index, mark, recipes[mark]["upstream"]["segments"], clusters, reported)
+
+
+def read_points(
+    store: Store, source: Source, seed: int, limit: int = SAMPLE, advance: Advance = lambda n: None
+) -> Points:
+    """Valid segments of all images, or of so many drawn ones that they have about `limit`.
+
+    Raises WorkError if something that is needed is gone or damaged, ClusterError if there is none.
+    """
+    from datus.method.clusters import reduced
+
+    wanted = _drawn(store, source, seed, limit)
+    vectors: list[Array] = []
+    layout: list[Array] = []
+    image: list[int] = []
+    number = 0
+    for shard in source.index.shards:
+        if wanted & {record.image_id for record in shard.records}:
+            embedded = _read(store, "embeddings", source.embeddings, shard.key).arrays
+            segmented = _read(store, "segments", source.segments, shard.key).arrays
+            for image_id in sorted(wanted & embedded.keys()):
+                valid = embedded[image_id]["valid"]
+                vectors.append(embedded[image_id]["vectors"][valid])
+                found = segmented[image_id]
+                grid, boxes = found["labels"].shape, found["boxes"][valid]
+                layout.append(layout_of(grid, boxes, found["n_patches"][valid]))
+                image += [number] * int(valid.sum())
+                number += 1
+        advance(len(shard.records))
+    if not image:
+        raise ClusterError(NO_SEGMENT)
+    places = reduced(np.concatenate(vectors), source.clusters.pca)
+    return make_points(places, np.array(image), np.concatenate(layout), source.clusters.spherical)
+
+
+def suggest(
+    points: Points,
+    source: Source,
+    ks: Sequence[int],
+    seed: int,
+    *,
+    n_threads: int = 1,
+    settings: TrustSettings = DEFAULTS,
+    advance: Advance = lambda n: None,
+) -> Suggestion:
+    """Judge every K that there are enough segments for, and that k-means can make of them. Threads
+    change no byte. Raises ClusterError if there is none among `ks`."""
+    seen, fit = overview(points), fit_with(source.clusters)
+
+    def one(k: int) -> KFigures | None:
+        try:
+            return measure(points, k, fit, seed, settings)
+        except ClusterError:  # near copies: a cluster stays empty
+            return None
+        finally:
+            advance(1)
+
+    tried = map_threads(one, tried_k(points, source, ks), n_threads)
+    found = {row.k: row for row in tried if row}
+    choice = recommend([row for row in found.values() if row.k in ks])
+    judged = {
+        k: worst([verdict(seen, found[k]), *([source.reported[k]] if k in source.reported else [])])
+        for k in sorted({choice.k, *source.clusters.k} & found.keys())
+    }
+    return Suggestion(seen, tuple(found.values()), choice, judged)
+
+
+def tried_k(points: Points, source: Source, ks: Sequence[int]) -> list[int]:
+    """Those of `ks`, and of the run's own K, that there are enough different segments for."""
+    return usable_k(overview(points), [*ks, *source.clusters.k])
+
+
+def fit_with(clusters: ClustersConfig) -> Fit:
+    """The k-means of a run, in the space that it works in."""
+    from datus.method.clusters import fit_clusters
+
+    def fit(places: Array, k: int, starts: int, seed: int) -> Array:
+        settings = replace(clusters, pca=0, restarts=starts)
+        return fit_clusters(places, k, settings, seed, "cpu").centroids
+
+    return fit
+
+
+# --- a run folder -------------------------------------------------------------------------------
+
+
+def _last_report(store: Store) -> tuple[str, Mapping[str, str]]:
+    """Fingerprint of what RUN/latest shows, or of the newest report, and stage -> fingerprint of
+    what it stands on; empty without one."""
+    recipes = dict(store.recipes("report"))  # newest first
+    for mark in (pointed(store, "report"), *recipes):
+        if mark in recipes and store.report("report", mark, "all") is not None:
+            return mark, dict(recipes[mark]["upstream"])
+    return "", {}
+
+
+def _reported(store: Store, mark: str) -> dict[int, Verdict]:
+    """By K; nothing where the report is of an earlier version, or damaged."""
+    try:
+        rows = json.loads(store.read("report", mark, "files", "report.json"))["sweep"]
+        told = {row["k"]: row.get("verdict") for row in rows}
+        return {
+            k: Verdict(one["word"], tuple(map(str, one["reasons"])))
+            for k, one in told.items()
+            if one and one["word"] in VERDICTS
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _clusters(store: Store, mark: str, upstream: Mapping[str, str]) -> ClustersConfig:
+    """Settings of the k-means that follows these embeddings; the defaults where none was planned,
+    or clusters are taken from another run."""
+    named = {value for name, value in upstream.items() if name.startswith("clusters")}
+    found: list[dict[str, Any]] = []
+    for cluster_mark, recipe in store.recipes("clusters"):
+        ours = recipe["upstream"].get("embeddings") == mark
+        if cluster_mark in named or (ours and not named):
+            found.append(recipe["settings"])
+    if not found:
+        return ClustersConfig()
+    names = {f.name for f in fields(ClustersConfig)} - {"k", "frozen"}
+    known = {name: value for name, value in found[0].items() if name in names}
+    return replace(ClustersConfig(), k=tuple(sorted({one["k"] for one in found})), **known)
+
+
+def _drawn(store: Store, source: Source, seed: int, limit: int) -> set[str]:
+    """Images in the order of a draw that depends on the seed and their ids, until enough."""
+    sizes: dict[str, int] = {}
+    places = [("embeddings", source.embeddings, shard.key) for shard in source.index.shards]
+    for report in reports(store, places):
+        rows = report.numbers if report else {}
+        sizes |= {image_id: int(row["n_valid"]) for image_id, row in rows.items()}
+    draw = {i: np.random.default_rng([seed, crc32(i.encode())]).random() for i in sizes}
+    wanted: set[str] = set()
+    for image_id in sorted(sizes, key=lambda i: (draw[i], i)):
+        if limit <= 0:
+            break
+        limit -= sizes[image_id]
+        wanted.add(image_id)
+    return wanted
+
+
+def _read(store: Store, stage: str, mark: str, key: str) -> ShardData:
+    try:
+        found = store.read_shard((stage, mark, key))
+    except CorruptShard as error:
+        raise WorkError(f"{error}: run the same datus run again") from None
+    if found is None:
+        raise WorkError(f"{stage}: shard {key} is gone: run the same datus run again")
+    return found
+
+
+# --- for JSON -----------------------------------------------------------------------------------
+
+
+def _k_table(one: KFigures) -> dict[str, Any]:
+    names = list(one.real)
+    return {
+        "k": one.k,
+        "gap": round(one.gap, 4),
+        **{name: _plain({**asdict(one.real[name]), **_chance(one, name)}) for name in names},
+    }
+
+
+def _chance(one: KFigures, name: str) -> dict[str, float]:
+    return {"chance": one.chance[name].mean, "chance_sd": one.chance[name].sd}
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
