@@ -34,16 +34,17 @@ import numpy as np
 from simulated import BENCH_VIEWS, Strength, noisy, picture, simulated, whitened
 
 from datus.config import EMBEDDED_BACKBONE, Config, parse_override
-from datus.engine.plan import make_plan
-from datus.engine.stage import Context, Runtime, read_image, read_truth
+from datus.engine.stage import Context, Runtime
 from datus.errors import DatusError
 from datus.inputs.classes import load_classes
 from datus.inputs.index import Index, Shard, make_index
+from datus.inputs.read import read_image, read_truth
 from datus.method.clusters import assign
 from datus.method.masks import fill_from_neighbours, labels_to_pixels, truth_classes
 from datus.method.metrics import add, count_pixels, score
+from datus.pipeline import make_plan
 from datus.review.cluster_arrays import cluster_model
-from datus.stages.work import segment_map
+from datus.stages.segments import segment_map
 from datus.store.store import Store
 from datus.types import WHOLE, Array, ImageRecord, SegmentEmbeddings, ShardData
 
@@ -219,16 +220,16 @@ def run(given: Given, features: ShardData, overrides: Mapping[str, Any], memo: d
     shard = Shard("all", given.index.records)
     dataset = Memory(given.index, shard, outputs={"features": features})
     for node in plan.nodes[1:]:
-        if node.stage == "masks":
+        if node.name == "masks":
             break
-        if node.mark not in memo:
-            work = node.row.build(Context(config, node.k, Runtime("cpu", 1, 1)))
+        if node.fingerprint not in memo:
+            work = node.stage.build(Context(config, node.k, Runtime("cpu", 1, 1)))
             needed = {name: dataset.outputs[name] for name in node.needs}
-            if node.scope == "shard":
-                memo[node.mark] = work(shard, needed, lambda n: None)
+            if not node.is_dataset:
+                memo[node.fingerprint] = work(shard, needed, lambda n: None)
             else:
-                memo[node.mark] = work(dataset, lambda n: None)
-        dataset.outputs[node.stage] = memo[node.mark]
+                memo[node.fingerprint] = work(dataset, lambda n: None)
+        dataset.outputs[node.name] = memo[node.fingerprint]
     return {**scored(config, given, dataset), **figures(dataset)}
 
 

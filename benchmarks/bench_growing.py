@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datus.config import Config, parse_override
-from datus.engine.run import run
+from datus.pipeline import run
 from datus.store.store import Store
 
 

@@ -115,7 +115,7 @@ def measure(given: dict[str, Any], n_alone: int) -> dict[str, Any]:
 
     from datus.config import Config
     from datus.engine.resources import parallel, resolve_device
-    from datus.engine.run import run
+    from datus.pipeline import run
     from datus.store.store import Store
 
     config = Config.load(None, given)
@@ -130,7 +130,7 @@ def measure(given: dict[str, Any], n_alone: int) -> dict[str, Any]:
     result = run(config, store, watch)
     whole = time.perf_counter() - started
     peak = PEAK.most
-    marks = {node.stage: (node.stage, node.mark) for node in result.plan.nodes}
+    marks = {node.name: (node.name, node.fingerprint) for node in result.plan.nodes}
     for row in watch.rows:
         names = [one.split(" ")[0] for one in row["name"].split(" + ")]
         row["bytes"] = sum(store.disk_bytes(*marks.get(name, (name,))) for name in names)
@@ -156,8 +156,8 @@ def warm_up(config: Any) -> None:
     """A run of two images: compiled code and kernels are loaded."""
     from dataclasses import replace
 
-    from datus.engine.run import run
     from datus.inputs.images import find_images
+    from datus.pipeline import run
     from datus.store.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
@@ -187,10 +187,10 @@ def index_of(config: Any) -> Any:
 def passes_alone(config: Any, records: Any, n_alone: int) -> float:
     """Seconds of a forward pass for each image; decoding is not counted."""
     from datus.engine.resources import runtime_of
-    from datus.engine.stage import vit_image
     from datus.inputs.images import fit_size, normalise
     from datus.models.image_size import input_size
     from datus.models.vit import load_backbone
+    from datus.stages.features import vit_image
 
     runtime, settings = runtime_of(config), config.features
     seen = input_size(settings)

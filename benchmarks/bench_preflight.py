@@ -26,9 +26,10 @@ Figures = dict[str, tuple[float, int]]
 def estimate(overrides: dict[str, Any]) -> tuple[Figures, float]:
     """What the dry run says, and the seconds that it took itself."""
     started = time.perf_counter()
+    from datus.preflight import look
+
     from datus.config import Config
     from datus.engine.run import QUIET
-    from datus.preflight import look
     from datus.store.store import Store
 
     config = Config.load(None, overrides)
@@ -45,7 +46,7 @@ def real(overrides: dict[str, Any]) -> tuple[Figures, float]:
 
     started = time.perf_counter()
     from datus.config import Config
-    from datus.engine.run import run
+    from datus.pipeline import run
     from datus.store.store import Store
 
     config = Config.load(None, overrides)
@@ -53,7 +54,9 @@ def real(overrides: dict[str, Any]) -> tuple[Figures, float]:
     result = run(config, store)
     seconds = time.perf_counter() - started
     sizes = {"index": store.disk_bytes("index")}
-    sizes |= {node.label: store.disk_bytes(node.stage, node.mark) for node in result.plan.nodes}
+    sizes |= {
+        node.label: store.disk_bytes(node.name, node.fingerprint) for node in result.plan.nodes
+    }
     rows = {row.name: (row.seconds, sizes[row.name]) for row in result.stages}
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"the run: {peak / 1e9:.2f} GB at the peak")

@@ -31,7 +31,7 @@ from datus.cli.fit import DEFAULTS
 from datus.clusters_config import ClustersConfig
 from datus.config import Config
 from datus.engine.plan import find_node
-from datus.engine.run import QUIET, run
+from datus.engine.run import QUIET
 from datus.formats.read_pngs import MAX_PIXELS
 from datus.inputs.classes import load_classes
 from datus.inputs.images import find_images, image_id_of
@@ -45,10 +45,11 @@ from datus.method.masks import (
     truth_classes,
 )
 from datus.method.metrics import add, count_pixels, score
+from datus.pipeline import run
 from datus.review.cluster_arrays import corrected_names
 from datus.segmenter.fit import fit_folders
 from datus.segmenter.predict_folder import Folders, Prediction, predict_folder
-from datus.stages.work import segment_map
+from datus.stages.segments import segment_map
 from datus.store.store import Store
 from datus.types import WHOLE, Array, Assignments, Confusion
 
@@ -138,7 +139,7 @@ def pipeline(bench: Bench, case: Case) -> dict[str, float]:
         arrays = shard.arrays if shard else {}
         counts += [Confusion(a["counts"]) for name, a in arrays.items() if name not in case.ids]
     clusters = find_node(plan.nodes, "clusters", bench.args.clusters)
-    stored = store.read_shard((clusters.stage, clusters.mark, "all"))
+    stored = store.read_shard((clusters.stage, clusters.fingerprint, "all"))
     names = corrected_names(stored.arrays[WHOLE]) if stored else ()
     return scores(add(counts), names, bench)
 
@@ -194,7 +195,7 @@ def all_segments(bench: Bench) -> list[Segments]:
     plan, found = run(config, store, QUIET, until="embeddings").plan, []
     nodes = [find_node(plan.nodes, stage, 0) for stage in ("embeddings", "segments")]
     for shard in plan.shards:
-        parts = [store.read_shard((one.stage, one.mark, shard.key)) for one in nodes]
+        parts = [store.read_shard((one.name, one.fingerprint, shard.key)) for one in nodes]
         embedded, segmented = (part.arrays if part else {} for part in parts)
         for record in shard.records:
             arrays = {**segmented[record.image_id], **embedded[record.image_id]}

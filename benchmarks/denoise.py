@@ -28,23 +28,24 @@ from imperfect_labels import LABELS, imperfect_folder
 
 from datus.compute.threads import map_threads, n_cores
 from datus.config import Config, parse_override
-from datus.engine.plan import find_node, make_plan
-from datus.engine.run import QUIET, run
-from datus.engine.stage import read_image, read_truth
+from datus.engine.plan import find_node
+from datus.engine.run import QUIET
 from datus.inputs.classes import load_classes
 from datus.inputs.index import make_index, read_index
+from datus.inputs.read import read_image, read_truth
 from datus.method.boundaries import boundary_f, class_boundary_f
 from datus.method.clusters import assign
 from datus.method.masks import fill_from_neighbours, labels_to_pixels, truth_classes
 from datus.method.metrics import RULES, add, count_pixels, fit_match, score
 from datus.method.refine import refine
+from datus.pipeline import make_plan, run
 from datus.review.cluster_arrays import cluster_model
 from datus.segmenter.fit import fit_folders
 from datus.segmenter.logits import logits_to_pixels
 from datus.segmenter.model import build_segmenter, load_segmenter
 from datus.segmenter.train import fill, head_logits, image_logits
 from datus.stages.denoise import prepared, reads_tokens, segmenter_spec
-from datus.stages.work import segment_map
+from datus.stages.segments import segment_map
 from datus.store.store import Store
 from datus.types import IGNORE, WHOLE, Array, Confusion, ImageRecord, SegmentEmbeddings
 

@@ -27,9 +27,9 @@ import numpy as np
 from baselines import Job, colour_baseline, find_items
 
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.engine.run import run
 from datus.inputs.classes import load_classes
 from datus.method.metrics import score
+from datus.pipeline import run
 from datus.store.store import Store
 
 CLASSES = Path(__file__).resolve().parents[1] / "data" / "classes"
@@ -103,7 +103,7 @@ def mined(
     )
     store = Store(config.run_path)
     report = run(config, store).plan.nodes[-1]
-    found = json.loads(store.read("report", report.mark, "files", "report.json"))
+    found = json.loads(store.read("report", report.fingerprint, "files", "report.json"))
     strict = found["scores"]["hungarian_strict"]
     figures = found["verdict"]["figures"]
     return {

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from datus.config import Config
-from datus.engine.stage import read_truth
 from datus.inputs.classes import load_classes
+from datus.inputs.read import read_truth
 from datus.method.masks import encode_mask, truth_classes
 from datus.method.metrics import add, count_pixels, score
 from datus.types import ImageRecord

@@ -36,10 +36,11 @@ from datus.config import Config, parse_override
 from datus.engine import resources
 from datus.engine import run as runner
 from datus.engine import shard_job as shardjobs
-from datus.engine.dataset import StoredDataset
-from datus.engine.plan import Plan, make_plan
+from datus.engine.dataset import Dataset
+from datus.engine.plan import Plan
 from datus.inputs import index
 from datus.inputs.index import Index
+from datus.pipeline import make_plan
 from datus.stages import report as reporting
 from datus.stages.sample import sample_vectors, taken
 from datus.stages.totals import tally_of
@@ -101,10 +102,10 @@ def of_run(args: argparse.Namespace, folder: Path) -> str:
     ]
     lines.append(_row(Path(store.path("index")), "index", n, seconds[0], "") + "  |")
     for node in result.plan.nodes:
-        place = Path(store.path(node.stage, node.mark))
+        place = Path(store.path(node.name, node.fingerprint))
         took, spread = _shard_seconds(store, result.plan, node)
         read = f"{1000 * _read_seconds(store, result.plan, node) / n:.3f}"
-        lines.append(f"{_row(place, node.stage, n, took, spread)} {read} |")
+        lines.append(f"{_row(place, node.name, n, took, spread)} {read} |")
     lines += ["", "| one process reads for | ms an image |", "|---|---|"]
     for what, read in _of_one_process(config, store, result).items():
         lines.append(f"| {what} | {1000 * min(map(_processor, [read] * 3)) / n:.4f} |")
@@ -158,7 +159,7 @@ def _of_one_process(
 ) -> dict[str, Callable[[], Any]]:
     """What stages over all shards read, one shard after the other: pictures do not grow."""
     speed, k = replace(config.speed, read_ahead=1), config.clusters.k[0]
-    dataset = StoredDataset(
+    dataset = Dataset(
         replace(config, speed=speed), store, result.plan, result.index, result.plan.nodes[-1], print
     )
     all_of = dict[str, Callable[[], Any]]()
@@ -204,10 +205,10 @@ def _shard_seconds(store: Store, plan: Plan, node: Any) -> tuple[float, str]:
         for one, shard in list(zip(reports, plan.shards, strict=False))[1:]
         if one.seconds > 0 and len(shard.records) >= 4
     ]
-    spread = f"{statistics.stdev(logs):.2f}" if node.scope == "shard" and len(logs) > 2 else ""
+    spread = f"{statistics.stdev(logs):.2f}" if not node.is_dataset and len(logs) > 2 else ""
     # the median stands for the first shard, which pays for loading and compiling
     whole = sum(one.seconds for one in reports)
-    if node.scope == "shard" and logs:
+    if not node.is_dataset and logs:
         usual = math.exp(statistics.median(logs)) * len(plan.shards[0].records)
         whole = whole - reports[0].seconds + usual
     return whole, spread
@@ -246,7 +247,7 @@ Row = tuple[str, int, float, float]
 
 
 def _of_jobs(config: Config, store: Store, plan: Plan, n: int) -> list[Row]:
-    nodes = tuple(node for node in plan.nodes if node.stage != "report")
+    nodes = tuple(node for node in plan.nodes if node.name != "report")
 
     def jobs() -> list[Any]:
         return [shardjobs.Job(config, store.url, nodes, nodes, s) for s in plan.shards]
@@ -262,7 +263,7 @@ def _of_jobs(config: Config, store: Store, plan: Plan, n: int) -> list[Row]:
 
 def _of_reports(store: Store, plan: Plan) -> list[Row]:
     """Reports of 100 shards of masks, with and without a look at their files."""
-    node = next(node for node in plan.nodes if node.stage == "masks")
+    node = next(node for node in plan.nodes if node.name == "masks")
     shards = plan.shards[:100]
     for shard in shards:
         ids = [record.image_id for record in shard.records]
@@ -270,8 +271,8 @@ def _of_reports(store: Store, plan: Plan) -> list[Row]:
         files = {f"{i}.png": b"x" for i in ids}
         arrays = {i: {"cluster": np.zeros(60, np.int16)} for i in ids}
         data = ShardData(arrays=arrays, numbers=numbers, files=files)
-        store.write_shard((node.stage, node.mark, shard.key), data, 1.0, keep=True)
-    places = [(node.stage, node.mark, shard.key) for shard in shards]
+        store.write_shard((node.name, node.fingerprint, shard.key), data, 1.0, keep=True)
+    places = [(node.name, node.fingerprint, shard.key) for shard in shards]
     n = sum(len(shard.records) for shard in shards)
 
     def reports(files: bool) -> list[ShardReport | None]:

@@ -33,12 +33,12 @@ from baselines import find_items, read_image, read_truth
 from datus.compute.threads import map_threads
 from datus.config import EMBEDDED_BACKBONE, Config
 from datus.engine.plan import find_node
-from datus.engine.run import run
 from datus.inputs.classes import load_classes
 from datus.method.boundaries import borders, boundary_f, class_boundary_f
 from datus.method.masks import labels_to_pixels
 from datus.method.metrics import add, count_pixels, score
 from datus.method.refine import Bilateral, refine
+from datus.pipeline import run
 from datus.review.cluster_arrays import cluster_model
 from datus.store.store import Store
 from datus.types import IGNORE, WHOLE, Array, ClusterModel
@@ -238,7 +238,9 @@ def load(args: argparse.Namespace, seed: int, folder: str) -> list[Photograph]:
     plan = run(config, store, until="masks").plan
 
     def read(stage: str, key: str) -> dict[str, dict[str, Array]]:
-        data = store.read_shard((stage, find_node(plan.nodes, stage, args.clusters).mark, key))
+        data = store.read_shard(
+            (stage, find_node(plan.nodes, stage, args.clusters).fingerprint, key)
+        )
         assert data is not None
         return data.arrays
 

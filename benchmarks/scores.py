@@ -15,9 +15,9 @@ import numpy as np
 from baselines import Job, colour_baseline, find_items, token_baseline
 
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.engine.run import run
 from datus.inputs.classes import load_classes
 from datus.method.metrics import RULES, score_all
+from datus.pipeline import run
 from datus.store.store import Store
 
 Table = dict[str, dict[str, float]]
@@ -41,7 +41,7 @@ def pipeline(args: argparse.Namespace, preset: str, seed: int, folder: Path) -> 
     config = Config.load(None, overrides)
     store = Store(config.run_path)
     report = run(config, store).plan.nodes[-1]
-    scores = json.loads(store.read("report", report.mark, "files", "report.json"))["scores"]
+    scores = json.loads(store.read("report", report.fingerprint, "files", "report.json"))["scores"]
     return {rule: {name: scores[rule][name] for name in FIGURES} for rule in RULES}
 
 

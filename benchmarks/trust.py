@@ -29,8 +29,9 @@ from scipy.stats import spearmanr
 
 from datus.config import ClustersConfig, Config
 from datus.engine.plan import find_node
-from datus.engine.run import RunResult, run
+from datus.engine.run import RunResult
 from datus.method.verdict import recommend
+from datus.pipeline import run
 from datus.store.store import Store
 from datus.suggest.stability import FIGURES, STABILITY, KFigures, measure, overview
 from datus.suggest.suggest import Source, Suggestion, find_source, fit_with, read_points, suggest
@@ -149,7 +150,7 @@ def run_set(work: Path, name: str, folder: str, more: Mapping[str, Any]) -> tupl
 
 
 def report_of(result: RunResult, store: Store) -> dict[str, Any]:
-    data = store.read("report", result.plan.nodes[-1].mark, "files", "report.json")
+    data = store.read("report", result.plan.nodes[-1].fingerprint, "files", "report.json")
     return dict(json.loads(data))
 
 
@@ -248,7 +249,9 @@ def figures_of(made: tuple[RunResult, Store], k: int) -> dict[str, float]:
     settings = dict(find_node(plan.nodes, "clusters", k).recipe["settings"])
     known = {n: settings[n] for n in ("pca", "spherical", "restarts", "iterations", "sample")}
     clusters = ClustersConfig(k=(k,), **known)
-    source = Source(result.index, marks["embeddings"].mark, marks["segments"].mark, clusters)
+    source = Source(
+        result.index, marks["embeddings"].fingerprint, marks["segments"].fingerprint, clusters
+    )
     points = read_points(store, source, 0)
     found, seen = measure(points, k, fit_with(clusters), 0), overview(points)
     figures = {name: found.real[name].mean for name in FIGURES}

@@ -32,12 +32,12 @@ from scipy.stats import spearmanr
 from simulated import BENCH_VIEWS, labels_seen
 
 from datus.config import Config
-from datus.engine.plan import make_plan
 from datus.engine.stage import Context, Runtime
 from datus.errors import DatusError
 from datus.inputs.index import Index, Shard
 from datus.method.consistency import VIEWS, figures_of, judge, kappa
-from datus.stages.work import labelled
+from datus.pipeline import make_plan
+from datus.stages.masks import labelled
 from datus.types import Array, ShardData
 
 N_VIEWED = 32
@@ -74,8 +74,8 @@ def work_on(job: tuple[str, str, int, dict[str, Any], Path, Path, int]) -> dict[
     dataset = Memory(given.index, Shard("all", given.index.records), outputs=outputs)
 
     def stage(node: Any, dataset: Memory) -> ShardData:
-        work = node.row.build(Context(config, node.k, Runtime("cpu", 1, 1)))
-        if node.scope == "dataset":
+        work = node.stage.build(Context(config, node.k, Runtime("cpu", 1, 1)))
+        if node.is_dataset:
             return work(dataset, lambda n: None)
         return work(dataset.shard, {n: dataset.outputs[n] for n in node.needs}, lambda n: None)
 
@@ -83,7 +83,7 @@ def work_on(job: tuple[str, str, int, dict[str, Any], Path, Path, int]) -> dict[
     nodes += [n for n in plan.nodes if n.stage in ("embeddings", "samples", "clusters")]
     try:
         for node in nodes:
-            outputs[node.stage] = stage(node, dataset)
+            outputs[node.name] = stage(node, dataset)
     except DatusError as error:
         return {**row, "error": str(error)}
     row |= scored(config, given, dataset)
@@ -101,8 +101,8 @@ def work_on(job: tuple[str, str, int, dict[str, Any], Path, Path, int]) -> dict[
         again = {**outputs, "features": features_of(some, grids)}
         looked = Memory(some.index, Shard("some", some.index.records), outputs=again)
         for node in nodes:
-            if node.stage in ("graphs", "segments", "embeddings"):
-                again[node.stage] = stage(node, looked)
+            if node.name in ("graphs", "segments", "embeddings"):
+                again[node.name] = stage(node, looked)
         found = labels_of(config, some, again)
         expected = [labels_seen(one, view) for one in whole[::every]]
         row[view] = kappa(

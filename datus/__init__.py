@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from datus.api.masked import MaskedImage
     from datus.api.result import Cluster, Result
     from datus.config import Config
-    from datus.engine.run import run
     from datus.errors import DatusError
     from datus.method.metrics import Scores
+    from datus.pipeline import run
     from datus.store.store import Store
 
 __all__ = [
@@ -57,7 +57,7 @@ _HOME = {
     "MaskedImage": "api.masked",
     "Scores": "method.metrics",
     "Store": "store.store",
-    "run": "engine.run",
+    "run": "pipeline",
 }
 
 if not TYPE_CHECKING:  # or a name that is not there would have the type Any

@@ -1,13 +1,13 @@
 """What is done in a run folder, what is not and why, what nobody needs. Loads no torch."""
 
 from datus.config import Config
-from datus.engine.plan import DATASET_KEY, Plan, make_plan, why
+from datus.engine.plan import Plan, why
 from datus.errors import WorkError
 from datus.inputs.index import read_index
-from datus.pipeline import STAGE_NAMES
+from datus.pipeline import STAGE_NAMES, make_plan
 from datus.review.frozen import kept_marks
 from datus.store.finished import dropped, reports
-from datus.store.store import Store
+from datus.store.store import DATASET_KEY, Store
 from datus.types import WHOLE
 
 Row = tuple[str, ...]
@@ -28,7 +28,7 @@ def status_rows(config: Config, explain: bool) -> list[Row]:
         state = "missing" if not done else "done" if done == len(places) else "partly"
         if done and not held:
             state += ", not kept"
-        row: Row = (node.label, node.mark, state, f"{done}/{len(places)}")
+        row: Row = (node.label, node.fingerprint, state, f"{done}/{len(places)}")
         if explain:
             row += (why(store, plan, node) if done < len(places) else "",)
         rows.append(row)
@@ -38,8 +38,8 @@ def status_rows(config: Config, explain: bool) -> list[Row]:
 def graph_lines(config: Config) -> list[str]:
     """Which patches are linked, where that was found over the dataset; nothing before it is."""
     store = Store(config.run_path)
-    node = next((node for node in _plan(config, store).nodes if node.stage == "center"), None)
-    report = store.report("center", node.mark, DATASET_KEY) if node else None
+    node = next((node for node in _plan(config, store).nodes if node.name == "center"), None)
+    report = store.report(*node.place()) if node else None
     found = report.numbers.get(WHOLE, {}) if report else {}
     if "threshold" not in found:
         return []
@@ -57,7 +57,7 @@ def failure_lines(config: Config) -> list[str]:
     rows = {("index", image_id, reason) for image_id, reason in unusable.items()}
     for node in plan.nodes:
         for report in filter(None, reports(store, plan.places(node))):
-            rows |= {(node.stage, image_id, why) for image_id, why in report.failures.items()}
+            rows |= {(node.name, image_id, why) for image_id, why in report.failures.items()}
     lines = [f"left out at {stage}: {image_id}: {reason}" for stage, image_id, reason in rows]
     more = [f"and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
     return sorted(lines)[:SHOWN] + more
@@ -69,7 +69,7 @@ def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:
     _plan(config, store)  # before the lock makes the folder
     with store.lock():
         plan = _plan(config, store)
-        marks = {(node.stage, node.mark) for node in plan.nodes} | kept_marks(config)
+        marks = {(node.name, node.fingerprint) for node in plan.nodes} | kept_marks(config)
         keys = {place for node in plan.nodes for place in plan.places(node)}
         keys |= {(*mark, DATASET_KEY) for mark in kept_marks(config)}
         rows: list[Row] = []

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from datus.config import Config
-from datus.engine.plan import make_plan
 from datus.errors import CorruptShard, WorkError
 from datus.inputs.images import sha256_of
 from datus.inputs.index import read_index
+from datus.pipeline import make_plan
 from datus.store.finished import Place, contents, reports
 from datus.store.store import ShardReport, Store
 

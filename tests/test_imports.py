@@ -26,10 +26,9 @@ WINGS = (
     ("review",),
     ("stages",),
     ("pipeline",),
-    ("compare", "status", "verify", "sampling", "selfsupervised"),
-    ("forecast", "views"),
+    ("compare", "finished_run", "status", "verify", "dry_run", "selfsupervised"),
+    ("views",),
     ("pretrain",),
-    ("preflight",),
     ("suggest",),
     ("api",),
     ("cli",),
@@ -39,16 +38,9 @@ WINGS = (
 
 LEFT = {
     *(("api.functions", "cli.terminal"), ("api.result", "cli.terminal")),
-    *(("engine.finished_run", "formats.export"), ("engine.plan", "pipeline")),
-    *(
-        ("engine.plan", "review.frozen"),
-        ("engine.finished_run", "formats.names"),
-        ("engine.finished_run", "stages.report"),
-    ),
-    *(("engine.finished_run", "stages.totals"), ("engine.resources", "engine.stage")),
     *(("inputs.index", "store.store"), ("inputs.safe_decode", "store.store")),
     *(("method.masks", "inputs.decode"), ("method.verdict", "suggest.stability")),
-    *(("review.corrected_clusters", "stages.sample"), ("segmenter.fit", "stages.denoise")),
+    ("segmenter.fit", "stages.denoise"),
 }
 """Arrows that still run back up."""
 

@@ -8,8 +8,8 @@ import pytest
 from run_tree import tree
 from tiny_runs import IDS, SPEED, Dataset, go, made, make_dataset, snapshot
 
-from datus.engine.plan import make_plan
 from datus.errors import StoreError, UsageError, WorkError
+from datus.pipeline import make_plan
 from datus.status import failure_lines, graph_lines, prune_rows, status_rows
 from datus.store.store import Store
 from datus.types import WHOLE
@@ -164,7 +164,7 @@ def test_prune_lists_first_and_then_removes_only_what_is_stale(
     before = tree(run_copy)
     rows, total = prune_rows(current, remove=False)
     assert tree(run_copy) == before, "a list removes nothing"
-    needed = {(node.stage, node.mark) for node in go(current)[0].plan.nodes}
+    needed = {(node.name, node.fingerprint) for node in go(current)[0].plan.nodes}
     assert {stage for stage, _, _ in rows} == {
         "embeddings",
         "samples",
@@ -229,5 +229,5 @@ def test_the_plan_of_status_is_that_of_the_run(tiny: Dataset, finished: Path) ->
     assert [r.image_id for r in index.records] == sorted(IDS)
     plan = make_plan(tiny.config(finished), index)
     rows = status_rows(tiny.config(finished), explain=False)[1:]
-    assert [row[1] for row in rows] == [node.mark for node in plan.nodes]
+    assert [row[1] for row in rows] == [node.fingerprint for node in plan.nodes]
     assert SPEED["data.shard_images"] == 4

@@ -23,9 +23,9 @@ from datus.compare.cells import Comparison
 from datus.compare.compare import compare_files, write
 from datus.compare.folders import count_folders, fitted
 from datus.config import Config
-from datus.engine.finished_run import open_run, settings_of_run
 from datus.engine.run import QUIET
 from datus.errors import ImageError, UsageError
+from datus.finished_run import open_run, settings_of_run
 from datus.formats.export import Exported
 from datus.inputs.arrays import (
     Classes,

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from datus.config import DataConfig
-from datus.engine.finished_run import Finished, picture
 from datus.errors import DatusError, UsageError
+from datus.finished_run import Finished, picture
 from datus.inputs.classes import load_classes
 from datus.method.masks import PALETTE, decode_labels, truth_classes
 from datus.report.display import Card, Entry, Look, overlay_picture, page, png_bytes, shrunk

@@ -27,9 +27,9 @@ from PIL import Image
 from datus.api.masked import MaskedImage, Source, colour_of, sheet_row, truth_palette
 from datus.cli.terminal import Bars, scores_table
 from datus.config import Config
-from datus.engine.finished_run import Finished, copied, crop, picture, with_settings, write_places
-from datus.engine.run import QUIET, Console, run
+from datus.engine.run import QUIET, Console
 from datus.errors import DatusError, UsageError
+from datus.finished_run import Finished, copied, crop, picture, with_settings, write_places
 from datus.formats.export import Exported, Request, cluster_names, export_run
 from datus.formats.formats import find_format
 from datus.formats.records import Options
@@ -44,6 +44,7 @@ from datus.inputs.arrays import (
 )
 from datus.method.masks import PALETTE
 from datus.method.metrics import Scores, score_all
+from datus.pipeline import run
 from datus.report.display import Entry, Look, contact_sheet, page
 from datus.review.frozen import read_made, save
 from datus.store.store import Store
@@ -86,8 +87,8 @@ def run_result(config: Config, progress: bool) -> "Result":
     if done.next_step:
         raise UsageError("speed.shards: a share of a run has no result: leave it empty")
     write_places(config, store)
-    report = next(node for node in done.plan.nodes if node.stage == "report")
-    return Result(Finished(store, done.index, report.mark), config, progress=progress)
+    report = next(node for node in done.plan.nodes if node.name == "report")
+    return Result(Finished(store, done.index, report.fingerprint), config, progress=progress)
 
 
 class Result(Sequence[MaskedImage]):

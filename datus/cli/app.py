@@ -288,8 +288,8 @@ def main_options(
 
 def _run(config: Config, until: str, only: bool) -> bool:
     """Run, and print what was made. Whether the run is complete, with its report."""
-    from datus.engine.run import run as run_stages
     from datus.models.weights import notice
+    from datus.pipeline import run as run_stages
     from datus.store.store import Store
 
     store, console = Store(config.run_path), Bars()
@@ -307,7 +307,7 @@ def _run(config: Config, until: str, only: bool) -> bool:
     if until != "report" or result.next_step:
         return False
     node = result.plan.nodes[-1]
-    report = json.loads(store.read("report", node.mark, "files", "report.json"))
+    report = json.loads(store.read("report", node.fingerprint, "files", "report.json"))
     if report["scores"]:
         print(f"\nK = {report['clusters']}, coverage {report['coverage']:.1f} %")
         print(scores_table(report["scores"]))
@@ -345,10 +345,10 @@ def _dry_run(config: Config, until: str, only: bool) -> None:
     """Print what a run would do; WorkError if it could not succeed."""
     if config.speed.shards:
         raise UsageError("--dry-run looks at the whole run: leave --shards out")
-    from datus.preflight import look
+    from datus.dry_run import dry_run
     from datus.store.store import Store
 
-    found = look(config, Store(config.run_path), Bars(), until, only)
+    found = dry_run(config, Store(config.run_path), Bars(), until, only)
     rows: list[Row] = [("stage", "images to do", "seconds", "bytes")]
     for one in found.rows:
         seconds = "?" if one.seconds is None else f"{one.seconds:.1f}"

@@ -20,15 +20,15 @@ from datus.compare.documents import documents
 from datus.compare.finished import finished, read_figures
 from datus.compare.grid import Cell, Grid, is_grid, load_grid, parse_lists
 from datus.compare.tables import chosen_rules
-from datus.engine.plan import LAST, Plan, find_node
-from datus.engine.run import QUIET, Console, RunResult, run
+from datus.engine.plan import Plan, find_node
+from datus.engine.run import QUIET, Console, RunResult
 from datus.engine.workers import Advance
 from datus.errors import CorruptShard, DatusError, StoreError, UsageError, WorkError
 from datus.inputs.images import decode_image
 from datus.inputs.index import check_inputs
 from datus.method.baselines import renumbered
 from datus.method.masks import PALETTE, decode_labels
-from datus.pipeline import STAGE_NAMES
+from datus.pipeline import STAGE_NAMES, run
 from datus.report.display import Look, contact_sheet, overlay_picture, png_bytes, shrunk
 from datus.store.store import Store
 from datus.types import Array
@@ -147,7 +147,7 @@ def _forget_damaged(store: Store, plan: Plan, console: Console) -> bool:
     """Whether any of the shards that are read here has to be made again."""
     found = False
     for node in plan.nodes:
-        for place in plan.places(node) if node.stage in ("clusters", "evaluate") else ():
+        for place in plan.places(node) if node.name in ("clusters", "evaluate") else ():
             try:
                 store.read_shard(place)
             except CorruptShard as error:
@@ -177,14 +177,14 @@ def _failed(cell: Cell, reason: str) -> CellResult:
 
 def _measured(cell: Cell, store: Store, result: RunResult, seen: set[Place]) -> CellResult:
     figures = read_figures(cell.config, store, result.plan, cell.k)
-    places = [place for node in result.plan.nodes for place in result.plan.places(node)]
-    places = [place for place in places if place[0] not in LAST]
+    nodes = (node for node in result.plan.nodes if not node.stage.is_last)
+    places = [place for node in nodes for place in result.plan.places(node)]
     shared = sum(place in seen for place in places)
     seen.update(places)
     report = ""
     if "report" in result.links:
         node = find_node(result.plan.nodes, "report", 0)
-        report = store.address("report", node.mark, "files", "report.html")
+        report = store.address("report", node.fingerprint, "files", "report.html")
     figures |= {"n_shards": len(places), "n_shared": shared, "report": report}
     return CellResult(**_identity(cell), **figures)
 

@@ -14,10 +14,11 @@ from datus.compare.cells import CellResult, Comparison
 from datus.compare.grid import Embedder, embedder_label
 from datus.compare.tables import chosen_rules
 from datus.config import Config
-from datus.engine.plan import LAST, Node, Plan, find_node, make_plan
+from datus.engine.plan import Node, Plan, find_node
 from datus.errors import UsageError, WorkError
 from datus.inputs.classes import load_classes
 from datus.inputs.index import read_index
+from datus.pipeline import make_plan
 from datus.review.cluster_arrays import cluster_model
 from datus.store.finished import reports, undone
 from datus.store.store import Store
@@ -75,7 +76,7 @@ def _finished_one(name: str, path: Path, config: Config, k: int) -> CellResult:
 
 def _chain(plan: Plan, k: int) -> list[Node]:
     """The stages behind the scores of K."""
-    return [node for node in plan.nodes if node.stage not in LAST and node.k in (0, k)]
+    return [node for node in plan.nodes if not node.stage.is_last and node.serves(k)]
 
 
 def read_figures(config: Config, store: Store, plan: Plan, k: int) -> dict[str, Any]:
@@ -137,5 +138,5 @@ def _seconds(store: Store, plan: Plan, k: int) -> dict[str, float]:
     found = {}
     for node in _chain(plan, k):
         made = filter(None, reports(store, plan.places(node)))
-        found[node.stage] = round(sum(report.seconds for report in made), 3)
+        found[node.name] = round(sum(report.seconds for report in made), 3)
     return found

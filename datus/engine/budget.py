@@ -1,8 +1,8 @@
 """What a run still has to make, the least that it will write, and whether there is room for it.
 
     todo(store, plan, groups)                      fingerprint -> the shards that will be made
-    floor_bytes(config, plan, missing)             bytes that are sure, from shapes alone
-    check_door(config, store, plan, groups, say)   before long work: weights, room on the disk
+    min_bytes(config, plan, missing)             bytes that are sure, from shapes alone
+    check_disk_space(config, store, plan, groups, say)  before long work: weights, room on the disk
     free_bytes(store), free_memory()               what the machine has left
 
 Nothing is loaded and no image is read. The grid of patches follows from an image's size, so the
@@ -10,25 +10,19 @@ size of keys, tokens and graphs is known beforehand. What depends on the picture
 reports) is not counted: the figure is a floor, and only a disk below it is refused.
 """
 
-import json
-import math
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datus.config import Config
-from datus.engine.plan import DATASET_KEY, Node, Plan, find_node
+from datus.engine.plan import Node, Plan, find_node
 from datus.errors import BackboneError, WorkError, size_text
-from datus.inputs.images import fit_size
 from datus.inputs.index import Shard
-from datus.models.image_size import InputSize, input_size
-from datus.models.registry import N_APPEARANCE, find
+from datus.models.registry import find
 from datus.models.vit import check_timm_name, with_tag
 from datus.models.weights import hub_answers, hub_file, is_offline, not_here
 from datus.store.finished import Place, reports
-from datus.store.store import Store
-from datus.types import ImageRecord
+from datus.store.store import DATASET_KEY, Store
 
 LONG_RUN_IMAGES = 3000
 """At a fifth of a second an image, which a small ViT takes on one core, this is ten minutes."""
@@ -46,7 +40,7 @@ def todo(store: Store, plan: Plan, groups: Groups) -> dict[str, list[Shard]]:
     """
     rehearsal = _Rehearsal(store, plan)
     for group in groups:
-        if group[0].scope == "dataset":
+        if group[0].is_dataset:
             rehearsal.whole(group[0])
             continue
         for shard in plan.shards:
@@ -59,7 +53,7 @@ class _Rehearsal:
 
     def __init__(self, store: Store, plan: Plan) -> None:
         self.plan = plan
-        self.made: dict[str, list[Shard]] = {node.mark: [] for node in plan.nodes}
+        self.made: dict[str, list[Shard]] = {node.fingerprint: [] for node in plan.nodes}
         places = [place for node in plan.nodes for place in plan.places(node)]
         self._done: set[Place] = set()
         self._held: set[Place] = set()
@@ -69,7 +63,7 @@ class _Rehearsal:
                 self._held |= {place} if report.stored else set()
 
     def whole(self, node: Node) -> None:
-        place = (node.stage, node.mark, DATASET_KEY)
+        place = node.place()
         if place not in self._done:
             records = tuple(record for shard in self.plan.shards for record in shard.records)
             self._note(node, place, Shard(DATASET_KEY, records))
@@ -77,92 +71,41 @@ class _Rehearsal:
     def shard(self, group: Sequence[Node], shard: Shard) -> None:
         memory: set[str] = set()
         for node in group:
-            if (node.stage, node.mark, node.key(shard)) not in self._done:
+            if node.place(shard) not in self._done:
                 self._data(node, shard, memory)
 
     def _data(self, node: Node, shard: Shard, memory: set[str]) -> None:
-        place = (node.stage, node.mark, node.key(shard))
-        if node.mark in memory or place in self._held:
+        place = node.place(shard)
+        if node.fingerprint in memory or place in self._held:
             return
-        memory.add(node.mark)
+        memory.add(node.fingerprint)
         for need in node.needs:
             self._data(find_node(self.plan.nodes, need, node.k), shard, memory)
         self._note(node, place, shard)
 
     def _note(self, node: Node, place: tuple[str, str, str], shard: Shard) -> None:
-        self.made[node.mark].append(shard)
+        self.made[node.fingerprint].append(shard)
         self._done.add(place)
         if node.keep:
             self._held.add(place)
 
 
-# --- bytes from shapes --------------------------------------------------------------------------
-
-WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
-"""Of keys and of tokens. These names mean the same sizes in every family below."""
-
-_NAME = re.compile(rf"(?:^|_)(?:vit|deit3?|beit(?:v2)?|eva02)_({'|'.join(WIDTHS)})_patch(\d+)")
+# --- bytes that are known beforehand --------------------------------------------------------------
 
 
-def model_shape(backbone: str) -> tuple[int, int] | None:
-    """(patch side in pixels, size of a key) as far as table, record or name tell; else None."""
-    row = find(backbone)
-    if row is not None:
-        return None if row.is_cnn else (row.patch_px, row.key_size)
-    if backbone.endswith(".safetensors"):
-        try:
-            text = Path(backbone).expanduser().with_suffix(".json").read_text(encoding="utf-8")
-            record = json.loads(text)
-            found, is_hybrid = record["architecture"], record.get("class") == "HybridTransformer"
-            extra = N_APPEARANCE if is_hybrid else 0
-            return int(found["patch_size"]), int(found["embed_dim"]) + extra
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-    match = _NAME.search(backbone)
-    return (int(match[2]), WIDTHS[match[1]]) if match else None
-
-
-def patch_grid(seen: InputSize, record: ImageRecord, patch_px: int) -> tuple[int, int]:
-    """(gh, gw): rows and columns of patches of one image."""
-    height, width = fit_size(record.height, record.width, seen.image_px, patch_px, seen.resize)
-    return height // patch_px, width // patch_px
-
-
-def n_patches(seen: InputSize, record: ImageRecord, patch_px: int) -> int:
-    """N = gh * gw of one image."""
-    return math.prod(patch_grid(seen, record, patch_px))
-
-
-def _features_bytes(config: Config, n: int, width: int) -> int:
-    """keys and tokens (N, D), class token (D,)."""
-    return (2 * n + 1) * width * (2 if config.features.store == "float16" else 4)
-
-
-def _graphs_bytes(config: Config, n: int, width: int) -> int:
-    """N rows of N bits, in whole words of 64."""
-    return n * ((n + 63) // 64) * 8
-
-
-FLOORS: dict[str, Callable[[Config, int, int], int]] = {
-    "features": _features_bytes,
-    "graphs": _graphs_bytes,
-}
-"""Stage -> bytes of one image's arrays from (config, patches, size of a key)."""
-
-
-def floor_bytes(config: Config, plan: Plan, missing: dict[str, list[Shard]]) -> int | None:
+def min_bytes(config: Config, plan: Plan, missing: dict[str, list[Shard]]) -> int | None:
     """The least that making `missing` adds to the disk; None if the model's size is not known."""
-    shape = model_shape(config.features.backbone)
-    if shape is None:
-        return None
-    (patch_px, width), seen = shape, input_size(config.features)
-    return sum(
-        FLOORS[node.stage](config, n_patches(seen, record, patch_px), width)
-        for node in plan.nodes
-        if node.keep and node.stage in FLOORS
-        for shard in missing[node.mark]
-        for record in shard.records
-    )
+    total = 0
+    for node in plan.nodes:
+        if not node.keep or node.stage.min_bytes is None:
+            continue
+        for shard in missing[node.fingerprint]:
+            for record in shard.records:
+                n_bytes = node.stage.min_bytes(config, record)
+                if n_bytes is None:
+                    return None
+                total += n_bytes
+    return total
 
 
 # --- room ---------------------------------------------------------------------------------------
@@ -195,7 +138,7 @@ def no_room(config: Config, store: Store, needed: int, free: int) -> str:
     )
 
 
-def check_door(
+def check_disk_space(
     config: Config, store: Store, plan: Plan, groups: Groups, say: Callable[[str], None]
 ) -> None:
     """What surely stops a run, found before the long work. Cheap: no model, no image is read.
@@ -210,9 +153,9 @@ def check_door(
         return  # every report of a remote run folder is a request
     missing = todo(store, plan, groups)
     for node, name in from_hub:
-        if missing[node.mark]:
+        if missing[node.fingerprint]:
             _check_hub(name)
-    needed = floor_bytes(config, plan, missing)
+    needed = min_bytes(config, plan, missing)
     if free is None or needed is None:
         return
     if needed > free:

@@ -1,6 +1,6 @@
-"""What stages over the whole dataset read of a run folder (`gather.Dataset`).
+"""What stages over the whole dataset read of a run folder, and where they work.
 
-Shards are read ahead (module `ahead`), at most `speed.read_ahead` of them and SHARD_BYTES each on
+Shards are read ahead (`store.prefetch`), at most `speed.read_ahead` of them and SHARD_BYTES each on
 average. One that is damaged, or was not kept, is made again on the way, when it is its turn.
 """
 
@@ -13,14 +13,14 @@ from itertools import chain
 from pathlib import Path
 
 from datus.config import Config
-from datus.engine.plan import DATASET_KEY, Node, Plan, find_node
+from datus.engine.plan import Node, Plan, find_node
 from datus.engine.shard_job import Job, Maker, silent
 from datus.errors import CorruptShard, WorkError
 from datus.inputs.images import sha256_of
 from datus.inputs.index import Index, Shard
 from datus.store.finished import reports
 from datus.store.prefetch import read_ahead
-from datus.store.store import ShardReport, Store
+from datus.store.store import DATASET_KEY, ShardReport, Store
 from datus.types import ShardData
 
 WORKPLACE = "work"
@@ -32,8 +32,8 @@ shard of 32 images has 5 MB of embeddings, 10 of a ViT-S."""
 
 
 @dataclass
-class StoredDataset:
-    """All shards of one run, for its stage `node`."""
+class Dataset:
+    """All shards of one run, for its stage `node`; one of them is in memory at a time."""
 
     config: Config
     store: Store
@@ -49,9 +49,9 @@ class StoredDataset:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         found = (
-            self.warned[node.mark]
-            if node.mark in self.warned
-            else node.row.warn(self._reports(node))
+            self.warned[node.fingerprint]
+            if node.fingerprint in self.warned
+            else node.stage.warn(self._reports(node))
             for node in self.plan.nodes
         )
         return tuple(dict.fromkeys(chain.from_iterable(found)))
@@ -59,8 +59,9 @@ class StoredDataset:
     def data(
         self, stage: str, k: int, images: Collection[str] | None = None
     ) -> Iterator[tuple[Shard, ShardData]]:
+        """What a stage made, in order; `images`: only of the shards that hold one of these."""
         node = find_node(self.plan.nodes, stage, k)
-        if node.scope == "dataset":  # read once by a process, see `Maker`
+        if node.is_dataset:  # read once by a process, see `Maker`
             yield (whole := Shard(DATASET_KEY, ())), self._made(node, whole)
             return
         shards = self.plan.shards
@@ -77,7 +78,7 @@ class StoredDataset:
 
     def _read(self, node: Node, shard: Shard) -> ShardData | None:
         try:
-            return self.store.read_shard((node.stage, node.mark, node.key(shard)), files=False)
+            return self.store.read_shard(node.place(shard), files=False)
         except CorruptShard:
             return None  # who makes it again meets it again, and says so
 
@@ -101,9 +102,9 @@ class StoredDataset:
     def file(self, stage: str, k: int, name: str) -> bytes:
         """Raises WorkError if it is not as it was written; its shard is made again then."""
         node = find_node(self.plan.nodes, stage, k)
-        place = (stage, node.mark, self.plan.key_of(node, name.removesuffix(".png")))
+        place = (stage, node.fingerprint, self.plan.key_of(node, name.removesuffix(".png")))
         report = self.store.report(*place, files=False)
-        parts = (stage, node.mark, "files", name)
+        parts = (stage, node.fingerprint, "files", name)
         try:
             data = self.store.read(*parts)
         except FileNotFoundError:
@@ -114,15 +115,17 @@ class StoredDataset:
         return data
 
     def keep(self, name: str, content: bytes) -> None:
-        self.store.write(content, self.node.stage, self.node.mark, "files", name)
+        """Write a file of the stage under way at once: not all of them have to be in memory."""
+        self.store.write(content, self.node.name, self.node.fingerprint, "files", name)
         self.written[name] = len(content), sha256_of(content)
 
     @contextmanager
     def workplace(self, stage: str, k: int) -> Iterator[Path]:
-        """On an object store it does not outlive a kill."""
+        """A folder for a stage under way, which goes when the stage is done. It outlives a kill,
+        but not where the run folder is on an object store."""
         if self.store.is_local:
             node = find_node(self.plan.nodes, stage, k)
-            folder = Path(self.store.path(stage, node.mark, WORKPLACE))
+            folder = Path(self.store.path(stage, node.fingerprint, WORKPLACE))
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
         else:

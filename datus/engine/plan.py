@@ -1,6 +1,6 @@
 """The stages of one run with their recipes: what is done, what is missing, and why.
 
-    plan = make_plan(config, index)
+    plan = make_plan(config, index, stages)
     plan.groups()              stages in the order of work; those that share memory stand together
     why(store, plan, node)     the first setting that differs from the newest earlier recipe
     check_unchanged, unchanged the files that settings come from are as they were for the plan
@@ -15,61 +15,73 @@ from dataclasses import dataclass
 from typing import Any
 
 from datus.config import Config
+from datus.engine.stage import Stage
 from datus.errors import WorkError
 from datus.inputs.index import Index, Shard
-from datus.pipeline import STAGE_NAMES, STAGES, Stage, active_stages
-from datus.review.frozen import is_own, kept_recipe
-from datus.store.store import Store, canonical_json, fingerprint
+from datus.store.finished import Place
+from datus.store.store import DATASET_KEY, Store, canonical_json, fingerprint
 
-DATASET_KEY = "all"
-"""The shard key of stages that work on the whole dataset."""
+Recipe = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """One stage of the run, for one K if the stage depends on it."""
 
-    stage: str
+    stage: Stage
     k: int
-    """0 for the stages before clusters and for the report."""
-    mark: str
-    """The fingerprint: the name of its folder."""
-    recipe: Mapping[str, Any]
+    """0 for stages that all K share."""
+    fingerprint: str
+    """The name of its folder."""
+    recipe: Recipe
     needs: tuple[str, ...]
     keep: bool
+    """Its output is written. Else it is made in memory for the stages that need it."""
     sees_truth: bool = False
     """Its shards are named by their true masks too: one that changes redoes one shard."""
-
-    def key(self, shard: Shard) -> str:
-        """Of what it makes of a shard."""
-        if self.scope == "dataset":
-            return DATASET_KEY
-        return shard.truth_key or shard.key if self.sees_truth else shard.key
+    is_taken: bool = False
+    """It lies in the run folder already, under the recipe of an earlier run."""
 
     @property
-    def row(self) -> Stage:
-        return next(stage for stage in STAGES if stage.name == self.stage)
+    def name(self) -> str:
+        return self.stage.name
 
     @property
-    def scope(self) -> str:
-        return self.row.scope
+    def is_dataset(self) -> bool:
+        return self.stage.scope == "dataset"
 
     @property
     def label(self) -> str:
-        return f"{self.stage} (K = {self.k})" if self.k else self.stage
+        return f"{self.name} (K = {self.k})" if self.k else self.name
+
+    def serves(self, k: int) -> bool:
+        """It is a part of the run with K clusters; K = 0 is the part that all share."""
+        return self.k in (0, k)
+
+    def reads(self, other: "Node") -> bool:
+        return other.name in self.needs and (not self.k or other.serves(self.k))
+
+    def key(self, shard: Shard) -> str:
+        """Of what it makes of a shard."""
+        if self.is_dataset:
+            return DATASET_KEY
+        return shard.truth_key or shard.key if self.sees_truth else shard.key
+
+    def place(self, shard: Shard | None = None) -> Place:
+        """(stage, fingerprint, key) of what it makes of a shard, or of the dataset."""
+        return self.name, self.fingerprint, self.key(shard) if shard else DATASET_KEY
+
+    def places(self, shards: Iterable[Shard]) -> Iterator[Place]:
+        """Of everything that it makes."""
+        if self.is_dataset:
+            yield self.place()
+        else:
+            yield from map(self.place, shards)
 
 
-FROZEN = ("center", "clusters")
-"""Stages that take what an earlier run made, if `clusters.frozen` says so."""
-
-
-LAST = ("views", "report")
-"""Stages over the dataset that no stage by shard waits for: after those of all K."""
-
-
-def find_node(nodes: Sequence[Node], stage: str, k: int) -> Node:
+def find_node(nodes: Sequence[Node], name: str, k: int) -> Node:
     """The node of a stage that serves K."""
-    return next(node for node in nodes if node.stage == stage and node.k in (0, k))
+    return next(node for node in nodes if node.name == name and node.serves(k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +89,25 @@ class Plan:
     nodes: tuple[Node, ...]
     """In the order of work."""
     shards: tuple[Shard, ...]
+    stages: tuple[str, ...]
+    """Names of its stages, in the order of the pipeline."""
 
-    def places(self, node: Node) -> Iterator[tuple[str, str, str]]:
-        """(stage, fingerprint, shard key) of everything a node makes."""
-        if node.scope == "dataset":
-            yield node.stage, node.mark, DATASET_KEY
-        else:
-            for shard in self.shards:
-                yield node.stage, node.mark, node.key(shard)
+    def places(self, node: Node) -> Iterator[Place]:
+        """(stage, fingerprint, shard key) of everything that a node makes."""
+        return node.places(self.shards)
+
+    def all_places(self) -> list[Place]:
+        return [place for node in self.nodes for place in self.places(node)]
 
     def key_of(self, node: Node, image_id: str) -> str:
         """The key of the shard in which a node makes an image; no report has to be read for it."""
-        if node.scope == "dataset":
+        if node.is_dataset:
             return DATASET_KEY
-        found = (s for s in self.shards if any(r.image_id == image_id for r in s.records))
-        return node.key(next(found))
+        return next(
+            node.key(shard)
+            for shard in self.shards
+            if any(record.image_id == image_id for record in shard.records)
+        )
 
     def groups(self) -> list[tuple[Node, ...]]:
         """Nodes that run in one go: a stage that is not kept, up to the last one that needs it."""
@@ -110,78 +126,95 @@ class Plan:
         """Position of the last shard stage that reads `node`, before any dataset stage."""
         last = self.nodes.index(node)
         for position in range(last + 1, len(self.nodes)):
-            if self.nodes[position].scope == "dataset":
+            if self.nodes[position].is_dataset:
                 break
-            if node.stage in self.nodes[position].needs:
+            if node.name in self.nodes[position].needs:
                 last = position
         return last
 
 
 def wanted_groups(plan: Plan, until: str, only: bool) -> list[tuple[Node, ...]]:
-    """The groups to run, for every K of a sweep.
+    """The groups to run, for every K of a sweep: all up to the stage `until`, or `until` alone.
 
     Stages that do one shard after the other run together: a shard goes through all of them while
     it is in memory, and what several of them need is read once.
     """
-    names = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
-    wanted = {until} if only else set(names)
-    groups = [group for group in plan.groups() if wanted & {node.stage for node in group}]
+    end = plan.stages.index(until) + 1 if until in plan.stages else len(plan.stages)
+    wanted = {until} if only else set(plan.stages[:end])
+    groups = [group for group in plan.groups() if wanted & {node.name for node in group}]
     if only:
         return groups
     joined: list[tuple[Node, ...]] = []
     for group in groups:
-        if joined and group[0].scope == joined[-1][0].scope == "shard":
+        if joined and not (group[0].is_dataset or joined[-1][0].is_dataset):
             joined[-1] += group
         else:
             joined.append(group)
     return joined
 
 
-def make_plan(config: Config, index: Index) -> Plan:
-    """Every stage that this config runs. The branches of a sweep share all that is before them."""
+def make_plan(
+    config: Config,
+    index: Index,
+    stages: Sequence[Stage],
+    taken: Mapping[tuple[str, int], Recipe] | None = None,
+) -> Plan:
+    """Every stage of a run. The branches of a sweep share all that is before them.
+
+    stages: those that this config has, in the order of the pipeline.
+    taken: (stage, k) -> the recipe of what an earlier run left in this run folder, in place of a
+    new one.
+    """
     nodes: list[Node] = []
-    shared = [stage for stage in active_stages(config) if not stage.per_k]
-    for stage in shared:
-        if stage.name not in LAST:
-            nodes.append(_node(config, index, stage, 0, nodes))
+
+    def add(stage: Stage, k: int) -> None:
+        nodes.append(_node(config, index, stage, k, nodes, (taken or {}).get((stage.name, k))))
+
+    for stage in stages:
+        if not (stage.per_k or stage.is_last):
+            add(stage, 0)
     for k in config.clusters.k:
-        for stage in active_stages(config):
+        for stage in stages:
             if stage.per_k:
-                nodes.append(_node(config, index, stage, k, nodes))
-    if config.clusters.frozen:  # taken, not made: first, so that nothing stands between shards
-        nodes.sort(key=lambda node: node.scope != "dataset" or not _needs_no_shard(node))
-    for stage in shared:
-        if stage.name in LAST:
-            nodes.append(_node(config, index, stage, 0, nodes))
-    return Plan(tuple(nodes), index.shards)
+                add(stage, k)
+    made = tuple(nodes)
+    nodes.sort(key=lambda node: not _needs_no_shard(node, made))
+    for stage in stages:
+        if stage.is_last:
+            add(stage, 0)
+    return Plan(tuple(nodes), index.shards, tuple(stage.name for stage in stages))
 
 
-def _needs_no_shard(node: Node) -> bool:
-    """With taken clusters: these themselves, and edits that do not look at the embeddings."""
-    return node.stage in FROZEN or (node.stage == "edits" and "embeddings" not in node.needs)
+def _needs_no_shard(node: Node, nodes: Sequence[Node]) -> bool:
+    """A stage over the dataset that reads none of its shards goes first, so that nothing stands
+    between stages on shards: clusters that are taken from an earlier run, and their edits."""
+    return node.is_dataset and all(
+        _needs_no_shard(other, nodes) for other in nodes if node.reads(other)
+    )
 
 
-def _node(config: Config, index: Index, stage: Stage, k: int, made: list[Node]) -> Node:
+def _node(
+    config: Config, index: Index, stage: Stage, k: int, made: list[Node], taken: Recipe | None
+) -> Node:
     needs = stage.needs(config)
     upstream = {
-        f"{node.stage}:{node.k}" if stage.name == "report" and node.k else node.stage: node.mark
+        f"{node.name}:{node.k}" if stage.is_last and node.k else node.name: node.fingerprint
         for node in made
-        if node.stage in needs and (stage.name == "report" or node.k in (0, k))
+        if node.name in needs and (stage.is_last or node.serves(k))
     }
-    recipe: Mapping[str, Any] = {
+    recipe: Recipe = {
         "stage": stage.name,
         "version": stage.version,
         "settings": stage.settings(config, k, index),
         "upstream": upstream,
     }
-    recipe = kept_recipe(config, stage.name, k) or recipe  # after `settings`, which check it
+    recipe = taken or recipe  # after `settings`, which check what is taken
     keep = bool(getattr(getattr(config, stage.name, None), "keep", True))
-    mark, sees_truth = fingerprint(recipe), stage.sees_truth and bool(config.data.truth)
-    return Node(stage.name, k, mark, recipe, needs, keep, sees_truth)
+    sees_truth = stage.sees_truth and bool(config.data.truth)
+    return Node(
+        stage, k, fingerprint(recipe), recipe, needs, keep, sees_truth, is_taken=bool(taken)
+    )
 
-
-FROM_FILES = ("clusters", "edits", "evaluate")
-"""Stages whose settings are read from files that the report reads again."""
 
 OF_INDEX = ("dataset", "truth", "failures")
 """Settings that come of the index."""
@@ -195,10 +228,10 @@ def check_unchanged(config: Config, nodes: Iterable[Node], index: Index | None =
     that speaks of the old content. index: None in workers, then OF_INDEX is not compared.
     """
     for node in nodes:
-        if node.stage in FROZEN and is_own(config):  # it lies under its fingerprint
+        if node.is_taken:  # it lies under its fingerprint
             continue
         known = index or Index((), {}, 0)
-        now = node.row.settings(config, node.k, known)
+        now = node.stage.settings(config, node.k, known)
         for name, value in node.recipe["settings"].items():
             if name in OF_INDEX and index is None:
                 continue
@@ -213,8 +246,7 @@ def check_unchanged(config: Config, nodes: Iterable[Node], index: Index | None =
 def unchanged(config: Config, plan: Plan, node: Node, index: Index) -> Iterator[None]:
     """Around the work of a stage over the dataset: its files, and those of stages before it that it
     reads too, are the same before and after. Errors as in `check_unchanged`."""
-    before = (one for one in plan.nodes if one.stage in node.needs and one.stage in FROM_FILES)
-    nodes = [node, *(one for one in before if not node.k or one.k in (0, node.k))]
+    nodes = [node, *(n for n in plan.nodes if node.reads(n) and n.stage.reads_files)]
     check_unchanged(config, nodes, index)
     yield
     check_unchanged(config, nodes, index)
@@ -222,15 +254,16 @@ def unchanged(config: Config, plan: Plan, node: Node, index: Index) -> Iterator[
 
 def why(store: Store, plan: Plan, node: Node) -> str:
     """Why a node is not done: shards that are not there, or its first difference from before."""
-    if any(name.startswith("shard-") for name in store.files(node.stage, node.mark)):
+    if any(name.startswith("shard-") for name in store.files(node.name, node.fingerprint)):
         return "some shards are new or were removed"
     return _changed(store, plan, node)
 
 
 def _changed(store: Store, plan: Plan, node: Node) -> str:
     """The first difference of a node from the newest earlier recipe of its stage."""
-    current = {one.mark for one in plan.nodes}  # the branches of one sweep are no earlier runs
-    earlier = [recipe for mark, recipe in store.recipes(node.stage) if mark not in current]
+    # the branches of one sweep are no earlier runs
+    current = {other.fingerprint for other in plan.nodes}
+    earlier = [recipe for mark, recipe in store.recipes(node.name) if mark not in current]
     same_k = [r for r in earlier if r["settings"].get("k") == node.recipe["settings"].get("k")]
     if not earlier:
         return "it never ran with these settings" if node.k else "it never ran"
@@ -239,11 +272,11 @@ def _changed(store: Store, plan: Plan, node: Node) -> str:
         return f"the stage itself changed: version {before['version']} -> {node.recipe['version']}"
     old, new = before["settings"], node.recipe["settings"]
     if old.get("frozen") != new.get("frozen"):
-        return f"{node.stage}: other clusters are taken from an earlier run, or none are any more"
+        return f"{node.name}: other clusters are taken from an earlier run, or none are any more"
     for name in sorted({*old, *new}, key=lambda name: (name != "corrections", name)):
         gone = name == "truth" and not old.keys() & new.keys() & {"truth"}  # its stages say so
         if old.get(name) != new.get(name) and not gone:
-            return _difference(node.stage, name, old.get(name), new.get(name))
+            return _difference(node.name, name, old.get(name), new.get(name))
     for name in sorted({*before["upstream"], *node.recipe["upstream"]}):
         if before["upstream"].get(name) != node.recipe["upstream"].get(name):
             return _changed_upstream(store, plan, node, name, before["upstream"])

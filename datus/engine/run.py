@@ -1,6 +1,6 @@
 """Find what is missing, run it, sum the reports.
 
-    run(config, store, console)      index, then whatever of the plan is not done yet
+    run(config, store, make_plan, console)      index, then whatever of the plan is not done yet
 
 Stages whose output is not kept (`keep = false`) are made in one go with those that need them: a
 shard passes through all of them in memory, and the bytes that come out are the same.
@@ -8,7 +8,7 @@ shard passes through all of them in memory, and the bytes that come out are the 
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +17,9 @@ from typing import Protocol
 from datus.compute.memory import be_frugal, frugal
 from datus.config import Config
 from datus.engine import workers as executors
-from datus.engine.budget import check_door
-from datus.engine.dataset import WORKPLACE, StoredDataset
-from datus.engine.plan import DATASET_KEY, Node, Plan, make_plan, unchanged, wanted_groups
+from datus.engine.budget import check_disk_space
+from datus.engine.dataset import WORKPLACE, Dataset
+from datus.engine.plan import Node, Plan, unchanged, wanted_groups
 from datus.engine.resources import at_a_time, in_workers, placed, runtime_of
 from datus.engine.shard_job import LOADED, READ, Job, carefully, is_done, run_job, silent
 from datus.engine.shares import Turns, agreed_index, check_arrived, hold, left_notes, part_of
@@ -90,8 +90,9 @@ class RunResult:
 def run(
     config: Config,
     store: Store,
+    make_plan: Callable[[Config, Index], Plan],
     console: Console = QUIET,
-    until: str = "report",
+    until: str = "",
     only: bool = False,
 ) -> RunResult:
     """All stages, or those up to `until`, or `until` alone (`only`; upstream must exist).
@@ -104,25 +105,31 @@ def run(
     with frugal(), held as suspects, executors.connected(config.speed):
         LOADED.clear()
         READ.clear()
-        result = _indexed(config, store, console, suspects)
+        result = _indexed(config, store, make_plan, console, suspects)
         groups = wanted_groups(result.plan, until, only)
-        check_door(config, store, result.plan, groups, console.say)
+        check_disk_space(config, store, result.plan, groups, console.say)
         for node in result.plan.nodes:
-            store.write_recipe(node.stage, node.mark, node.recipe)
+            store.write_recipe(node.name, node.fingerprint, node.recipe)
         turns = Turns(store, result.plan, share)
         for group in filter(None, map(turns.ready, groups)):
             if only:
                 require_upstream(store, result.plan, group)
             _run_group(config, store, result, group, console)
         result.next_step = turns.next_step(made=any(one.made for one in result.stages[1:]))
-        if until == "report" and not result.next_step:
+        if until in ("", result.plan.stages[-1]) and not result.next_step:
             if share is None:
-                _forget_dropped(store, result.plan)
-            result.links = _link(store, result.plan)
+                _forget_dropped(config, store, result.plan)
+            result.links = _link(config, store, result.plan)
     return result
 
 
-def _indexed(config: Config, store: Store, console: Console, suspects: frozenset[str]) -> RunResult:
+def _indexed(
+    config: Config,
+    store: Store,
+    make_plan: Callable[[Config, Index], Plan],
+    console: Console,
+    suspects: frozenset[str],
+) -> RunResult:
     """A run whose images are known, and that has done nothing with them yet."""
     for name in sorted(suspects):
         console.say(f"the last run was killed at {name}: its files are looked through first")
@@ -151,46 +158,33 @@ def _looked_at_again(config: Config, store: Store, plan: Plan) -> frozenset[str]
     keys = frozenset(too_slow(store, config.speed.decode_seconds))
     for shard in (shard for shard in plan.shards if shard.key in keys):
         for node in plan.nodes:
-            if node.scope == "shard":
-                store.forget_shard((node.stage, node.mark, node.key(shard)))
+            if not node.is_dataset:
+                store.forget_shard(node.place(shard))
     return keys
 
 
-LINKS = {
-    "masks": ("masks-k{}", "masks of K = {}"),
-    "denoise-fit": ("model-k{}", "model of K = {}"),
-    "denoise": ("denoised-k{}", "de-noised masks of K = {}"),
-}
-"""Stage -> name of the link, and what people are told it is."""
-
-
-def _forget_dropped(store: Store, plan: Plan) -> None:
+def _forget_dropped(config: Config, store: Store, plan: Plan) -> None:
     """Masks of images that went, where frozen clusters keep the folder: people take all of it."""
     for node in plan.nodes:
-        if node.stage in LINKS and node.scope == "shard":
-            for name in dropped(store, node.stage, node.mark, list(plan.places(node))):
-                store.remove(node.stage, node.mark, *name)
+        if not node.is_dataset and node.stage.links(config, node.k):
+            for name in dropped(store, node.name, node.fingerprint, list(plan.places(node))):
+                store.remove(node.name, node.fingerprint, *name)
 
 
-def _link(store: Store, plan: Plan) -> dict[str, str]:
+def _link(config: Config, store: Store, plan: Plan) -> dict[str, str]:
     """RUN/latest/masks-k12, RUN/latest/report ... stay where people can find them."""
-    found = {}
+    links = {}
     for node in plan.nodes:
-        if node.stage in LINKS:
-            name, label = (text.format(node.k) for text in LINKS[node.stage])
-            found[label] = point(store, name, node.stage, node.mark, "files")
-        if node.stage == "report":
-            folder = point(store, "report", node.stage, node.mark, "files")
-            found["report"] = f"{folder}/report.html"
-            if node.recipe["settings"]["browse"]:
-                found["browser"] = f"{folder}/browse.html"
-    return found
+        for label, (name, file) in node.stage.links(config, node.k).items():
+            folder = point(store, name, node.name, node.fingerprint, "files")
+            links[label] = f"{folder}/{file}" if file else folder
+    return links
 
 
 def _run_group(
     config: Config, store: Store, result: RunResult, group: tuple[Node, ...], console: Console
 ) -> None:
-    if group[0].scope == "dataset":
+    if group[0].is_dataset:
         _run_dataset(config, store, result, group[0], console)
     else:
         _run_shards(config, store, result, group, console)
@@ -198,12 +192,12 @@ def _run_group(
         failures: dict[str, str] = {}
         found = filter(None, reports(store, result.plan.places(node), files=False))
         noted = _noting(failures, found)
-        result.warned[node.mark] = node.row.warn(noted)
-        for warning in result.warned[node.mark]:
+        result.warned[node.fingerprint] = node.stage.warn(noted)
+        for warning in result.warned[node.fingerprint]:
             console.say(f"warning: {warning}")
         deque(noted, maxlen=0)  # those that no warning looked at
         row.failed = len(failures)
-        _check_failures(config, node.stage, failures, len(result.index.records))
+        _check_failures(config, node.name, failures, len(result.index.records))
 
 
 def _run_shards(
@@ -220,10 +214,10 @@ def _run_shards(
     result.stages += rows
     if not missing:
         return
-    nodes = tuple(node for node in plan.nodes if node.stage != "report")
+    nodes = tuple(node for node in plan.nodes if not node.stage.is_last)
     careful = {s.key for s in missing if config.speed.isolate or s.key in result.suspects}
     n_images = sum(len(shard.records) for shard in missing)
-    here = placed(config, n_images, lambda: any(node.row.on_device(config) for node in group))
+    here = placed(config, n_images, lambda: any(node.stage.on_device(config) for node in group))
     theirs = in_workers(here)
     jobs = [Job(theirs, store.url, group, nodes, s, s.key in careful) for s in missing]
     broken: list[tuple[Shard, str]] = []
@@ -234,7 +228,7 @@ def _run_shards(
             _note(outcome, broken, console)
             if config.speed.executor == "ray" and outcome.error is None:
                 made = outcome.job.shard
-                check_arrived(store, [(node.stage, node.mark, node.key(made)) for node in group])
+                check_arrived(store, [node.place(made) for node in group])
     worked = [
         _seconds(store, node, [s for s in missing if s.key in keys or not node.keep])
         for node, keys in zip(group, lacking, strict=True)
@@ -258,7 +252,7 @@ def _undone(store: Store, plan: Plan, node: Node) -> set[str]:
 
 def _seconds(store: Store, node: Node, shards: Sequence[Shard]) -> float:
     """What the finished ones of `shards` took, added up."""
-    places = [(node.stage, node.mark, node.key(shard)) for shard in shards]
+    places = [node.place(shard) for shard in shards]
     found = reports(store, places, files=False)
     return sum(report.seconds for report in found if report is not None)
 
@@ -293,21 +287,21 @@ def _run_dataset(
 ) -> None:
     started, row = time.monotonic(), StageResult(node.label, 1, images=len(result.index.records))
     result.stages.append(row)
-    if store.report(node.stage, node.mark, DATASET_KEY) is not None:
+    if store.report(*node.place()) is not None:
         return
     row.made = 1
     same, disk = unchanged(config, result.plan, node, result.index), explained(store.root, "write")
     with console.bar(node.label, len(result.index.records)) as advance, same, disk:
-        work = node.row.build(Context(config, node.k, runtime_of(config)))
-        dataset = StoredDataset(
+        work = node.stage.build(Context(config, node.k, runtime_of(config)))
+        dataset = Dataset(
             config, store, result.plan, result.index, node, console.say, result.warned
         )
         data: ShardData = work(dataset, advance)
     data.written.update(dataset.written)
     seconds = time.monotonic() - started
-    store.write_shard((node.stage, node.mark, DATASET_KEY), data, seconds, keep=True)
+    store.write_shard(node.place(), data, seconds, keep=True)
     if store.is_local:
-        store.remove(node.stage, node.mark, WORKPLACE)
+        store.remove(node.name, node.fingerprint, WORKPLACE)
     row.seconds = seconds
 
 
@@ -319,11 +313,10 @@ def _noting(failures: dict[str, str], reports: Iterable[ShardReport]) -> Iterato
 
 
 def require_upstream(store: Store, plan: Plan, group: Sequence[Node]) -> None:
-    names = {node.stage for node in group}
+    names = {node.name for node in group}
     for node in group:
         for upstream in plan.nodes:
-            reads = upstream.stage in node.needs and (not node.k or upstream.k in (0, node.k))
-            if upstream.stage in names or not reads:
+            if upstream.name in names or not node.reads(upstream):
                 continue
             absent = len(undone(store, plan.places(upstream)))
             if absent:

@@ -70,15 +70,15 @@ class Maker:
         self._memory: dict[str, ShardData] = {}
 
     def data(self, node: Node) -> ShardData:
-        if node.scope == "dataset":
+        if node.is_dataset:
             return self._whole(node)
-        if node.mark not in self._memory:
-            self._memory[node.mark] = self._stored(node) or self._made(node)
-        return self._memory[node.mark]
+        if node.fingerprint not in self._memory:
+            self._memory[node.fingerprint] = self._stored(node) or self._made(node)
+        return self._memory[node.fingerprint]
 
     def _whole(self, node: Node) -> ShardData:
         """What each shard reads alike is read once by a process."""
-        place = (self.store.url, node.mark)
+        place = (self.store.url, node.fingerprint)
         found = READ.get(place)
         if found is None:
             found = self._stored(node) or self._made(node)
@@ -91,11 +91,11 @@ class Maker:
 
     def make(self, node: Node) -> None:
         """What is known not to be stored; in memory it may be, on the way to another stage."""
-        if node.mark not in self._memory:
-            self._memory[node.mark] = self._made(node)
+        if node.fingerprint not in self._memory:
+            self._memory[node.fingerprint] = self._made(node)
 
     def _place(self, node: Node) -> tuple[str, str, str]:
-        return node.stage, node.mark, node.key(self.job.shard)
+        return node.place(self.job.shard)
 
     def _stored(self, node: Node) -> ShardData | None:
         try:
@@ -106,7 +106,7 @@ class Maker:
             return None
 
     def _made(self, node: Node) -> ShardData:
-        if node.scope == "dataset":
+        if node.is_dataset:
             raise WorkError(f"{node.label} was damaged and is gone: run the same command again")
         inputs = {need: self.data(find_node(self.job.nodes, need, node.k)) for need in node.needs}
         started = time.monotonic()
@@ -132,11 +132,11 @@ _LOADING = Lock()
 
 def _loaded(config: Config, node: Node) -> ShardWork:
     with _LOADING:
-        if (config, node.mark) not in LOADED:
-            work = node.row.build(Context(config, node.k, runtime_of(config)))
+        if (config, node.fingerprint) not in LOADED:
+            work = node.stage.build(Context(config, node.k, runtime_of(config)))
             check_unchanged(config, [node])
-            LOADED[config, node.mark] = work
-        return LOADED[config, node.mark]
+            LOADED[config, node.fingerprint] = work
+        return LOADED[config, node.fingerprint]
 
 
 def silent(_: int) -> None:
@@ -144,4 +144,4 @@ def silent(_: int) -> None:
 
 
 def is_done(store: Store, node: Node, shard: Shard) -> bool:
-    return store.report(node.stage, node.mark, node.key(shard)) is not None
+    return store.report(*node.place(shard)) is not None

@@ -26,11 +26,9 @@ from datus.errors import StoreError, WorkError
 from datus.inputs.index import Index
 from datus.inputs.safe_decode import NOTES, crashed
 from datus.shares import Share
-from datus.store.finished import undone
+from datus.store.finished import Place, undone
 from datus.store.leftovers import end_notes
 from datus.store.store import Store, in_use
-
-Place = tuple[str, str, str]
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 """Of file systems that cannot lock. Shares are safe without; whole runs say so themselves."""
@@ -165,16 +163,16 @@ class Turns:
         """Those of the group that are this process's and need nothing that is not there yet."""
         if self.share is None:
             return tuple(group)
-        foreign = self.share.is_none == (group[0].scope == "shard")
+        foreign = self.share.is_none != group[0].is_dataset
         for node in group:
             places = list(self.plan.places(node))
             n_done = len(places) - len(undone(self.store, places)) if foreign else 0
             if self._waiting & set(_upstream(self.plan, node)):
-                self._waiting.add(node.mark)
+                self._waiting.add(node.fingerprint)
             elif foreign and n_done < len(places):
-                self._waiting.add(node.mark)
+                self._waiting.add(node.fingerprint)
                 self._next.append((node, n_done))
-        return tuple(node for node in group if node.mark not in self._waiting)
+        return tuple(node for node in group if node.fingerprint not in self._waiting)
 
     def next_step(self, made: bool) -> str:
         """What to run next; empty if nothing waits. `made`: this process made something.
@@ -215,5 +213,5 @@ def _after_a_share(share: Share, labels: str) -> str:
 def _upstream(plan: Plan, node: Node) -> Iterator[str]:
     """Fingerprints of what a node needs; of every K for the report."""
     for other in plan.nodes:
-        if other.stage in node.needs and (not node.k or other.k in (0, node.k)):
-            yield other.mark
+        if node.reads(other):
+            yield other.fingerprint

@@ -1,31 +1,40 @@
-"""What stage bodies are made of: where they run, what they read, how they go over images.
+"""A stage: one object that holds all there is to know of it, and what its work is made of.
 
-A body is `work(shard, inputs, advance) -> ShardData`. `per_image` makes one from a function of one
-image. Images run in threads, each on one thread (module `threads`); one that cannot be used is
-recorded while the others go on.
+    STAGE = Stage(name="segments", version=4, scope="shard", needs=..., settings=..., build=...)
+
+Work on a shard is `work(shard, inputs, advance) -> ShardData`; `per_image` makes it from a function
+of one image. Work on the dataset is `work(dataset, advance) -> ShardData`. Images run in threads,
+each on one thread (`compute.threads`); one that cannot be used is recorded while the others go on.
+
+Stages travel to worker processes, so their functions are those of a module, never lambdas.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from datus.compute.threads import map_threads
 from datus.config import Config
 from datus.engine.workers import Advance
-from datus.errors import ImageError, WorkError
-from datus.inputs.index import UNREADABLE, Shard
-from datus.inputs.safe_decode import reading
-from datus.method.consistency import View, picture_of
+from datus.errors import ImageError
+from datus.inputs.index import Index, Shard
+from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ImageRecord, ShardData
+
+if TYPE_CHECKING:
+    from datus.engine.dataset import Dataset
 
 Arrays = Mapping[str, Array]
 Inputs = Mapping[str, ShardData]
+"""Name of a stage -> what it made of the shard, or of the dataset."""
+
 ShardWork = Callable[[Shard, Inputs, Advance], ShardData]
+DatasetWork = Callable[["Dataset", Advance], ShardData]
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Where and how fast; never what."""
+    """Where and how fast a stage runs; never what it makes."""
 
     device: str
     """cpu, cuda or cuda:N."""
@@ -45,57 +54,87 @@ class Context:
     config: Config
     k: int
     runtime: Runtime
-    view: View = ""
-    """Of every image; what is stored is made of the images themselves."""
+    view: Literal["", "mirror", "crop"] = ""
+    """How each image is looked at; what is stored is made of the images themselves."""
 
 
-# --- reading ------------------------------------------------------------------------------------
+def always(config: Config) -> bool:
+    """For stages that every run has."""
+    return True
 
 
-def vit_image(config: Config, record: ImageRecord, size: tuple[int, int], view: View = "") -> Array:
-    """uint8 (h, w, 3): the image, or a view of it, as the ViT sees it."""
-    from datus.inputs.images import resize_image
-
-    return resize_image(picture_of(read_image(config, record), view), size)
+def never(config: Config) -> bool:
+    """For stages that run no model."""
+    return False
 
 
-def read_image(config: Config, record: ImageRecord) -> Array:
-    """uint8 (H, W, 3). Raises ImageError if it cannot be decoded, WorkError if it changed."""
-    from datus.inputs.images import decode_image
-
-    data = _read(Path(config.data.images) / record.path, record.sha256)
-    with reading(config, record.sha256):
-        return decode_image(data, config.data.max_pixels)
+def no_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
+    """For stages whose output follows from their inputs alone."""
+    return {}
 
 
-def read_truth(config: Config, record: ImageRecord) -> Array | None:
-    """uint8 (H, W) ids as in the file, or None if the image has no true mask."""
-    from datus.method.masks import decode_labels
-
-    if record.truth_path is None:
-        return None
-    path, sha256 = Path(config.data.truth) / record.truth_path, record.truth_sha256 or ""
-    try:
-        if sha256.startswith(UNREADABLE):
-            raise ImageError(sha256)
-        data = _read(path, sha256)
-        with reading(config, sha256):
-            return decode_labels(data, config.data.max_pixels)
-    except ImageError as error:
-        raise ImageError(f"true mask {record.truth_path}: {error}") from None
+def no_warnings(reports: Iterable[ShardReport]) -> list[str]:
+    """For stages of which there is nothing to warn about."""
+    return []
 
 
-def _read(path: Path, sha256: str) -> bytes:
-    """The bytes that the index saw. WorkError: nothing is recorded, the shard is made again."""
-    from datus.inputs.images import sha256_of
+def no_links(config: Config, k: int) -> dict[str, tuple[str, str]]:
+    """For stages that write nothing that people open."""
+    return {}
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WorkError(f"{path}: {error.strerror}; run the same command again") from None
-    if sha256_of(data) != sha256:
-        raise WorkError(f"{path} changed during the run: run the same command again")
-    return data
+
+def constant(config: Config, n_images: int) -> float:
+    """For what is the same for any number of images."""
+    return 1.0
+
+
+def per_image_cost(config: Config, n_images: int) -> float:
+    """For stages whose work grows with the number of images."""
+    return float(n_images)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run."""
+
+    name: str
+    version: int
+    """Raise it when the same input would give other bytes."""
+    scope: Literal["shard", "dataset"]
+    needs: Callable[[Config], tuple[str, ...]]
+    """Names of the stages whose output it reads."""
+    settings: Callable[[Config, int, Index], dict[str, Any]]
+    """(config, k, index) -> everything besides name, version and needs that can change its bytes.
+    The hash of all that names the folder of its output."""
+    build: Callable[[Context], Any]
+    """Loads what is needed once in a process and returns a ShardWork or a DatasetWork."""
+    is_active: Callable[[Config], bool] = always
+    """A run with this config has the stage."""
+    per_k: bool = False
+    """It runs once for each K of a sweep."""
+    is_last: bool = False
+    """It reads what was made for every K, or nothing of any, and no stage on shards waits for it:
+    it runs after all others."""
+    on_device: Callable[[Config], bool] = never
+    """It runs a model or has work for a GPU: what it loads is too large to be loaded often."""
+    sees_truth: bool = False
+    """Where there are true masks, its shards are named by their contents, too."""
+    reads_files: bool = False
+    """Its settings come from files that people may change during a run."""
+    warn: Callable[[Iterable[ShardReport]], list[str]] = no_warnings
+    """What people should know of the finished stage. Reports go by once, one at a time."""
+    figures: tuple[str, ...] = ()
+    """Figures of each image that the report of the run shows the distribution of."""
+    drops_images: bool = False
+    """It may leave an image out, which is then a failure in the report of the run."""
+    links: Callable[[Config, int], dict[str, tuple[str, str]]] = no_links
+    """(config, k) -> {what people are told: (name in RUN/latest, file in that folder or "")}."""
+    min_bytes: Callable[[Config, ImageRecord], int | None] | None = None
+    """The least that it writes for an image, as far as that is known before it runs."""
+    cost: Callable[[Config, int], float] = per_image_cost
+    """(config, number of images) -> what its time grows with, for the estimate of a run."""
+    size: Callable[[Config, int], float] = constant
+    """The same of its bytes, of a stage on the dataset."""
 
 
 # --- the images of a shard ----------------------------------------------------------------------
@@ -106,13 +145,13 @@ def per_image(context: Context, function: Callable[[ImageRecord, Inputs], ShardD
     runtime = context.runtime
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
-        def one(record: ImageRecord) -> ShardData:
+        def counted(record: ImageRecord) -> ShardData:
             try:
                 return function(record, inputs)
             finally:
                 advance(1)
 
-        return each_image(shard.records, inputs, runtime.threads, one)
+        return each_image(shard.records, inputs, runtime.threads, counted)
 
     return work
 
@@ -123,9 +162,9 @@ def each_image(
     n_threads: int,
     function: Callable[[ImageRecord], ShardData],
 ) -> ShardData:
-    """`function` on every image that all inputs have; ImageError is recorded, the others go on."""
+    """`function` on every image that all inputs have; an ImageError is recorded as a failure."""
 
-    def one(record: ImageRecord) -> ShardData:
+    def recorded(record: ImageRecord) -> ShardData:
         try:
             return function(record)
         except ImageError as error:
@@ -133,7 +172,7 @@ def each_image(
 
     by_image = [data.arrays for data in inputs.values() if WHOLE not in data.arrays]
     usable = [r for r in records if all(r.image_id in arrays for arrays in by_image)]
-    return merged(map_threads(one, usable, n_threads))
+    return merged(map_threads(recorded, usable, n_threads))
 
 
 def one_image(
@@ -161,3 +200,8 @@ def chunks(records: Sequence[ImageRecord], size: int) -> Iterator[Sequence[Image
     """`size` records at a time."""
     for start in range(0, len(records), max(1, size)):
         yield records[start : start + max(1, size)]
+
+
+def numbers_of(reports: Iterable[ShardReport], name: str) -> list[float]:
+    """One figure of all images, or of the dataset, that have it."""
+    return [row[name] for report in reports for row in report.numbers.values() if name in row]

@@ -4,7 +4,7 @@
     found = load("runs/photos", 12)           a finished run's folder, or a file of `datus freeze`
     save(load("runs/photos", 12), path)       such a file
     check_same(found, settings)               new images are looked at as the old ones were
-    kept_recipe(config, "clusters", 12)       of a run that goes on in its own folder
+    kept_recipes(config)                       of a run that goes on in its own folder
 
 What is taken is what the clusters stage stored, and what the center stage stored: without the old
 mean key the keys of new images would stand in another frame. A recipe holds the hash of these
@@ -32,15 +32,12 @@ from datus.inputs.index import Shard
 from datus.method.drift import Drift, Gathered, Reference, reference
 from datus.review.cluster_arrays import check_arrays, cluster_model
 from datus.store.disk import check_writable
-from datus.store.latest import pointed
-from datus.store.store import Store, canonical_json
+from datus.store.latest import is_recipe, last_finished
+from datus.store.store import DATASET_KEY, Store, canonical_json
 from datus.types import WHOLE, Array, ClusterModel, ImageRecord, ShardData
 
 FORMAT = 2
 """Of the file of `datus freeze`."""
-
-WHOLE_KEY = "all"
-"""The shard of a stage over the whole dataset; `plan.DATASET_KEY`, which stands above."""
 
 SEEN = ("features", "graphs", "segments", "embeddings")
 """Stages whose settings must be those of the old run, or its centroids mean something else."""
@@ -80,7 +77,7 @@ def known_k(origin: str) -> tuple[int, ...]:
     store = _source(origin)
     if store.fs.isfile(store.root):
         return (_read_file(store, origin).model.n_clusters,)
-    return tuple(sorted(_ks(_finished(store, origin))))
+    return tuple(sorted(_ks(_finished(store, origin)[1])))
 
 
 def load(origin: str, k: int) -> Frozen:
@@ -135,11 +132,14 @@ def is_own(config: Config) -> bool:
     return Path(one.root).resolve() == Path(other.root).resolve()
 
 
-def kept_recipe(config: Config, stage: str, k: int) -> Recipe | None:
-    """The recipe of center or clusters where a run goes on in its own folder; else None."""
-    if stage not in ("center", "clusters") or not is_own(config):
-        return None
-    return load(config.clusters.frozen, k or config.clusters.k[0]).recipes[stage]
+def kept_recipes(config: Config) -> dict[tuple[str, int], Recipe]:
+    """(stage, k) -> the recipe that a run keeps which goes on in its own folder; else nothing."""
+    if not is_own(config):
+        return {}
+    runs = {k: load(config.clusters.frozen, k) for k in config.clusters.k}
+    kept = {("clusters", k): run.recipes["clusters"] for k, run in runs.items()}
+    center = runs[config.clusters.k[0]].recipes.get("center")
+    return kept | ({("center", 0): center} if center else {})
 
 
 def kept_marks(config: Config) -> set[tuple[str, str]]:
@@ -150,11 +150,11 @@ def kept_marks(config: Config) -> set[tuple[str, str]]:
     if not is_own(config):
         return set()
     store = _source(config.clusters.frozen)
-    mark, report = _report(store, config.clusters.frozen)
+    mark, report = _finished(store, config.clusters.frozen)
     named = {(name.partition(":")[0], one) for name, one in report["upstream"].items()}
     kept = {(stage, one) for stage, one in named if stage in (*SEEN, "clusters")}
     graphs = dict(store.recipes("graphs")).get(report["upstream"].get("graphs", ""))
-    center = graphs["upstream"].get("center") if graphs and _is_recipe(graphs) else None
+    center = graphs["upstream"].get("center") if graphs and is_recipe(graphs) else None
     return {("report", mark), *kept, *([("center", center)] if center else [])}
 
 
@@ -219,7 +219,7 @@ def _source(origin: str) -> Store:
 
 
 def _read_run(store: Store, origin: str, k: int) -> Frozen:
-    report = _finished(store, origin)
+    _, report = _finished(store, origin)
     _check_k(origin, k, _ks(report))
     return read_made(store, origin, k, report["upstream"])
 
@@ -249,20 +249,15 @@ def read_made(store: Store, origin: str, k: int, made: Mapping[str, str]) -> Fro
     return found
 
 
-def _finished(store: Store, origin: str) -> Recipe:
-    return _report(store, origin)[1]
-
-
-def _report(store: Store, origin: str) -> tuple[str, Recipe]:
+def _finished(store: Store, origin: str) -> tuple[str, Recipe]:
     """Fingerprint and recipe of the last report that is done. Raises WorkError."""
-    recipes = {mark: one for mark, one in store.recipes("report") if _is_recipe(one)}
-    for mark in (pointed(store, "report"), *recipes):
-        if mark in recipes and store.report("report", mark, WHOLE_KEY) is not None:
-            return mark, recipes[mark]
-    raise WorkError(
-        f"clusters.frozen: {origin}: no run is finished there, and only a finished run's clusters "
-        "can be taken: datus run ends it"
-    )
+    last = last_finished(store, "report")
+    if last is None:
+        raise WorkError(
+            f"clusters.frozen: {origin}: no run is finished there, and only a finished run's "
+            "clusters can be taken: datus run ends it"
+        )
+    return last
 
 
 def _ks(report: Recipe) -> list[int]:
@@ -281,25 +276,14 @@ def _check_k(origin: str, k: int, known: Sequence[int]) -> None:
 
 def _recipe(store: Store, origin: str, stage: str, mark: str) -> Recipe:
     found = dict(store.recipes(stage)).get(mark)
-    if found is None or not _is_recipe(found):
+    if found is None or not is_recipe(found):
         raise WorkError(f"{origin}: {stage}/{mark} is gone: run it again")
     return found
 
 
-def _is_recipe(recipe: Any) -> bool:
-    """Its seal may hold all the same."""
-    upstream = recipe.get("upstream") if isinstance(recipe, dict) else None
-    return (
-        isinstance(upstream, dict)
-        and all(isinstance(mark, str) for mark in upstream.values())
-        and isinstance(recipe.get("settings"), dict)
-        and type(recipe.get("version")) is int
-    )
-
-
 def _arrays(store: Store, origin: str, stage: str, mark: str) -> Arrays:
     try:
-        found = store.read_shard((stage, mark, WHOLE_KEY))
+        found = store.read_shard((stage, mark, DATASET_KEY))
     except CorruptShard as error:
         raise WorkError(f"{origin}: {error}: run it again") from None
     if found is None:
@@ -378,7 +362,7 @@ _BROKEN = (
 def _check_parts(found: Frozen) -> None:
     """Raises one of _BROKEN if a part is missing or of another shape."""
     for stage in (*SEEN, "clusters", *(("center",) if found.center else ())):
-        if not _is_recipe(found.recipes[stage]):
+        if not is_recipe(found.recipes[stage]):
             raise ValueError(stage)
     check_arrays(found.clusters)
     by_density = found.recipes["graphs"]["settings"].get("threshold") == "auto"

@@ -1,9 +1,9 @@
-"""The report stage: report.html and its kin, and browse.html with every image of the run.
+"""browse.html: a page of every image of a run, part of the stage `report`.
 
-    build_report_stage(context)       the body of the stage
+    write_browser(context, dataset, advance)
 
-In: the stored stages of the main K. Out: the files of `reporting`; browse.html and
-browse/*, each handed over as soon as it is made (`Dataset.keep`): a few images are in memory.
+In: the stored stages of the main K. Out: browse.html and browse/*, each handed over as soon as it
+is made (`Dataset.keep`), so that a few images are in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +16,7 @@ import numpy as np
 
 from datus.compute.threads import map_threads
 from datus.config import Config
+from datus.engine.dataset import Dataset
 from datus.engine.stage import Context
 from datus.engine.workers import Advance
 from datus.inputs.classes import load_classes
@@ -24,11 +25,10 @@ from datus.report import browse, browse_tally
 from datus.report.browse import FOLDER, BrowseImage
 from datus.review import review
 from datus.review.edits import as_json
-from datus.stages import gather
-from datus.stages import report as reporting
-from datus.stages.gather import Dataset, DatasetWork
+from datus.stages.clusters import cluster_arrays_of, model_of
+from datus.stages.edits import label_centroids
 from datus.stages.totals import tally_of
-from datus.types import Array, ClassTable, ClusterModel, ImageRecord, ShardData
+from datus.types import Array, ClassTable, ClusterModel, ImageRecord
 
 MAX_DIMS = 32
 """Of the places that the page searches: one number a byte, a dozen segments an image."""
@@ -43,20 +43,6 @@ Looked = tuple[BrowseImage, Array, dict[str, Any]]
 Project = Callable[[Array, Array], Array]
 """float32 (n, E), and their places in the space of the clusters -> float32 (n, P), P at most
 MAX_DIMS."""
-
-
-def build_report_stage(context: Context) -> DatasetWork:
-    report = reporting.build_report_stage(context)
-    limit = context.config.report.browse
-
-    def work(dataset: Dataset, advance: Advance) -> ShardData:
-        if not limit:
-            return report(dataset, advance)
-        data = report(dataset, lambda n: None)
-        write_browser(context, dataset, advance)
-        return data
-
-    return work
 
 
 def write_browser(context: Context, dataset: Dataset, advance: Advance) -> None:
@@ -134,11 +120,11 @@ class _Source:
 
     def __init__(self, config: Config, dataset: Dataset, k: int, chosen: set[str]) -> None:
         self.config, self.dataset, self.k, self.chosen = config, dataset, k, chosen
-        self.arrays = gather.cluster_arrays_of(dataset, k)
-        self.model: ClusterModel = gather.model_of(dataset, k)
+        self.arrays = cluster_arrays_of(dataset, k)
+        self.model: ClusterModel = model_of(dataset, k)
         self.classes: ClassTable | None = None
         self.match: Array | None = None
-        self.centroids = gather.label_centroids(config, dataset, k)
+        self.centroids = label_centroids(config, dataset, k)
         tally = tally_of(dataset, k, len(self.centroids))
         self.pixels = tally.pixels
         if config.data.truth:

@@ -1,11 +1,13 @@
-"""What the de-noising stages do: learn the masks of the whole dataset, draw them again by shard.
+"""The stages `denoise-fit` and `denoise`: a model learns the masks and draws them (paper III-F).
 
-`denoise-fit` keeps the trained model twice: as arrays, for `denoise`, and as the files model.json
-and model.safetensors, for `datus predict`. The bodies have the shape of those in `work` and
-`gather`; how a segmenter learns is in `denoise`.
+denoise-fit stores of the dataset the tensors that were learnt, by name, and curve float64 (rounds,
+epochs); files: model.json and model.safetensors, for `datus predict`.
+
+denoise stores of an image png uint8 (n,) and pixels int64 (K + 1,); files: IMAGE_ID.png. How a
+segmenter learns is in `segmenter.train`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,28 @@ import numpy as np
 
 from datus.compute.threads import map_threads
 from datus.config import Config, settings_of
-from datus.engine.stage import Arrays, Context, Inputs, ShardWork, per_image, read_image
+from datus.engine.dataset import Dataset
+from datus.engine.stage import (
+    Arrays,
+    Context,
+    DatasetWork,
+    Inputs,
+    ShardWork,
+    Stage,
+    always,
+    no_settings,
+    numbers_of,
+    per_image,
+)
 from datus.engine.workers import Advance
-from datus.inputs.index import Shard
+from datus.inputs.index import Index, Shard
+from datus.inputs.read import read_image
 from datus.models.image_size import denoise_size
+from datus.models.weights import check_learnable
 from datus.review.corrections import drawn_in
 from datus.review.review import labels_of
-from datus.stages.gather import Dataset, DatasetWork
+from datus.stages.features import weights_of
+from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
 if TYPE_CHECKING:
@@ -53,10 +70,31 @@ def segmenter_spec(config: Config, n_classes: int) -> Any:
     )
 
 
-# --- denoise-fit: what was learnt, by name; curve float64 (rounds, epochs); files: the model ----
+def is_active(config: Config) -> bool:
+    return config.denoise.enabled
 
 
-def build_denoise_fit(context: Context) -> DatasetWork:
+# --- denoise-fit ----------------------------------------------------------------------------------
+
+
+def fit_needs(config: Config) -> tuple[str, ...]:
+    tokens = ("features",) if reads_tokens(config) else ()
+    margins = ("segments",) if config.denoise.confidence == "margin" else ()
+    return (*tokens, *margins, "masks")
+
+
+def fit_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
+    hashed = {**settings_of(config.denoise), "seed": config.seed, "dataset": index.content}
+    del hashed["enabled"]
+    if config.denoise.kind == "probe":
+        check_learnable(config.features.backbone)
+        hashed["backbone"] = config.features.backbone
+        hashed["weights"] = weights_of(config, config.features.backbone, config.features.weights)
+    hashed["channels"] = config.features.channels
+    return hashed | denoise_size(config)._asdict()
+
+
+def build_fit(context: Context) -> DatasetWork:
     from datus.segmenter.model import build_segmenter
     from datus.segmenter.train import Place, train, trained_state
 
@@ -216,10 +254,17 @@ def features_of(segmenter: "Segmenter", image: Array) -> Array:
     return map_threads(one, [image], 1)[0]
 
 
-# --- denoise: png uint8 (n,), pixels int64 (K + 1,); files: mask PNGs ---------------------------
+# --- denoise --------------------------------------------------------------------------------------
 
 
-def build_denoise(context: Context) -> ShardWork:
+def needs(config: Config) -> tuple[str, ...]:
+    tokens = ("features",) if reads_tokens(config) else ()
+    drawn: tuple[str, ...] = ("clusters",) if config.clusters.corrections else ()
+    drawn += ("edits",) if drawn and config.clusters.edits else ()
+    return (*tokens, *drawn, "masks", "denoise-fit")
+
+
+def build(context: Context) -> ShardWork:
     from datus.method.masks import encode_mask
     from datus.segmenter.model import build_segmenter
     from datus.segmenter.train import fill, head_logits, image_logits
@@ -275,3 +320,53 @@ def _drawn(config: Config, record: ImageRecord, logits: Array) -> Array:
     rows, columns = logits.shape[1:]
     finer, _ = logits_to_pixels(logits, 2 * rows, 2 * columns)
     return refine(read_image(config, record), finer)
+
+
+def warn(reports: Iterable[ShardReport]) -> list[str]:
+    """Masks that were too plain to learn from, where they are most of them."""
+    report = list(reports)
+    dropped, trained = numbers_of(report, "n_dropped"), numbers_of(report, "n_trained")
+    if sum(dropped) <= sum(trained):
+        return []
+    return [
+        f"de-noising left out {sum(dropped):.0f} of {sum(dropped) + sum(trained):.0f} images, "
+        "whose masks are nearly all one cluster: the model knows the others only; try more "
+        "clusters, or --set denoise.drop_share=1"
+    ]
+
+
+def fit_links(config: Config, k: int) -> dict[str, tuple[str, str]]:
+    return {f"model of K = {k}": (f"model-k{k}", "")}
+
+
+def links(config: Config, k: int) -> dict[str, tuple[str, str]]:
+    return {f"de-noised masks of K = {k}": (f"denoised-k{k}", "")}
+
+
+FIT = Stage(
+    name="denoise-fit",
+    version=2,
+    scope="dataset",
+    needs=fit_needs,
+    settings=fit_settings,
+    build=build_fit,
+    is_active=is_active,
+    per_k=True,
+    warn=warn,
+    links=fit_links,
+)
+
+
+STAGE = Stage(
+    name="denoise",
+    version=3,
+    scope="shard",
+    needs=needs,
+    settings=no_settings,
+    build=build,
+    is_active=is_active,
+    per_k=True,
+    on_device=always,
+    drops_images=True,
+    links=links,
+)

@@ -1,18 +1,40 @@
-"""The evaluate stage: pixels of masks counted by cluster, true class and confidence."""
+"""The stage `evaluate`: pixels of masks counted by cluster, true class and confidence (paper IV-C).
+
+Stored of an image with a usable true mask: counts int64 (L + 1, C); denoised, the same of de-noised
+masks; by_confidence int32 (n, 4), see `method.confidence.binned`; small uint8 (n,), PNG of the true
+classes.
+"""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from datus.engine.stage import Context, Inputs, ShardWork, one_image, per_image, read_truth
+from datus.config import Config
+from datus.engine.stage import Context, Inputs, ShardWork, Stage, one_image, per_image
 from datus.inputs.classes import load_classes
+from datus.inputs.index import Index
+from datus.inputs.read import read_truth
 from datus.types import ImageRecord, ShardData
 
-# --- evaluate: counts int64 (L + 1, C); denoised, the same of de-noised masks; by_confidence int32
-#     (n, 4), see `confidence.binned`; small uint8 (n,): PNG of the true classes ------------------
+
+def is_active(config: Config) -> bool:
+    return bool(config.data.truth)
 
 
-def build_evaluate(context: Context) -> ShardWork:
+def needs(config: Config) -> tuple[str, ...]:
+    return ("segments", "masks", *(("denoise",) if config.denoise.enabled else ()))
+
+
+def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
+    classes = load_classes(Path(config.data.classes))
+    return {
+        "classes": [classes.name, list(classes.names), classes.lookup.tolist()],
+        "known": np.flatnonzero(classes.known).tolist(),
+    }
+
+
+def build(context: Context) -> ShardWork:
     from datus.inputs.images import preview_size
     from datus.method.confidence import bin_of, binned
     from datus.method.label_png import labels_of
@@ -45,3 +67,18 @@ def build_evaluate(context: Context) -> ShardWork:
         return one_image(record, found, {"n_known": float(found["counts"].sum())})
 
     return per_image(context, one)
+
+
+STAGE = Stage(
+    name="evaluate",
+    version=4,
+    scope="shard",
+    needs=needs,
+    settings=settings,
+    build=build,
+    is_active=is_active,
+    per_k=True,
+    sees_truth=True,
+    reads_files=True,
+    drops_images=True,
+)

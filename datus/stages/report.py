@@ -1,23 +1,27 @@
-"""The report stage: what the other stages stored to the inputs of the report.
+"""The stage `report`: report.html, report.md and report.json, and the page of all images.
 
-Everything is read shard by shard: what stays in memory is a few pictures and figures.
+What the other stages stored becomes `report.records.ReportInputs`. Everything is read shard by
+shard: what stays in memory is a few pictures and figures. `stages.browse_page` makes browse.html.
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from datus.config import Config, settings_of
-from datus.engine.stage import Context, read_image, read_truth
+from datus.engine.dataset import Dataset
+from datus.engine.stage import Context, DatasetWork, Stage
 from datus.engine.workers import Advance
 from datus.inputs.classes import load_classes
+from datus.inputs.index import Index
+from datus.inputs.read import read_image, read_truth
 from datus.method.consistency import judge
-from datus.method.drift import Drift
+from datus.method.drift import Drift, warning
 from datus.models.image_size import denoise_size, input_size
 from datus.models.weights import better_backbone
 from datus.report.records import (
@@ -34,24 +38,55 @@ from datus.report.records import (
 from datus.report.summary import HEADLINE
 from datus.review import corrections as corrected
 from datus.review import frozen, review
-from datus.stages.gather import Dataset, DatasetWork, cluster_arrays_of, label_centroids, model_of
+from datus.stages import denoise, embeddings, evaluate, features, graphs, masks, segments
+from datus.stages.browse_page import write_browser
+from datus.stages.clusters import cluster_arrays_of, model_of
+from datus.stages.edits import label_centroids
+from datus.stages.embeddings import few_valid
+from datus.stages.masks import few_labelled
 from datus.stages.totals import Candidate, Tally, tally_of
 from datus.stages.views import figures_of
-from datus.stages.warnings import few_labelled, few_valid
+from datus.store.store import ShardReport
 from datus.types import WHOLE, Confusion, ImageRecord, ShardData, Verdict
 
 Item = TypeVar("Item")
 
-# --- report: files report.json, report.md, report.html ------------------------------------------
+
+def needs(config: Config) -> tuple[str, ...]:
+    made: tuple[str, ...] = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
+    made += ("views",)
+    made += ("edits",) if config.clusters.edits else ()
+    made += ("denoise-fit", "denoise") if config.denoise.enabled else ()
+    return (*made, "evaluate", "tallies") if config.data.truth else (*made, "tallies")
 
 
-def build_report_stage(context: Context) -> DatasetWork:
+def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
+    hashed = {**settings_of(config.report), "dataset": index.content, "preset": config.preset}
+    hashed["title"] = config.name
+    if list(config.clusters.k) != sorted(config.clusters.k):
+        hashed["k"] = list(config.clusters.k)  # in this order: the page shows the first
+    hashed["failures"] = index.failures
+    hashed["names"] = review.name_settings(config)
+    if config.clusters.frozen:
+        hashed["drift"] = True
+    if config.data.truth:
+        hashed["truth"] = index.truth_content
+    if config.data.classes:
+        hashed["colours"] = [list(c) for c in load_classes(Path(config.data.classes)).colours]
+    return hashed
+
+
+def build(context: Context) -> DatasetWork:
     from datus.report import build_report
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
-        inputs = _inputs(context.config, dataset, advance)
+        browses = context.config.report.browse > 0
+        inputs = _inputs(context.config, dataset, (lambda n: None) if browses else advance)
         numbers = {WHOLE: inputs.drift.figures} if inputs.drift else {}
-        return ShardData(arrays={}, numbers=numbers, files=dict(build_report(inputs)))
+        data = ShardData(arrays={}, numbers=numbers, files=dict(build_report(inputs)))
+        if browses:
+            write_browser(context, dataset, advance)
+        return data
 
     return work
 
@@ -236,16 +271,14 @@ def _provenance(config: Config, library: str) -> dict[str, str]:
     return found
 
 
-FIGURES = {
-    "graphs": ("density",),
-    "segments": ("modularity", "n_communities", "n_segments"),
-    "embeddings": ("n_valid", "valid_share", "valid_patch_share"),
-    "masks": ("labelled", "confidence"),
-}
-"""Stage -> what its reports say of each image."""
+READ = (
+    *(features.STAGE, graphs.STAGE, segments.STAGE, embeddings.STAGE),
+    *(masks.STAGE, evaluate.STAGE, denoise.STAGE),
+)
+"""Stages whose reports say something of each image."""
 
-FAILING = ("features", "embeddings", "masks", "evaluate", "denoise")
-"""Stages that may leave an image out."""
+FIGURES = {stage.name: stage.figures for stage in READ if stage.figures}
+FAILING = tuple(stage.name for stage in READ if stage.drops_images)
 
 
 @dataclass(slots=True)
@@ -401,3 +434,37 @@ def pixels_of(low: float, high: float, side: int) -> slice:
     """At least one pixel, also where patches are smaller than pixels."""
     first = min(int(low * side), side - 1)
     return slice(first, max(first + 1, round(high * side)))
+
+
+def warn(reports: Iterable[ShardReport]) -> list[str]:
+    """New images that lie far from the clusters that were taken."""
+    rows = (row for report in reports for row in report.numbers.values())
+    return [text for text in map(warning, rows) if text]
+
+
+def links(config: Config, k: int) -> dict[str, tuple[str, str]]:
+    browser = {"browser": ("report", "browse.html")} if config.report.browse else {}
+    return {"report": ("report", "report.html"), **browser}
+
+
+def cost(config: Config, n_images: int) -> float:
+    """It grows with its pictures, of which there are so many at most."""
+    shown = config.report
+    n_pictures = min(shown.gallery, n_images) * config.clusters.k[0] + min(shown.browse, n_images)
+    n_pictures += min(BASELINE_PICTURES, n_images) if shown.baselines else 0
+    return 1.0 + min(shown.examples, n_images) + n_pictures
+
+
+STAGE = Stage(
+    name="report",
+    version=6,
+    scope="dataset",
+    needs=needs,
+    settings=settings,
+    build=build,
+    is_last=True,
+    warn=warn,
+    links=links,
+    cost=cost,
+    size=cost,
+)

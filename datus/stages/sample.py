@@ -1,8 +1,9 @@
-"""The vectors that k-means learns from: of all valid segments, or of an even sample of them.
+"""The stage `samples`: the vectors that k-means learns from, all valid segments or an even sample.
 
     taken(dataset, k, limit, seed, advance)                float32 (n, E), and their images
     sample_vectors(data, n_all, limit, seed, advance)      the same, from all vectors
-    build_samples(context)                                 what a shard keeps for it
+
+Stored of a shard: vectors float32 (m, E) and draws float64 (m,) of the segments that were drawn.
 
 One shard is in memory at a time; what stays is `limit` vectors, however many there are. Beyond
 1 / KEPT_SHARE times `limit` only what each shard kept is read: a small part of its vectors, among
@@ -10,16 +11,18 @@ which are all that would be drawn, and so the same ones.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
-from datus.engine.stage import Arrays, Context, Inputs, ShardWork
+from datus.config import Config
+from datus.engine.dataset import Dataset
+from datus.engine.stage import Arrays, Context, Inputs, ShardWork, Stage
 from datus.engine.workers import Advance
-from datus.inputs.index import Shard
-from datus.store.store import ShardReport
+from datus.inputs.index import Index, Shard
+from datus.review.review import reads_vectors
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
 KEPT_SHARE = 1 / 16
@@ -27,15 +30,8 @@ KEPT_SHARE = 1 / 16
 vectors are read, from there on a 16th of the valid ones: either takes minutes."""
 
 
-class Stored(Protocol):
-    """What is read of a `gather.Dataset`."""
-
-    def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]: ...
-    def reports(self, stage: str, k: int) -> Iterator[ShardReport]: ...
-
-
 def taken(
-    dataset: Stored, k: int, limit: int, seed: int, advance: Advance
+    dataset: Dataset, k: int, limit: int, seed: int, advance: Advance
 ) -> tuple[Array, list[ImageRecord]]:
     """`sample_vectors` of a run, which reads no more than it has to."""
     n_all = count_valid(dataset, k)
@@ -74,7 +70,7 @@ class _Rows:
         return self._rows[: self._n]
 
 
-def count_valid(dataset: Stored, k: int) -> int:
+def count_valid(dataset: Dataset, k: int) -> int:
     """Valid segments of all images."""
     reports = dataset.reports("samples", k)
     return sum(int(report.numbers[WHOLE]["n_valid"]) for report in reports if report.numbers)
@@ -104,10 +100,7 @@ def sample_vectors(
     return found.rows, records
 
 
-# --- samples: of the shard, vectors float32 (m, E), draws float64 (m,) ----------------------------
-
-
-def build_samples(context: Context) -> ShardWork:
+def build(context: Context) -> ShardWork:
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
         embedded = inputs["embeddings"].arrays
         usable = [record for record in shard.records if record.image_id in embedded]
@@ -142,3 +135,27 @@ def kept_sample(
 def _draws(record: ImageRecord, seed: int, n: int) -> Array:
     """float64 (n,), 0 to 1: one for each valid segment of an image."""
     return np.random.default_rng([seed, crc32(record.image_id.encode())]).random(n)
+
+
+def needs(config: Config) -> tuple[str, ...]:
+    return ("embeddings",)
+
+
+def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
+    return {"seed": config.seed, "share": KEPT_SHARE}
+
+
+def is_active(config: Config) -> bool:
+    """Frozen clusters need no vectors, unless an edit splits one of them."""
+    return not config.clusters.frozen or reads_vectors(config)
+
+
+STAGE = Stage(
+    name="samples",
+    version=1,
+    scope="shard",
+    needs=needs,
+    settings=settings,
+    build=build,
+    is_active=is_active,
+)

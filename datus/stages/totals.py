@@ -1,10 +1,13 @@
-"""What the report needs of a shard, added up beside it: pixels, counts, the surest segments.
+"""The stage `tallies`: what the report needs of a shard, added up beside it.
 
-    build_tallies(context)           the body of the stage, one shard in
     tally_of(dataset, k, n_labels)   Tally, those of all shards together
 
 A report reads a few kilobytes a shard so, in place of its masks, segments and counts. Sums are of
 whole numbers, and the order of segments is a total one: how shards are cut changes nothing.
+
+Stored of a shard: pixels, denoised_pixels, counts and denoised as in `Tally`; by_confidence int64
+(n, 4) as in `method.confidence.binned`; candidates of the gallery: margin float32, cluster int16
+and segment int32 (m,), box float64 (m, 4), images (JSON text).
 """
 
 import heapq
@@ -12,14 +15,16 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
-from datus.engine.stage import Arrays, Context, Inputs, ShardWork
+from datus.config import Config
+from datus.engine.dataset import Dataset
+from datus.engine.stage import Arrays, Context, Inputs, ShardWork, Stage
 from datus.engine.workers import Advance
 from datus.errors import WorkError
-from datus.inputs.index import Shard
+from datus.inputs.index import Index, Shard
 from datus.types import WHOLE, Array, Confusion, ImageRecord, ShardData
 
 
@@ -58,18 +63,16 @@ class Tally:
         return Confusion(self.counts[name])
 
 
-class Stored(Protocol):
-    """What is read of a `gather.Dataset`."""
-
-    def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]: ...
-
-
-# --- tallies: of the shard, pixels, denoised_pixels, counts, denoised as in `Tally`; by_confidence
-#     int64 (n, 4) as `confidence.binned`; margin float32, cluster int16, segment int32 (m,), box
-#     float64 (m, 4), images text: candidates of the gallery -------------------------------------
+def needs(config: Config) -> tuple[str, ...]:
+    drawn = ("denoise",) if config.denoise.enabled else ()
+    return ("segments", "masks", *drawn, *(("evaluate",) if config.data.truth else ()))
 
 
-def build_tallies(context: Context) -> ShardWork:
+def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
+    return {"gallery": config.report.gallery}
+
+
+def build(context: Context) -> ShardWork:
     n_best = context.config.report.gallery
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
@@ -164,7 +167,7 @@ def _unpacked(whole: Arrays) -> Iterator[tuple[int, Candidate]]:
 
 
 def tally_of(
-    dataset: Stored,
+    dataset: Dataset,
     k: int,
     n_labels: int,
     n_best: int = 0,
@@ -199,3 +202,15 @@ def _add(tally: Tally, whole: Arrays) -> None:
             tally.by_confidence = np.zeros(shape, np.int64)
         bins, label, true_class, pixels = whole["by_confidence"].T
         tally.by_confidence[bins, label, true_class] += pixels  # no place is there twice
+
+
+STAGE = Stage(
+    name="tallies",
+    version=1,
+    scope="shard",
+    needs=needs,
+    settings=settings,
+    build=build,
+    per_k=True,
+    sees_truth=True,
+)

@@ -1,34 +1,32 @@
-"""Some images looked at again, mirrored and enlarged; and what their labels then say.
+"""The stage `views`: some images looked at again, mirrored and enlarged; and what their labels say.
 
-    build_views(context)                    the body of the stage views
     figures_of(config, dataset, k)          mirror, crop, place and uniform, of one K
 
 A view goes through the stages of its image with the mean key and the threshold of the run; labels
 come from the run's own clusters. Nothing is learned anew, and another K needs no further passes.
+
+Stored of the dataset, by VIEW/image id: what segments and embeddings store of an image.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from datus.config import Config
-from datus.engine.stage import Arrays, Context
+from datus.engine.dataset import Dataset
+from datus.engine.stage import Arrays, Context, DatasetWork, Stage, always
 from datus.engine.workers import Advance
-from datus.inputs.index import Shard
+from datus.inputs.index import Index, Shard
 from datus.method import consistency
 from datus.method.consistency import VIEWS
-from datus.stages import work
-from datus.stages.gather import Dataset, DatasetWork
+from datus.stages import embeddings, features, graphs, segments
+from datus.stages.masks import labelled
 from datus.types import Array, ImageRecord, ShardData
 
-BODIES = {
-    "features": work.build_features,
-    "graphs": work.build_graphs,
-    "segments": work.build_segments,
-    "embeddings": work.build_embeddings,
-}
-"""Stage that a view goes through -> what makes it."""
+PASSED = (features.STAGE, graphs.STAGE, segments.STAGE, embeddings.STAGE)
+"""Stages that a view goes through."""
 
 READ = ("segments", "embeddings")
 """Of these, what labels are made of."""
@@ -58,10 +56,20 @@ def _spread(records: Sequence[ImageRecord], n: int) -> tuple[ImageRecord, ...]:
     return tuple(records[(2 * i + 1) * len(records) // (2 * n)] for i in range(n))
 
 
-# --- views: by VIEW/image id, what segments and embeddings store of an image ----------------------
+def needs(config: Config) -> tuple[str, ...]:
+    center = ("center",) if config.graphs.over_dataset else ()
+    return ("features", *center, "graphs", "segments", "embeddings")
 
 
-def build_views(context: Context) -> DatasetWork:
+def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
+    return {"dataset": index.content}
+
+
+def cost(config: Config, n_images: int) -> float:
+    return float(n_viewed(n_images))
+
+
+def build(context: Context) -> DatasetWork:
     def look(dataset: Dataset, advance: Advance) -> ShardData:
         shard, arrays = Shard("", _usable(dataset, context.k)), {}
         over_dataset = context.config.graphs.over_dataset
@@ -70,8 +78,9 @@ def build_views(context: Context) -> DatasetWork:
         }
         for view in VIEWS:
             made: dict[str, ShardData] = dict(center)
-            for name, build in BODIES.items():
-                made[name] = build(replace(context, view=view))(shard, made, lambda n: None)
+            for stage in PASSED:
+                work = stage.build(replace(context, view=view))
+                made[stage.name] = work(shard, made, lambda n: None)
             for image_id in made["embeddings"].arrays:
                 parts = (made[name].arrays[image_id] for name in READ)
                 arrays[f"{view}/{image_id}"] = {k: v for part in parts for k, v in part.items()}
@@ -126,7 +135,7 @@ def _labels(
     """uint8 (gh, gw) of an image or a view, from what segments and embeddings store of it."""
     made = ShardData(arrays={record.image_id: dict(arrays)})
     inputs = {**taken, **dict.fromkeys(READ, made)}
-    cluster, _, _ = work.labelled(config, record, inputs, None)
+    cluster, _, _ = labelled(config, record, inputs, None)
     labels: Array = cluster.astype(np.uint8)[arrays["labels"]]  # -1 becomes 255 = IGNORE
     return labels
 
@@ -137,7 +146,21 @@ def _stored(
     """What segments and embeddings store of each image that has both."""
     wanted = {record.image_id: record for record in records}
     parts = (dataset.data(stage, k, wanted.keys()) for stage in READ)
-    for (_, segments), (_, embeddings) in zip(*parts, strict=True):
-        for image_id in sorted(wanted.keys() & embeddings.arrays.keys()):
-            arrays = {**segments.arrays[image_id], **embeddings.arrays[image_id]}
+    for (_, segmented), (_, embedded) in zip(*parts, strict=True):
+        for image_id in sorted(wanted.keys() & embedded.arrays.keys()):
+            arrays = {**segmented.arrays[image_id], **embedded.arrays[image_id]}
             yield wanted[image_id], arrays
+
+
+STAGE = Stage(
+    name="views",
+    version=1,
+    scope="dataset",
+    needs=needs,
+    settings=settings,
+    build=build,
+    is_last=True,
+    on_device=always,
+    cost=cost,
+    size=cost,
+)

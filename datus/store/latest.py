@@ -2,6 +2,7 @@
 
     point(store, "masks-k12", "masks", MARK, "files")    RUN/latest/masks-k12 leads there
     pointed(store, "report")                             the fingerprint that it leads to
+    last_finished(store, "report")                       fingerprint and recipe of the last one
 
 Links on a local disk; on an object store, which has none, small files with the target in them.
 """
@@ -10,10 +11,11 @@ import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from datus.errors import StoreError
 from datus.store.leftovers import TEMPORARY
-from datus.store.store import Store
+from datus.store.store import DATASET_KEY, Store
 
 FOLDER = "latest"
 
@@ -58,6 +60,27 @@ def pointed(store: Store, name: str) -> str:
         return [*target(store, name), ""][1]
     link = Path(store.root) / FOLDER / name
     return link.resolve().parent.name if link.exists() else ""
+
+
+def last_finished(store: Store, stage: str) -> tuple[str, dict[str, Any]] | None:
+    """(fingerprint, recipe) of the last finished output of a stage over the dataset: the one that
+    RUN/latest shows, or else the newest; None where there is none."""
+    recipes = {mark: recipe for mark, recipe in store.recipes(stage) if is_recipe(recipe)}
+    for mark in (pointed(store, stage), *recipes):
+        if mark in recipes and store.report(stage, mark, DATASET_KEY) is not None:
+            return mark, recipes[mark]
+    return None
+
+
+def is_recipe(recipe: Any) -> bool:
+    """A table with the parts of a recipe; its checksum may hold for any other table, too."""
+    upstream = recipe.get("upstream") if isinstance(recipe, dict) else None
+    return (
+        isinstance(upstream, dict)
+        and all(isinstance(mark, str) for mark in upstream.values())
+        and isinstance(recipe.get("settings"), dict)
+        and type(recipe.get("version")) is int
+    )
 
 
 def names(store: Store) -> list[str]:

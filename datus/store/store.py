@@ -50,6 +50,9 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(recipe)).hexdigest()[:16]
 
 
+DATASET_KEY = "all"
+"""The shard key of stages that work on the whole dataset."""
+
 Pieces = Sequence[bytes | memoryview]
 """A file, in parts that follow one another."""
 

@@ -18,15 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from datus.engine.finished_run import Finished, crop, open_run, picture, read_places
-from datus.engine.plan import DATASET_KEY
 from datus.errors import CorruptShard, UsageError, WorkError
+from datus.finished_run import Finished, crop, open_run, picture, read_places
 from datus.inputs.classes import load_classes
 from datus.review.edits import FORMAT, VERSION
 from datus.review.review import read_base
 from datus.segmenter.files import write_whole
 from datus.stages.totals import Candidate
-from datus.store.store import Store
+from datus.store.store import DATASET_KEY, Store
 from datus.suggest.naming import (
     TEMPLATES,
     Suggested,

@@ -22,7 +22,7 @@ from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.inputs.index import Index, read_index
 from datus.method.verdict import Choice, recommend, verdict
 from datus.store.finished import reports, undone
-from datus.store.latest import pointed
+from datus.store.latest import last_finished
 from datus.store.store import Store
 from datus.suggest.stability import (
     DEFAULTS,
@@ -193,13 +193,10 @@ def fit_with(clusters: ClustersConfig) -> Fit:
 
 
 def _last_report(store: Store) -> tuple[str, Mapping[str, str]]:
-    """Fingerprint of what RUN/latest shows, or of the newest report, and stage -> fingerprint of
-    what it stands on; empty without one."""
-    recipes = dict(store.recipes("report"))  # newest first
-    for mark in (pointed(store, "report"), *recipes):
-        if mark in recipes and store.report("report", mark, "all") is not None:
-            return mark, dict(recipes[mark]["upstream"])
-    return "", {}
+    """Fingerprint of the last report, and stage -> fingerprint of what it stands on; empty without
+    one."""
+    last = last_finished(store, "report")
+    return (last[0], dict(last[1]["upstream"])) if last else ("", {})
 
 
 def _reported(store: Store, mark: str) -> dict[int, Verdict]:

@@ -15,8 +15,8 @@ from tiny_runs import SPEED, Dataset, go, make_dataset, snapshot
 import datus
 from datus.api.result import EXAMPLES
 from datus.config import Config
-from datus.engine.finished_run import PLACES, with_settings
 from datus.errors import ConfigError, UsageError, WorkError
+from datus.finished_run import PLACES, with_settings
 from datus.review.review import read_base
 
 

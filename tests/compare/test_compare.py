@@ -22,10 +22,9 @@ from datus.cli.app import app
 from datus.compare.compare import compare, compare_files, write
 from datus.compare.grid import load_grid
 from datus.config import Config
-from datus.engine.plan import make_plan
-from datus.engine.run import run
 from datus.errors import StoreError
 from datus.inputs.index import read_index
+from datus.pipeline import make_plan, run
 from datus.store.store import Store
 
 BACKBONES = [
@@ -154,7 +153,7 @@ def test_valid_patches_are_counted_over_the_dataset(done: Path) -> None:
     assert index is not None
     plan = make_plan(config, index)
     inside = total = 0
-    marks = {node.stage: node.mark for node in plan.nodes}
+    marks = {node.name: node.fingerprint for node in plan.nodes}
     for shard in plan.shards:
         segments = store.read_shard(("segments", marks["segments"], shard.key))
         assert segments is not None

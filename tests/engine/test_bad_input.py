@@ -25,7 +25,7 @@ from bad_files import (
     status,
 )
 
-from datus.stages.warnings import few_valid
+from datus.stages.embeddings import few_valid
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 

@@ -8,18 +8,12 @@ from tiny_runs import IDS, Dataset, Listener, go
 
 import datus.engine.budget
 from datus.config import Config
-from datus.engine.budget import (
-    floor_bytes,
-    free_bytes,
-    free_memory,
-    model_shape,
-    nearest_folder,
-    todo,
-)
-from datus.engine.plan import Plan, make_plan, wanted_groups
-from datus.engine.run import run
+from datus.engine.budget import free_bytes, free_memory, min_bytes, nearest_folder, todo
+from datus.engine.plan import Plan, wanted_groups
 from datus.errors import BackboneError, WorkError, size_text
 from datus.inputs.index import Index, read_index
+from datus.pipeline import make_plan, run
+from datus.stages.features import model_shape
 from datus.store.store import Store
 
 
@@ -38,7 +32,11 @@ def left(config: Config, run_dir: Path) -> dict[str, int]:
     """stage -> shards to make, where there are any."""
     store, plan, groups = planned(config, run_dir)
     missing = todo(store, plan, groups)
-    return {node.stage: len(missing[node.mark]) for node in plan.nodes if missing[node.mark]}
+    return {
+        node.name: len(missing[node.fingerprint])
+        for node in plan.nodes
+        if missing[node.fingerprint]
+    }
 
 
 # --- what is missing ----------------------------------------------------------------------------
@@ -55,8 +53,8 @@ def test_of_a_new_run_everything_is_left(tiny: Dataset, finished: Path, tmp_path
     _, plan, groups = planned(tiny.config(finished), finished)
     missing = todo(Store(tmp_path / "new"), plan, groups)
     for node in plan.nodes:
-        assert len(missing[node.mark]) == (len(plan.shards) if node.scope == "shard" else 1)
-        assert sum(len(shard.records) for shard in missing[node.mark]) == len(IDS)
+        assert len(missing[node.fingerprint]) == (len(plan.shards) if not node.is_dataset else 1)
+        assert sum(len(shard.records) for shard in missing[node.fingerprint]) == len(IDS)
 
 
 @pytest.mark.parametrize(
@@ -93,14 +91,14 @@ def test_the_floor_is_a_little_below_what_features_and_graphs_take(
 ) -> None:
     config = tiny.config(finished)
     _, plan, groups = planned(config, finished)
-    floor = floor_bytes(config, plan, todo(Store(tmp_path / "new"), plan, groups))
+    floor = min_bytes(config, plan, todo(Store(tmp_path / "new"), plan, groups))
     real = sum(Store(finished).disk_bytes(stage) for stage in ("features", "graphs"))
     assert floor is not None
     assert 0.95 * real < floor < real
     twice = tiny.config(finished, {"features.store": "float32"})
     plan = make_plan(twice, index_of(finished))
     groups = wanted_groups(plan, "segments", only=False)
-    larger = floor_bytes(twice, plan, todo(Store(tmp_path / "new"), plan, groups))
+    larger = min_bytes(twice, plan, todo(Store(tmp_path / "new"), plan, groups))
     assert larger is not None
     assert larger > 1.6 * floor
 
@@ -108,7 +106,7 @@ def test_the_floor_is_a_little_below_what_features_and_graphs_take(
 def test_what_is_not_kept_needs_no_room(tiny: Dataset, finished: Path, tmp_path: Path) -> None:
     config = tiny.config(finished, {"features.keep": False, "graphs.keep": False})
     _, plan, groups = planned(config, finished)
-    assert floor_bytes(config, plan, todo(Store(tmp_path / "new"), plan, groups)) == 0
+    assert min_bytes(config, plan, todo(Store(tmp_path / "new"), plan, groups)) == 0
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ MOMENTS = ("before", "between", "after")
 
 def run_here(images: str, run_dir: str) -> None:
     from datus.config import Config
-    from datus.engine.run import run
+    from datus.pipeline import run
     from datus.store.store import Store
 
     overrides = {
@@ -74,7 +74,7 @@ def in_child(function, *arguments: object) -> int:
     """Exit code of a forked child; -9 if it was killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "timm", "faiss", "datus.engine.run", "sknetwork.clustering"]
+        ["torch", "timm", "faiss", "datus.pipeline", "sknetwork.clustering"]
     )
     child = context.Process(target=function, args=arguments)
     child.start()

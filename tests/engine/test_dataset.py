@@ -13,22 +13,22 @@ from run_tree import tree
 from tiny_runs import IDS, Dataset, flip_byte, go, made
 
 from datus.config import Config
-from datus.engine.dataset import StoredDataset
-from datus.engine.plan import make_plan
+from datus.engine import dataset as datasets
 from datus.errors import StoreError
 from datus.inputs.index import read_index
+from datus.pipeline import make_plan
 from datus.stages.report import BASELINE_IMAGES, _spread
 from datus.stages.views import placed, viewed
 from datus.store.store import Store
 
 
-def opened(config: Config, said: list[str] | None = None) -> StoredDataset:
+def opened(config: Config, said: list[str] | None = None) -> datasets.Dataset:
     store = Store(config.run_path)
     index = read_index(store)
     assert index is not None
     plan = make_plan(config, index)
     say = (said if said is not None else []).append
-    return StoredDataset(config, store, plan, index, plan.nodes[-1], say)
+    return datasets.Dataset(config, store, plan, index, plan.nodes[-1], say)
 
 
 @pytest.mark.parametrize("at_once", [1, 4])

@@ -15,11 +15,12 @@ from run_tree import tree
 from tiny_runs import Dataset, go, made
 
 from datus.config import Config
-from datus.engine.plan import find_node, make_plan
+from datus.dry_run import dry_run
+from datus.engine.plan import find_node
 from datus.engine.run import QUIET
 from datus.errors import WorkError
 from datus.method.masks import decode_labels
-from datus.preflight import look
+from datus.pipeline import make_plan
 from datus.store.store import Store
 
 ON: dict[str, Any] = {"denoise.enabled": True, "denoise.epochs": 3, "denoise.drop_share": 1.0}
@@ -28,13 +29,14 @@ ON: dict[str, Any] = {"denoise.enabled": True, "denoise.epochs": 3, "denoise.dro
 def files_of(config: Config, stage: str) -> dict[str, bytes]:
     """The stage's own files, by name."""
     result, _ = go(config)
-    folder = Path(config.run_path) / stage / find_node(result.plan.nodes, stage, 3).mark / "files"
+    mark = find_node(result.plan.nodes, stage, 3).fingerprint
+    folder = Path(config.run_path) / stage / mark / "files"
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
 
 
 def report(config: Config) -> dict[str, Any]:
     result, _ = go(config)
-    folder = Path(config.run_path) / "report" / result.plan.nodes[-1].mark / "files"
+    folder = Path(config.run_path) / "report" / result.plan.nodes[-1].fingerprint / "files"
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
@@ -44,7 +46,7 @@ def results(files: dict[str, str]) -> dict[str, str]:
 
 
 def test_it_is_off_unless_asked_for(tiny: Dataset, run_copy: Path) -> None:
-    stages = {node.stage for node in go(tiny.config(run_copy))[0].plan.nodes}
+    stages = {node.name for node in go(tiny.config(run_copy))[0].plan.nodes}
     assert "denoise" not in stages
     assert "denoise-fit" not in stages
 
@@ -126,7 +128,7 @@ def test_threads_and_what_is_kept_change_no_byte(
     tiny: Dataset, run_copy: Path, more: dict[str, Any]
 ) -> None:
     config = tiny.config(run_copy, {**ON, **more})
-    mark = find_node(go(config)[0].plan.nodes, "denoise-fit", 3).mark
+    mark = find_node(go(config)[0].plan.nodes, "denoise-fit", 3).fingerprint
     before = tree(run_copy / "denoise-fit" / mark)
     assert set(before) == {
         *("stage.json", "shard-all.json", "shard-all.safetensors"),
@@ -176,7 +178,9 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
         [sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": paths}, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    mark = find_node(make_plan(config, go(config, "masks")[0].index).nodes, "denoise-fit", 3).mark
+    mark = find_node(
+        make_plan(config, go(config, "masks")[0].index).nodes, "denoise-fit", 3
+    ).fingerprint
     assert (run_copy / "denoise-fit" / mark / "work" / "checkpoint.pt").exists()
     go(config)
     resumed = tree(run_copy / "denoise-fit" / mark)
@@ -199,7 +203,7 @@ def test_deeplab_learns_in_a_run(tiny: Dataset, run_copy: Path) -> None:
 
 def test_a_dry_run_tells_what_it_takes(tiny: Dataset, run_copy: Path) -> None:
     config = tiny.config(run_copy, ON)
-    found = look(config, Store(config.run_path), QUIET)
+    found = dry_run(config, Store(config.run_path), QUIET)
     rows = {row.name: row for row in found.rows}
     assert rows["denoise-fit (K = 3)"].seconds is not None
     assert rows["denoise (K = 3)"].images == 10

@@ -13,12 +13,13 @@ from run_tree import tree
 from tiny_runs import IDS, SPEED, Dataset, go, make_dataset, save, write_pair
 
 from datus.config import Config
-from datus.engine.plan import DATASET_KEY, find_node, make_plan
+from datus.engine.plan import find_node
 from datus.engine.run import RunResult
 from datus.errors import ClusterError, UsageError
 from datus.inputs.index import Index
+from datus.pipeline import make_plan
 from datus.review import frozen
-from datus.store.store import Store
+from datus.store.store import DATASET_KEY, Store
 from datus.types import WHOLE, Array
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
@@ -29,7 +30,7 @@ UNSCORED: dict[str, Any] = {"data.truth": "", "data.classes": ""}
 
 
 def center_of(result: RunResult, run_dir: Path) -> dict[str, Array]:
-    mark = find_node(result.plan.nodes, "center", 3).mark
+    mark = find_node(result.plan.nodes, "center", 3).fingerprint
     data = Store(str(run_dir)).read_shard(("center", mark, DATASET_KEY))
     assert data is not None
     return dict(data.arrays[WHOLE])
@@ -37,7 +38,7 @@ def center_of(result: RunResult, run_dir: Path) -> dict[str, Array]:
 
 def linked_share(result: RunResult, run_dir: Path) -> float:
     """Of all pairs of patches within the images, those that the stored graphs link."""
-    mark = find_node(result.plan.nodes, "graphs", 3).mark
+    mark = find_node(result.plan.nodes, "graphs", 3).fingerprint
     linked = pairs = 0.0
     for shard in result.plan.shards:
         data = Store(str(run_dir)).read_shard(("graphs", mark, shard.key))
@@ -265,7 +266,7 @@ def test_a_run_without_a_mean_has_a_threshold_to_keep(
 
 def recipe(dataset: Dataset, more: Mapping[str, Any]) -> dict[str, Any]:
     plan = make_plan(dataset.config("run", more), Index((), {}, 0))
-    return {node.stage: node.recipe["settings"] for node in plan.nodes}
+    return {node.name: node.recipe["settings"] for node in plan.nodes}
 
 
 def test_a_given_threshold_has_the_recipe_that_it_always_had(tiny: Dataset) -> None:
@@ -279,7 +280,7 @@ def test_a_given_threshold_has_the_recipe_that_it_always_had(tiny: Dataset) -> N
 def test_the_preset_of_the_paper_has_the_recipe_that_it_always_had(tmp_path: Path) -> None:
     config = Config.load(None, {"preset": "paper", "data.images": str(tmp_path)})
     plan = make_plan(config, Index((), {}, 0))
-    found = {node.stage: node.recipe for node in plan.nodes}
+    found = {node.name: node.recipe for node in plan.nodes}
     assert found["graphs"]["settings"] == {"center": "none", "threshold": 0.0}
     assert not {"keysums", "center"} & found.keys()
 

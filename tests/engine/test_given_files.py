@@ -13,12 +13,12 @@ import pytest
 from tiny_runs import Dataset, Listener, go
 
 from datus.config import Config
-from datus.engine import plan as plans
-from datus.engine.plan import Node, Plan, unchanged
-from datus.engine.run import run
+from datus.engine.plan import make_plan, unchanged
+from datus.engine.stage import Stage
 from datus.engine.workers import Advance
 from datus.errors import StoreError, WorkError
 from datus.inputs.index import Index
+from datus.pipeline import run
 from datus.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
@@ -89,28 +89,23 @@ def test_other_corrections_in_the_middle_are_not_taken_for_the_first(
     assert len(stored(run_copy, "clusters")) == 2, "those of K = 3"
 
 
-def test_what_changes_while_a_stage_works_is_seen_at_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Row:
-        content = "one"
-
-        def settings(self, config: Any, k: int, index: Any) -> dict[str, Any]:
-            return {"k": k, "weights": self.content}
-
-    row = Row()
-    monkeypatch.setattr(plans.Node, "row", row)
-    recipe = {"settings": {"k": 0, "weights": "one"}}
-    node = Node("features", 0, "", recipe, (), True)
+def test_what_changes_while_a_stage_works_is_seen_at_its_end() -> None:
+    content = {"weights": "one"}
+    stage = Stage(
+        *("features", 1, "dataset"),
+        needs=lambda config: (),
+        settings=lambda config, k, index: dict(content),
+        build=lambda context: None,
+    )
     index = Index((), {}, 0)
-    whole = Plan((node,), ())
-    with unchanged(Config(), whole, node, index):
+    plan = make_plan(Config(), index, [stage])
+    with unchanged(Config(), plan, plan.nodes[0], index):
         pass
     with (
         pytest.raises(WorkError, match="features: the file that its weights come from changed"),
-        unchanged(Config(), whole, node, index),
+        unchanged(Config(), plan, plan.nodes[0], index),
     ):
-        row.content = "two"
+        content["weights"] = "two"
 
 
 def test_a_full_disk_under_the_work_of_a_stage_is_said(

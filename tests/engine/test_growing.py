@@ -18,14 +18,15 @@ from typer.testing import CliRunner
 
 from datus.cli.app import app
 from datus.config import Config
-from datus.engine.plan import DATASET_KEY, find_node, make_plan
+from datus.dry_run import dry_run
+from datus.engine.plan import find_node
 from datus.engine.run import QUIET, RunResult
 from datus.errors import DatusError, UsageError, WorkError
 from datus.inputs.index import Index, read_index
-from datus.preflight import look
+from datus.pipeline import make_plan
 from datus.review import frozen
 from datus.status import prune_rows, status_rows
-from datus.store.store import Store
+from datus.store.store import DATASET_KEY, Store
 from datus.types import WHOLE
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
@@ -73,7 +74,7 @@ def stages_of(run_dir: Path) -> dict[str, str]:
 
 
 def stored(result: RunResult, store: Store, stage: str) -> dict[str, Any]:
-    mark = find_node(result.plan.nodes, stage, 3).mark
+    mark = find_node(result.plan.nodes, stage, 3).fingerprint
     data = store.read_shard((stage, mark, DATASET_KEY))
     assert data is not None
     return data.arrays[WHOLE]
@@ -191,7 +192,7 @@ def test_in_another_folder_later_images_make_new_shards_only(
     run_dir, old = tmp_path / "run", growing.root / "run"
     config = with_frozen(growing, run_dir, old, **UNSCORED)
     result, _ = go(config)
-    assert "keysums" not in {node.stage for node in result.plan.nodes}
+    assert "keysums" not in {node.name for node in result.plan.nodes}
     for stage in ("center", "clusters"):
         source, _ = go(growing.config(old, POSITION))
         taken = stored(result, Store(str(run_dir)), stage)
@@ -248,7 +249,7 @@ def test_new_images_stand_in_the_old_frame(photos: Dataset, tmp_path: Path) -> N
     shard = taken.plan.shards[0].key
     bits = [
         Store(str(run)).read_shard(
-            ("graphs", find_node(result.plan.nodes, "graphs", 0).mark, shard)
+            ("graphs", find_node(result.plan.nodes, "graphs", 0).fingerprint, shard)
         )
         for run, result in ((tmp_path / "mine", mine), (tmp_path / "run", taken))
     ]
@@ -279,7 +280,7 @@ def test_a_recipe_holds_the_hash_of_the_clusters_and_not_their_place(
         make_plan(with_frozen(photos, tmp_path / "run", origin), index)
         for origin in (run, copy, file)
     ]
-    assert len({tuple(node.mark for node in plan.nodes) for plan in plans}) == 1
+    assert len({tuple(node.fingerprint for node in plan.nodes) for plan in plans}) == 1
     settings = find_node(plans[0].nodes, "clusters", 3).recipe["settings"]
     assert settings.keys() == {"k", "frozen"}
     assert settings["frozen"].startswith("sha256:")
@@ -289,7 +290,7 @@ def test_a_recipe_holds_the_hash_of_the_clusters_and_not_their_place(
 def test_settings_of_k_means_no_longer_count(photos: Dataset, tmp_path: Path) -> None:
     run, index = photos.root / "run", index_of(photos)
     marks = [
-        [n.mark for n in make_plan(with_frozen(photos, tmp_path, run, **more), index).nodes]
+        [n.fingerprint for n in make_plan(with_frozen(photos, tmp_path, run, **more), index).nodes]
         for more in (
             {},
             {"clusters.spherical": False, "clusters.restarts": 9, "clusters.iterations": 3},
@@ -303,10 +304,6 @@ def test_clusters_can_be_taken_from_a_run_that_took_them(photos: Dataset, tmp_pa
     go(with_frozen(photos, second, first, **UNSCORED))
     ids = [frozen.arrays_id(frozen.load(str(run), 3).clusters) for run in (first, second)]
     assert ids[0] == ids[1]
-
-
-def test_the_whole_shard_has_one_key() -> None:
-    assert frozen.WHOLE_KEY == DATASET_KEY
 
 
 # --- a file -------------------------------------------------------------------------------------
@@ -472,7 +469,7 @@ def test_of_several_k_one_must_be_chosen(growing: Dataset, tmp_path: Path) -> No
         assert text.startswith(f"{k} clusters, ")
         assert frozen.known_k(str(tmp_path / f"{k}")) == (k,)
     both = with_frozen(growing, tmp_path / "run", run, **{"clusters.k": [4, 3]})
-    assert len([n for n in make_plan(both, index_of(growing)).nodes if n.stage == "clusters"]) == 2
+    assert len([n for n in make_plan(both, index_of(growing)).nodes if n.name == "clusters"]) == 2
 
 
 def test_freeze_replaces_only_what_it_is_told_to(photos: Dataset, tmp_path: Path) -> None:
@@ -535,7 +532,7 @@ def test_status_says_why(growing: Dataset) -> None:
 
 
 def test_a_dry_run_looks_at_everything(photos: Dataset, tmp_path: Path) -> None:
-    found = look(
+    found = dry_run(
         with_frozen(photos, tmp_path / "run", photos.root / "run"),
         Store(str(tmp_path / "run")),
         QUIET,

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from datus.engine.finished_run import PLACES, open_run, read_places
 from datus.errors import CorruptShard, UsageError, WorkError
+from datus.finished_run import PLACES, open_run, read_places
 from datus.formats import read_pngs as pngs
 from datus.formats.export import read_report
 from datus.formats.matching import Matched, matched

@@ -11,9 +11,10 @@ import pytest
 from tiny_runs import SPEED, Dataset, make_dataset
 
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.engine.plan import Plan, find_node, make_plan, why
+from datus.engine.plan import Plan, find_node, why
 from datus.inputs.index import Index
 from datus.models.vit import model_path
+from datus.pipeline import make_plan
 from datus.store.store import Store
 from datus.types import ImageRecord
 
@@ -51,13 +52,13 @@ def plan_of(dataset: Dataset, more: Mapping[str, Any] | None = None, index: Inde
 
 
 def marks(plan: Plan) -> dict[str, str]:
-    return {node.label: node.mark for node in plan.nodes}
+    return {node.label: node.fingerprint for node in plan.nodes}
 
 
 def changed(before: Plan, after: Plan) -> tuple[str, ...]:
     """Stages whose fingerprint differs, in the order of work."""
-    old = {(node.stage, node.k): node.mark for node in before.nodes}
-    names = [n.stage for n in after.nodes if old.get((n.stage, n.k)) != n.mark]
+    old = {(node.name, node.k): node.fingerprint for node in before.nodes}
+    names = [n.name for n in after.nodes if old.get((n.name, n.k)) != n.fingerprint]
     return tuple(dict.fromkeys(names))
 
 
@@ -203,12 +204,12 @@ def test_settings_of_denoising_count_where_it_is_on(name: str, dataset: Dataset)
 def test_denoising_adds_stages_and_changes_none_before_them(dataset: Dataset) -> None:
     on = {"denoise.enabled": True}
     assert changed(plan_of(dataset), plan_of(dataset, on)) == DENOISE
-    tokens = {node.stage: node.needs for node in plan_of(dataset, on).nodes}
+    tokens = {node.name: node.needs for node in plan_of(dataset, on).nodes}
     assert tokens["denoise-fit"] == ("features", "masks")
     assert tokens["denoise"] == ("features", "masks", "denoise-fit")
     assert tokens["evaluate"] == ("segments", "masks", "denoise")
     tuned = plan_of(dataset, {**on, "denoise.freeze": False})
-    assert next(n.needs for n in tuned.nodes if n.stage == "denoise-fit") == ("masks",)
+    assert next(n.needs for n in tuned.nodes if n.name == "denoise-fit") == ("masks",)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +322,7 @@ def test_images_count_where_all_of_them_are_looked_at(dataset: Dataset) -> None:
 def test_a_mean_over_the_dataset_makes_graphs_depend_on_all_images(dataset: Dataset) -> None:
     more = {"graphs.center": "dataset"}
     before = plan_of(dataset, more)
-    assert [node.stage for node in before.nodes] == [
+    assert [node.name for node in before.nodes] == [
         "features",
         "keysums",
         "center",
@@ -334,7 +335,7 @@ def test_a_mean_over_the_dataset_makes_graphs_depend_on_all_images(dataset: Data
 def test_a_threshold_over_the_dataset_makes_graphs_depend_on_all_images(dataset: Dataset) -> None:
     more = {"graphs.center": "none", "graphs.threshold": "auto"}
     before = plan_of(dataset, more)
-    assert [node.stage for node in before.nodes] == [
+    assert [node.name for node in before.nodes] == [
         "features",
         "keysums",
         "center",
@@ -349,9 +350,9 @@ def test_a_threshold_over_the_dataset_makes_graphs_depend_on_all_images(dataset:
 def test_views_wait_for_no_cluster_and_only_the_report_waits_for_them(dataset: Dataset) -> None:
     for center, more in ((), {}), (("center",), {"graphs.threshold": "auto"}):
         plan = plan_of(dataset, {**more, "clusters.k": [3, 5]})
-        (views,) = (node for node in plan.nodes if node.stage == "views")
+        (views,) = (node for node in plan.nodes if node.name == "views")
         assert views.needs == ("features", *center, "graphs", "segments", "embeddings")
-        assert [node.stage for node in plan.nodes if "views" in node.needs] == ["report"]
+        assert [node.name for node in plan.nodes if "views" in node.needs] == ["report"]
 
 
 # --- nodes --------------------------------------------------------------------------------------
@@ -376,12 +377,12 @@ def test_nodes_are_in_the_order_of_work_with_labels(dataset: Dataset) -> None:
         for need in node.needs:
             upstream = find_node(plan.nodes, need, 3)
             assert plan.nodes.index(upstream) < plan.nodes.index(node)
-            assert upstream.mark in node.recipe["upstream"].values()
+            assert upstream.fingerprint in node.recipe["upstream"].values()
 
 
 def test_without_truth_nothing_is_evaluated(dataset: Dataset) -> None:
     less = {"data.truth": "", "data.classes": ""}
-    assert "evaluate" not in {node.stage for node in plan_of(dataset, less).nodes}
+    assert "evaluate" not in {node.name for node in plan_of(dataset, less).nodes}
     assert changed(plan_of(dataset), plan_of(dataset, less)) == ("tallies", "report")
 
 
@@ -389,22 +390,22 @@ def test_places_are_shards_or_the_whole_dataset(dataset: Dataset) -> None:
     plan = plan_of(dataset)
     graphs, clusters = (find_node(plan.nodes, name, 3) for name in ("graphs", "clusters"))
     assert list(plan.places(graphs)) == [
-        ("graphs", graphs.mark, "aaa"),
-        ("graphs", graphs.mark, "ccc"),
+        ("graphs", graphs.fingerprint, "aaa"),
+        ("graphs", graphs.fingerprint, "ccc"),
     ]
-    assert list(plan.places(clusters)) == [("clusters", clusters.mark, "all")]
+    assert list(plan.places(clusters)) == [("clusters", clusters.fingerprint, "all")]
 
 
 def test_a_true_mask_that_changes_concerns_its_own_shard(dataset: Dataset) -> None:
     before, after = plan_of(dataset), plan_of(dataset, index=with_first(truth_sha256="other"))
     for stage in IN_ORDER[:-1]:
         node = find_node(before.nodes, stage, 3)
-        assert find_node(after.nodes, stage, 3).mark == node.mark
+        assert find_node(after.nodes, stage, 3).fingerprint == node.fingerprint
         old, new = ([place[2] for place in plan.places(node)] for plan in (before, after))
         is_other = [one != other for one, other in zip(old, new, strict=True)]
         seen = stage in ("evaluate", "tallies")
         assert is_other == ([True, False] if seen else [False] * len(old))
-        assert seen == (old != ["aaa", "ccc"] and node.scope == "shard")
+        assert seen == (old != ["aaa", "ccc"] and not node.is_dataset)
 
 
 def test_without_true_masks_shards_have_one_key(dataset: Dataset) -> None:
@@ -455,7 +456,7 @@ def test_what_is_not_kept_runs_with_all_that_need_it(
 ) -> None:
     keep = {"features.keep": features, "graphs.keep": graphs, "embeddings.mode": mode}
     plan = plan_of(dataset, keep)
-    found = [" ".join(node.stage for node in group) for group in plan.groups()]
+    found = [" ".join(node.name for node in group) for group in plan.groups()]
     assert found == [*expected, *IN_ORDER[4:]]
     assert [node for group in plan.groups() for node in group] == list(plan.nodes)
 
@@ -468,7 +469,7 @@ def test_a_stage_over_the_dataset_runs_alone(
     keep = {"features.keep": features, "graphs.keep": graphs, "graphs.center": "position"}
     plan = plan_of(dataset, {**keep, "clusters.k": [3, 5]})
     for group in plan.groups():
-        assert len(group) == 1 or all(node.scope == "shard" for node in group)
+        assert len(group) == 1 or all(not node.is_dataset for node in group)
     assert [node for group in plan.groups() for node in group] == list(plan.nodes)
 
 
@@ -479,7 +480,7 @@ def ran(plan: Plan) -> Store:
     """A run folder where `plan` was begun."""
     store = Store(f"memory://{uuid4().hex}")
     for node in plan.nodes:
-        store.write_recipe(node.stage, node.mark, node.recipe)
+        store.write_recipe(node.name, node.fingerprint, node.recipe)
     return store
 
 
@@ -527,7 +528,7 @@ def test_why_says_from_what_to_what(
     more: dict[str, Any], stage: str, text: str, dataset: Dataset
 ) -> None:
     plan = plan_of(dataset, more)
-    node = next(node for node in plan.nodes if node.stage == stage)
+    node = next(node for node in plan.nodes if node.name == stage)
     assert why(ran(plan_of(dataset)), plan, node) == text
 
 
@@ -555,7 +556,7 @@ def test_why_some_shards_are_missing(dataset: Dataset) -> None:
     plan = plan_of(dataset)
     store = ran(plan)
     graphs = find_node(plan.nodes, "graphs", 3)
-    store.write(b"{}", "graphs", graphs.mark, "shard-aaa.json")
+    store.write(b"{}", "graphs", graphs.fingerprint, "shard-aaa.json")
     assert why(store, plan, graphs) == "some shards are new or were removed"
 
 

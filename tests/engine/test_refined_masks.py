@@ -52,7 +52,7 @@ def test_refined_masks_are_written_and_scored(dataset: Dataset, tmp_path: Path) 
     classes, store = load_classes(dataset.classes), Store(str(tmp_path))
     node = find_node(result.plan.nodes, "evaluate", 3)
     for shard in result.plan.shards:
-        scored = store.read_shard(("evaluate", node.mark, node.key(shard)))
+        scored = store.read_shard(("evaluate", node.fingerprint, node.key(shard)))
         assert scored is not None
         for name, arrays in scored.arrays.items():
             truth = decode_labels((dataset.truth / f"{name}.png").read_bytes(), 10**6)

@@ -30,13 +30,13 @@ from datus.engine import run as runner
 from datus.engine import shares as turns
 from datus.engine import workers as executors
 from datus.engine.resources import placed, resolve_device, runtime_of
-from datus.engine.run import RunResult, run
+from datus.engine.run import RunResult
 from datus.engine.workers import ExecutorSettings, serial
 from datus.errors import ClusterError, UsageError, WorkError
 from datus.method.metrics import RULES
 from datus.models.vit import Backbone
-from datus.pipeline import STAGES
-from datus.stages.warnings import few_valid
+from datus.pipeline import STAGES, run
+from datus.stages.embeddings import few_valid
 from datus.store.leftovers import note
 from datus.store.store import Store
 
@@ -44,7 +44,7 @@ LATER = ("clusters", "masks", "evaluate", "tallies", "report")
 
 
 def report_of(result: RunResult, run_dir: Path | str) -> Any:
-    mark = result.plan.nodes[-1].mark
+    mark = result.plan.nodes[-1].fingerprint
     return json.loads(Store(run_dir).read("report", mark, "files", "report.json"))
 
 
@@ -235,7 +235,7 @@ def test_auto_places_stages_without_a_model_in_workers_and_changes_no_byte(
     def noting(name: str) -> Any:
         def here(function: Any, jobs: Any, settings: ExecutorSettings) -> Any:
             for node in jobs[0].group:
-                where[node.stage] = name, settings.keep
+                where[node.name] = name, settings.keep
             yield from serial.run(function, jobs, settings)
 
         return here
@@ -413,7 +413,7 @@ def test_a_run_that_ends_well_leaves_no_note_of_its_writers(
 
     monkeypatch.setattr(turns, "end_notes", ending)
     result, _ = go(tiny.config(tmp_path))
-    assert noted == {node.stage for node in result.plan.nodes}
+    assert noted == {node.name for node in result.plan.nodes}
     assert not (tmp_path / "writing").exists()
 
 

@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 
 from datus.cli.app import app
 from datus.config import Config
-from datus.engine.run import RunResult, run
+from datus.engine.run import RunResult
 from datus.engine.shares import agreed_index, check_arrived, hold
 from datus.errors import ConfigError, StoreError, TooManyFailures, WorkError
 from datus.inputs.safe_decode import NOTES
+from datus.pipeline import run
 from datus.shares import Share, parse_share
 from datus.store.store import Store
 from datus.types import ShardData
@@ -408,7 +409,7 @@ def test_shares_at_the_same_time_end_with_the_bytes_of_a_whole_run(
     tiny: Dataset, whole: Path, tmp_path: Path
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm", "faiss", "datus.engine.run"])
+    context.set_forkserver_preload(["torch", "timm", "faiss", "datus.pipeline"])
     # the last one twice: a share that was requeued while it still ran
     for texts in 2 * (("1/3", "2/3", "3/3", "3/3"), ("none",)) + (("1/3", "2/3", "3/3"), ("",)):
         configs = [tiny.config(tmp_path / "run", {**MEAN, "speed.shards": one}) for one in texts]

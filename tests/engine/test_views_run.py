@@ -10,14 +10,15 @@ from PIL import Image
 from run_tree import tree
 from tiny_runs import IDS, Dataset, go, made, make_dataset, save, snapshot
 
-from datus.engine import stage as shardwork
-from datus.engine.plan import DATASET_KEY, find_node
+from datus.engine.plan import find_node
 from datus.engine.run import RunResult
 from datus.method.consistency import VIEWS, kappa, labels_in, picture_of
 from datus.review.review import read_base
+from datus.stages import features
+from datus.stages.embeddings import few_valid
+from datus.stages.masks import few_labelled
 from datus.stages.views import n_viewed, viewed
-from datus.stages.warnings import few_labelled, few_valid
-from datus.store.store import Store
+from datus.store.store import DATASET_KEY, Store
 from datus.types import WHOLE, Array, ImageRecord
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
@@ -56,7 +57,7 @@ def views_of(result: RunResult, run_dir: Path) -> dict[str, dict[str, Array]]:
 
 
 def mark_of(result: RunResult) -> str:
-    return find_node(result.plan.nodes, "views", 0).mark
+    return find_node(result.plan.nodes, "views", 0).fingerprint
 
 
 def records_of(n: int) -> tuple[ImageRecord, ...]:
@@ -152,7 +153,9 @@ def test_views_that_are_gone_or_damaged_are_made_again(
 def patch_labels(result: RunResult, run_dir: Path) -> dict[str, Array]:
     """Image id -> uint8 (gh, gw), from what the stages stored."""
     store, found = Store(str(run_dir)), {}
-    segments, masks = (find_node(result.plan.nodes, name, 3).mark for name in ("segments", "masks"))
+    segments, masks = (
+        find_node(result.plan.nodes, name, 3).fingerprint for name in ("segments", "masks")
+    )
     for shard in result.plan.shards:
         whole = [
             store.read_shard(place)
@@ -292,13 +295,13 @@ def test_images_that_could_not_be_read_are_left_out_and_not_decoded_again(
     path.write_bytes(path.read_bytes()[:-200])
     config = dataset.config(tmp_path / "run", {**UNSCORED, "speed.max_failed": 1})
     go(config, until="tallies")
-    read, seen = shardwork.read_image, set()
+    read, seen = features.read_image, set()
 
     def noting(config: Any, record: ImageRecord) -> Array:
         seen.add(record.image_id)
         return read(config, record)
 
-    monkeypatch.setattr(shardwork, "read_image", noting)
+    monkeypatch.setattr(features, "read_image", noting)
     result, _ = go(config, until="views")
     looked_at = {record.image_id for record in viewed(result.index.records)}
     assert seen == looked_at - {"a1"}
@@ -345,7 +348,7 @@ def test_a_few_sure_pixels_are_not_trusted() -> None:
 def test_little_is_labelled_and_the_verdict_says_so(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datus.stages.warnings.LOW_VALID_SHARE", 0.99)
+    monkeypatch.setattr("datus.stages.masks.LOW_VALID_SHARE", 0.99)
     monkeypatch.setattr("datus.stages.report.few_valid", lambda share: [])
     found = verdict_of(tiny, tmp_path / "run", masks__min_confidence=0.5)
     assert 0 < report_of(tmp_path / "run")["coverage"] < 99

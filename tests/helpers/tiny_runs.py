@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from datus.config import Config
-from datus.engine.run import RunResult, run
+from datus.engine.run import RunResult
 from datus.engine.workers import Advance
+from datus.pipeline import run
 from datus.store.store import Store
 
 SPEED: dict[str, Any] = {

@@ -84,7 +84,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def report(tiny: Dataset, folder: Path, **changes: object) -> tuple[dict, str]:
     done, _ = go(tiny.config(folder, {key.replace("__", "."): v for key, v in changes.items()}))
     node = done.plan.nodes[-1]
-    files = folder / "report" / node.mark / "files"
+    files = folder / "report" / node.fingerprint / "files"
     return json.loads((files / "report.json").read_text()), (files / "report.html").read_text()
 
 

@@ -171,7 +171,9 @@ def test_the_path_and_the_format_do_not_count_and_a_pixel_does(
     )
     config = tiny.config(run_copy, {"clusters.corrections": str(moved)})
     again = go(config)[0]
-    assert [node.mark for node in again.plan.nodes] == [node.mark for node in first.nodes]
+    assert [node.fingerprint for node in again.plan.nodes] == [
+        node.fingerprint for node in first.nodes
+    ]
     assert not made(again)
     labels = np.array(Image.open(moved / "a1.png"))
     labels[-1, -1] = 0

@@ -12,7 +12,7 @@ from datus.engine.stage import Context, Runtime
 from datus.errors import WorkError
 from datus.inputs.index import Shard
 from datus.method.confidence import N_BINS
-from datus.stages.totals import Candidate, Tally, build_tallies, candidates, surest, tally_of
+from datus.stages.totals import Candidate, Tally, build, candidates, surest, tally_of
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
 N_LABELS, N_CLASSES, N_SEGMENTS = 3, 2, 6
@@ -62,7 +62,7 @@ class Images:
     def cut(self, size: int, n_best: int) -> None:
         """Tallies of shards of `size` images."""
         config = Config.load(None, {"data.images": "x", "report.gallery": n_best})
-        work = build_tallies(Context(config, N_LABELS, Runtime("cpu", 1, 1)))
+        work = build(Context(config, N_LABELS, Runtime("cpu", 1, 1)))
         self.shards, self.counted = list[tuple[Shard, ShardData]](), list[int]()
         for start in range(0, len(self.records), size):
             shard = Shard(f"k{start}", tuple(self.records[start : start + size]))
@@ -129,7 +129,7 @@ def test_without_a_usable_true_mask_nothing_can_be_scored() -> None:
 
 
 def test_de_noised_masks_are_added_beside_the_others() -> None:
-    work = build_tallies(Context(Config(), 2, Runtime("cpu", 1, 1)))
+    work = build(Context(Config(), 2, Runtime("cpu", 1, 1)))
     mask = {"cluster": np.zeros(1, np.int16), "margin": np.ones(1, np.float32)}
     inputs = {
         "masks": ShardData({"i00": mask | {"pixels": np.array([4, 0, 1])}}),

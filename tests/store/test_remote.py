@@ -214,7 +214,7 @@ def test_a_run_asks_little_and_the_second_run_less(tiny: Dataset, calls: "Counte
     config = tiny.config(f"memory://{uuid4().hex}/run", {"graphs.center": "dataset"})
     done, _ = go(config)
     n_shards, n_images = len(done.plan.shards), len(done.index.records)
-    n_stages = sum(node.scope == "shard" for node in done.plan.nodes)
+    n_stages = sum(not node.is_dataset for node in done.plan.nodes)
     written = calls.pop("pipe_file")
     assert written <= 2 * n_shards * n_stages + n_images + 40
     assert calls.pop("ls") == n_stages + 2, "masks of images that went; files that were too slow"

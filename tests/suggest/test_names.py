@@ -16,8 +16,8 @@ pytest.importorskip("open_clip")
 from datus.cli.app import app
 from datus.cli.suggest_names import rows_of
 from datus.config import read_toml
-from datus.engine.finished_run import crop, open_run, picture, write_places
 from datus.errors import UsageError
+from datus.finished_run import crop, open_run, picture, write_places
 from datus.store.store import Store
 from datus.suggest.names import NOTE, read_words
 from datus.suggest.naming import Suggested, prompts

@@ -275,7 +275,7 @@ def main() -> int:
         "faiss",
         "datus.engine.run",
         "datus.cli.app",
-        "datus.stages.gather",
+        "datus.pipeline",
     ):
         __import__(name)  # in the forked processes they are there
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it for children

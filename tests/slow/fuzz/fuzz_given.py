@@ -166,8 +166,8 @@ def _use_clusters(found: Any, whole: Any, size: int) -> None:
 
 def report_reader(scratch: Path) -> Reader:
     """report.json of a finished run, its checksum put right: what opens a run reads it."""
-    from datus.engine.finished_run import open_run, settings_of_run
     from datus.errors import DatusError
+    from datus.finished_run import open_run, settings_of_run
     from datus.formats.names import matched_names
     from datus.inputs.images import sha256_of
     from datus.store.store import Store, sealed
@@ -221,7 +221,7 @@ def stage_reader(stage: str) -> Made:
 
 
 def places_reader(scratch: Path) -> Reader:
-    from datus.engine.finished_run import PLACES, read_places
+    from datus.finished_run import PLACES, read_places
     from datus.store.store import Store
 
     (scratch / "run").mkdir()

@@ -10,15 +10,15 @@ from commands import call, error_of, rows_of
 from run_tree import tree
 from tiny_runs import IDS, Dataset, go, make_dataset, save, snapshot
 
+import datus.dry_run
 import datus.engine.budget
-import datus.forecast
 from datus.config import Config
+from datus.dry_run import Estimate, _Measured, _Sample, dry_run, spread
 from datus.engine.run import QUIET
-from datus.forecast import Findings
-from datus.inputs.index import read_index
+from datus.inputs.index import make_index, read_index
 from datus.method.consistency import VIEWS
 from datus.models.vit import Backbone
-from datus.preflight import look
+from datus.pipeline import make_plan
 from datus.stages.views import n_viewed
 from datus.store.store import Store
 
@@ -31,11 +31,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make_dataset(tmp_path_factory.mktemp("many") / "photos", MANY)
 
 
-def dry(config: Config, **more: Any) -> Findings:
-    return look(config, Store(config.run_path), QUIET, **more)
+def dry(config: Config, **more: Any) -> Estimate:
+    return dry_run(config, Store(config.run_path), QUIET, **more)
 
 
-def by_name(found: Findings) -> dict[str, tuple[int, int]]:
+def by_name(found: Estimate) -> dict[str, tuple[int, int]]:
     """stage -> (images to do, bytes)."""
     return {row.name: (row.images, row.n_bytes or 0) for row in found.rows}
 
@@ -60,8 +60,8 @@ def written(run_dir: Path) -> dict[str, int]:
 def test_the_bytes_of_every_stage_are_those_of_the_run(
     more: dict[str, Any], photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("stages.views", "sampling"):  # four images say little of four others
-        monkeypatch.setattr(f"datus.{module}.n_viewed", lambda n_images: n_images)
+    # four images say little of four others
+    monkeypatch.setattr("datus.stages.views.n_viewed", lambda n_images: n_images)
     # spherical: the clusters of the sample are those of all images, so tallies hold as much
     steady = {"clusters.spherical": True, "embeddings.crop_px": 32}
     config = photos.config(tmp_path / "run", {**more, **steady})
@@ -79,24 +79,6 @@ def test_the_bytes_of_every_stage_are_those_of_the_run(
         near = pytest.approx(real[stage], rel=rel, abs=luck)
         assert n_bytes == near, stage
     assert found.n_bytes == pytest.approx(sum(real.values()), rel=0.1)
-
-
-def test_what_is_measured_does_not_depend_on_the_number_of_images_measured(
-    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = photos.config(tmp_path / "run")
-    whole = dry(config)
-    monkeypatch.setattr(datus.forecast, "TIMED_IMAGES", 6)
-    assert dry(config).n_bytes == pytest.approx(whole.n_bytes, rel=0.1)
-
-
-def test_a_stage_that_takes_long_is_measured_on_fewer_images(
-    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("datus.sampling.BUDGET_SECONDS", 0.0)
-    found = dry(photos.config(tmp_path / "run", {"speed.threads": 1}))
-    assert found.problems == []
-    assert all(row.seconds is not None and row.seconds > 0 for row in found.rows)
 
 
 def test_finished_stages_cost_nothing(tiny: Dataset, finished: Path) -> None:
@@ -180,15 +162,26 @@ def test_every_k_of_a_sweep_has_its_rows(tiny: Dataset, tmp_path: Path) -> None:
     assert [name for name in rows if name.startswith("masks")] == ["masks (K = 2)", "masks (K = 3)"]
 
 
-def test_workers_share_the_seconds(
-    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("workers", "expected"), [(1, 124), (4, 112), (9, 112)])
+def test_workers_share_the_seconds_but_not_the_start(
+    workers: int, expected: int, photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datus.forecast.n_cores", lambda: 4)
-    monkeypatch.setattr("datus.forecast._worker_seconds", lambda: 100.0)
-    settings = {"speed.executor": "processes", "speed.workers": 4, "speed.threads": 1}
-    rows = dry(photos.config(tmp_path / "run", settings)).rows
-    slow = [row.name for row in rows if row.seconds is not None and row.seconds > 100]
-    assert slow == ["features", "masks (K = 3)"], "those that start workers"
+    monkeypatch.setattr("datus.dry_run.n_cores", lambda: 2)
+    speed = {"speed.executor": "processes", "speed.workers": workers, "speed.threads": 1}
+    config = photos.config(tmp_path / "run", speed)
+    store = Store(tmp_path / "run")
+    plan = make_plan(config, make_index(config, store, QUIET.bar))
+    sample = _Sample(config, plan, store, plan.shards[0].records)
+    sample.measured[plan.nodes[0].fingerprint] = _Measured(start=100.0, seconds=1.0)
+    assert sample.row(plan.nodes[0], plan.shards).seconds == expected
+
+
+@pytest.mark.parametrize(
+    ("n_images", "n_wanted", "expected"),
+    [(1, 5, [0]), (4, 4, [0, 1, 2, 3]), (10, 2, [2, 7]), (0, 3, [])],
+)
+def test_a_sample_is_spread_evenly(n_images: int, n_wanted: int, expected: list[int]) -> None:
+    assert spread(list(range(n_images)), n_wanted) == expected  # type: ignore[arg-type]
 
 
 # --- nothing is written -------------------------------------------------------------------------
@@ -367,6 +360,7 @@ def test_too_many_clusters(tmp_path: Path) -> None:
 def test_too_many_clusters_for_a_sample_are_a_warning(
     tmp_path: Path, photos: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(datus.dry_run, "SAMPLE_IMAGES", 4)
     found = dry(photos.config(tmp_path / "run", {"clusters.k": [250]}))
     assert found.problems == []
     assert any(text.startswith("clusters (K = 250): ") for text in found.warnings)
@@ -377,7 +371,7 @@ def test_a_disk_that_is_too_small(
 ) -> None:
     run_dir = tmp_path / "run"
     needed = dry(tiny.config(run_dir)).n_bytes
-    for module in (datus.forecast, datus.engine.budget):
+    for module in (datus.dry_run, datus.engine.budget):
         monkeypatch.setattr(module, "free_bytes", lambda store: 400_000)
     text = error_of(call("run", *tiny.arguments(run_dir), "--dry-run"), exit_code=1)
     assert text == (
@@ -387,7 +381,7 @@ def test_a_disk_that_is_too_small(
     floor = error_of(call("run", *tiny.arguments(run_dir)), exit_code=1)
     assert floor.startswith(f"{run_dir}: the run will write 541.5 KB or more, 400.0 KB are free: ")
     assert not (run_dir / "features").exists()
-    monkeypatch.setattr(datus.forecast, "free_bytes", lambda store: int(1.1 * needed))
+    monkeypatch.setattr(datus.dry_run, "free_bytes", lambda store: int(1.1 * needed))
     found = dry(tiny.config(run_dir))
     assert found.problems == []
     assert any(text.startswith("the disk is tight: ") for text in found.warnings)
@@ -413,11 +407,11 @@ def test_a_folder_in_use_is_a_warning(tiny: Dataset, run_copy: Path) -> None:
 def test_little_memory_is_a_warning(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datus.forecast, "free_memory", lambda: 10**8)
+    monkeypatch.setattr(datus.dry_run, "free_memory", lambda: 10**8)
     found = dry(tiny.config(tmp_path / "run"))
     assert found.warnings[-1].startswith("memory may not suffice, ")
     assert found.warnings[-1].endswith("use fewer --workers, or add --set data.shard_images=8")
-    monkeypatch.setattr(datus.forecast, "free_memory", lambda: None)
+    monkeypatch.setattr(datus.dry_run, "free_memory", lambda: None)
     assert dry(tiny.config(tmp_path / "run")).facts[-1].endswith(" at the peak, free: unknown")
 
 

@@ -1,40 +1,31 @@
 """The clusters stage where a person corrected some masks: `clusters.corrections`.
 
-    make_clusters(context, corrections, stored, advance)     -> ShardData
+    make_clusters(context, corrections, dataset, advance)     -> ShardData
 
-WHOLE holds what clusters hold without corrections, and names, labelled and labelled_cluster (module
-`modelarrays`); each corrected image what `corrected` keeps of it. Memory: one vector a segment, at
-most `clusters.sample` of those without a label; masks are read one after the other.
+WHOLE holds what clusters hold without corrections, and names, labelled and labelled_cluster
+(`review.cluster_arrays`); each corrected image what `review.corrections` keeps of it. Memory: one
+vector a segment, at most `clusters.sample` of those without a label; masks are read one after the
+other.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
+from datus.engine.dataset import Dataset
 from datus.engine.stage import Arrays, Context
 from datus.engine.workers import Advance
 from datus.errors import ClusterError
 from datus.formats.matching import Matched
-from datus.inputs.index import Index, Shard
+from datus.inputs.index import Shard
 from datus.method.constrained_kmeans import class_centroids, fit_free, label_segments, on_sphere
 from datus.method.masks import labels_to_pixels
 from datus.review import frozen
 from datus.review.cluster_arrays import cluster_arrays
 from datus.review.corrections import kept_arrays
 from datus.stages.sample import count_valid, sample_vectors
-from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ClusterModel, ImageRecord, ShardData
-
-
-class Stored(Protocol):
-    """What is read of a `gather.Dataset`."""
-
-    index: Index
-
-    def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]: ...
-    def reports(self, stage: str, k: int) -> Iterator[ShardReport]: ...
 
 
 @dataclass(slots=True)
@@ -50,7 +41,7 @@ class _Seen:
 
 
 def make_clusters(
-    context: Context, corrections: Matched, dataset: Stored, advance: Advance
+    context: Context, corrections: Matched, dataset: Dataset, advance: Advance
 ) -> ShardData:
     """Raises ClusterError: more classes than clusters, nothing covered, nothing left to cluster."""
     config, n_classes = context.config, len(corrections.names)
@@ -138,7 +129,7 @@ def _reference(
 
 
 def _without_labelled(
-    context: Context, corrections: Matched, dataset: Stored, seen: _Seen
+    context: Context, corrections: Matched, dataset: Dataset, seen: _Seen
 ) -> Iterator[tuple[Shard, ShardData]]:
     """What embeddings stored, labelled segments taken out of `valid` and put into `seen`."""
     streams = (dataset.data(stage, context.k) for stage in ("embeddings", "segments"))

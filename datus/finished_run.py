@@ -23,7 +23,6 @@ import numpy as np
 from PIL import Image
 
 from datus.config import Config
-from datus.engine.plan import DATASET_KEY
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.formats.export import Masks, pixel_confidence, read_behind, read_labels, read_report
 from datus.formats.names import default_names
@@ -34,7 +33,7 @@ from datus.stages.report import pixels_of
 from datus.stages.totals import Candidate, candidates
 from datus.store import latest
 from datus.store.finished import reports
-from datus.store.store import ShardReport, Store
+from datus.store.store import DATASET_KEY, ShardReport, Store
 from datus.types import WHOLE, Array, ImageRecord
 
 PLACES = "inputs.json"
@@ -195,12 +194,9 @@ def open_run(store: Store) -> Finished:
     index = read_index(store)
     if index is None:
         raise UsageError(f"{store.url}: not a run folder; datus run or datus.mine makes one")
-    recipes = dict(store.recipes("report"))  # newest first
-    for mark in (latest.pointed(store, "report"), *recipes):
-        if mark in recipes and store.report("report", mark, DATASET_KEY) is not None:
-            if recipes[mark]["settings"]["dataset"] == index.content:
-                return Finished(store, index, mark)
-            break
+    last = latest.last_finished(store, "report")
+    if last and last[1]["settings"]["dataset"] == index.content:
+        return Finished(store, index, last[0])
     raise WorkError(f"{store.url}: its last run is not finished: run the same again, then load it")
 
 
