@@ -165,10 +165,10 @@ def _of_one_process(
     all_of = dict[str, Callable[[], Any]]()
     all_of["center: sums of keys"] = lambda: deque(dataset.data("keysums", k), maxlen=0)
     all_of["clusters: a sample of all vectors"] = lambda: sample_vectors(
-        dataset.data("embeddings", k), 10, 1, 0, shardjobs.silent
+        dataset.data("embeddings", k), 10, 1, 0, shardjobs.no_progress
     )
     all_of["clusters: a sample of what shards kept"] = lambda: taken(
-        dataset, k, 1, 0, shardjobs.silent
+        dataset, k, 1, 0, shardjobs.no_progress
     )
     n_labels, gallery = config.clusters.k[0], config.report.gallery
     all_of["report: tallies"] = lambda: tally_of(dataset, k, n_labels, gallery)

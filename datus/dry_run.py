@@ -24,7 +24,7 @@ from datus.engine.dataset import Dataset
 from datus.engine.plan import Node, Plan, wanted_groups
 from datus.engine.resources import at_a_time, parallel, placed, runtime_of
 from datus.engine.run import Console, require_upstream
-from datus.engine.shard_job import LOADED, READ, Job, Maker, silent
+from datus.engine.shard_job import LOADED, READ, Job, Maker, no_progress
 from datus.engine.stage import Context, merged
 from datus.errors import ClusterError, CorruptShard, ImageError, StoreError, size_text
 from datus.inputs.classes import load_classes
@@ -265,12 +265,14 @@ class _Sample:
         )
 
     def _on(self, node: Node, shard: Shard, store: Store) -> ShardData:
-        return Maker(Job(self.config, store.url, (), self.plan.nodes, shard), silent).data(node)
+        return Maker(Job(self.config, store.url, (), self.plan.nodes, shard), no_progress).data(
+            node
+        )
 
     def _on_dataset(self, node: Node, store: Store) -> ShardData:
         work = node.stage.build(Context(self.config, node.k, runtime_of(self.config)))
         dataset = Dataset(self.config, store, self.plan, self.index, node, lambda text: None)
-        data: ShardData = work(dataset, silent)
+        data: ShardData = work(dataset, no_progress)
         data.written.update(dataset.written)
         store.write_shard(node.place(), data, 0.0, keep=True)
         return data

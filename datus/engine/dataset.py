@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datus.config import Config
 from datus.engine.plan import Node, Plan, find_node
-from datus.engine.shard_job import Job, Maker, silent
+from datus.engine.shard_job import Job, Maker, no_progress
 from datus.errors import CorruptShard, WorkError
 from datus.inputs.images import sha256_of
 from datus.inputs.index import Index, Shard
@@ -85,7 +85,7 @@ class Dataset:
     def _made(self, node: Node, shard: Shard) -> ShardData:
         """One at a time: to make a shard takes the memory and the threads of a shard."""
         job = Job(self.config, self.store.url, (), self.plan.nodes, shard)
-        maker = Maker(job, silent, files=False)
+        maker = Maker(job, no_progress, files=False)
         data = maker.data(node)
         for text in maker.said:
             self.say(text)

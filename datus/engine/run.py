@@ -21,8 +21,8 @@ from datus.engine.budget import check_disk_space
 from datus.engine.dataset import WORKPLACE, Dataset
 from datus.engine.plan import Node, Plan, unchanged, wanted_groups
 from datus.engine.resources import at_a_time, in_workers, placed, runtime_of
-from datus.engine.shard_job import LOADED, READ, Job, carefully, is_done, run_job, silent
-from datus.engine.shares import Turns, agreed_index, check_arrived, hold, left_notes, part_of
+from datus.engine.shard_job import LOADED, READ, Job, carefully, is_done, no_progress, run_job
+from datus.engine.shares import Turns, agreed_index, check_arrived, left_notes, locked, part_of
 from datus.engine.stage import Context
 from datus.engine.workers import Advance, ExecutorSettings, Outcome
 from datus.errors import DatusError, TooManyFailures, WorkError
@@ -49,7 +49,7 @@ class Quiet:
 
     @contextmanager
     def bar(self, name: str, total: int) -> Iterator[Advance]:
-        yield silent
+        yield no_progress
 
     def say(self, text: str) -> None:
         """Nobody listens."""
@@ -101,8 +101,8 @@ def run(
     """
     check_inputs(config)
     share = parse_share(config.speed.shards)
-    held = hold(store, share)
-    with frugal(), held as suspects, executors.connected(config.speed):
+    lock = locked(store, share)
+    with frugal(), lock as suspects, executors.connected(config.speed):
         LOADED.clear()
         READ.clear()
         result = _indexed(config, store, make_plan, console, suspects)

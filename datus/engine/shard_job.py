@@ -110,7 +110,7 @@ class Maker:
             raise WorkError(f"{node.label} was damaged and is gone: run the same command again")
         inputs = {need: self.data(find_node(self.job.nodes, need, node.k)) for need in node.needs}
         started = time.monotonic()
-        advance = self.advance if node in self.job.group else silent
+        advance = self.advance if node in self.job.group else no_progress
         data = _loaded(self.job.config, node)(self.job.shard, inputs, advance)
         seconds = time.monotonic() - started
         self.store.write_shard(self._place(node), data, seconds, keep=node.keep)
@@ -139,7 +139,7 @@ def _loaded(config: Config, node: Node) -> ShardWork:
         return LOADED[config, node.fingerprint]
 
 
-def silent(_: int) -> None:
+def no_progress(_: int) -> None:
     """Work that was not counted in the bar's total."""
 
 

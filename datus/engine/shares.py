@@ -1,6 +1,6 @@
 """Many processes on one run folder: who may be in it, and what waits for whom.
 
-    with hold(store, share) as suspects beside other shares, or alone
+    with locked(store, share) as suspects beside other shares, or alone
     index = agreed_index(...)           read once, not by every share
     part_of(plan, share)                the plan with this share's shards only
     turns.ready(group)                  without what is not ours, or needs what is not there yet
@@ -43,7 +43,7 @@ ARRIVAL_SECONDS = 90.0
 
 
 @contextmanager
-def hold(store: Store, share: Share | None) -> Iterator[frozenset[str]]:
+def locked(store: Store, share: Share | None) -> Iterator[frozenset[str]]:
     """Alone in the run folder, or, with a share of the shards, beside other shares.
 
     Alone: what killed writers left is swept up; gives what was under way when they were killed.

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from datus.cli.app import app
 from datus.config import Config
 from datus.engine.run import RunResult
-from datus.engine.shares import agreed_index, check_arrived, hold
+from datus.engine.shares import agreed_index, check_arrived, locked
 from datus.errors import ConfigError, StoreError, TooManyFailures, WorkError
 from datus.inputs.safe_decode import NOTES
 from datus.pipeline import run
@@ -228,10 +228,10 @@ def test_shares_on_an_object_store(tiny: Dataset, whole: Path) -> None:
 
 def test_shares_are_beside_one_another_and_a_whole_run_is_alone(tmp_path: Path) -> None:
     def enter(text: str) -> None:
-        with hold(Store(tmp_path), parse_share(text)):
+        with locked(Store(tmp_path), parse_share(text)):
             pass
 
-    with hold(Store(tmp_path), Share(1, 2)):
+    with locked(Store(tmp_path), Share(1, 2)):
         enter("2/2")
         for text in ("", "none"):
             with pytest.raises(StoreError) as caught:
@@ -241,7 +241,7 @@ def test_shares_are_beside_one_another_and_a_whole_run_is_alone(tmp_path: Path) 
             )
     for text in ("", "none"):
         with (
-            hold(Store(tmp_path), parse_share(text)),
+            locked(Store(tmp_path), parse_share(text)),
             pytest.raises(StoreError, match=f"is in use by process {os.getpid()} on "),
         ):
             enter("1/2")
@@ -254,9 +254,9 @@ def test_the_lock_of_a_share_killed_at_the_index_goes_with_the_next_whole_run(
     left = tmp_path / "index" / ".lock"
     left.parent.mkdir()
     left.touch()
-    with hold(Store(tmp_path), Share(1, 2)):
+    with locked(Store(tmp_path), Share(1, 2)):
         assert left.exists()
-    with hold(Store(tmp_path), None):
+    with locked(Store(tmp_path), None):
         assert not left.exists()
 
 
@@ -264,9 +264,9 @@ def test_a_share_leaves_what_others_are_writing(tmp_path: Path) -> None:
     Store(tmp_path).write(b"", "features", "mark", "shard-abc.json")
     torn = tmp_path / "features" / "mark" / ".tmp-of-another"
     torn.touch()
-    with hold(Store(tmp_path), Share(1, 2)):
+    with locked(Store(tmp_path), Share(1, 2)):
         assert torn.exists()
-    with hold(Store(tmp_path), None):
+    with locked(Store(tmp_path), None):
         assert not torn.exists()
 
 
@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(StoreError, match="make the run folder writable or choose another"),
-        hold(Store(tmp_path / "file" / "run"), Share(1, 2)),
+        locked(Store(tmp_path / "file" / "run"), Share(1, 2)),
     ):
         pass
 
