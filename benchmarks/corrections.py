@@ -32,7 +32,7 @@ from datus.clusters_config import ClustersConfig
 from datus.config import Config
 from datus.engine.plan import find_node
 from datus.engine.run import QUIET, run
-from datus.formats.read_pngs import MAX_PIXELS
+from datus.formats.files import MAX_PIXELS
 from datus.inputs.classes import load_classes
 from datus.inputs.images import find_images, image_id_of
 from datus.method.clusters import fit_space

@@ -3,24 +3,36 @@
 An instance is a connected part. As run lengths it has exactly the pixels of the mask; as polygons
 (`options.polygons`) it has one path along the sides of its pixels, holes cut in, which pycocotools
 fills to the same pixels; tools that draw the border too make it a pixel larger.
+
+Read back, run lengths, compressed or not, give exactly their pixels. Of a polygon a pixel is inside
+if its centre is; the polygons of one annotation are joined. Where two annotations overlap the later
+one counts, as tools draw it. Classes are the categories in order of their ids.
+
+Run lengths are spelled here: pycocotools takes twice as long to write those of a part, and for a
+text that does not cover the image it returns memory that nobody wrote.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
 
-from datus.errors import WorkError
+from datus.compute.compiled import compiled
+from datus.errors import UsageError, WorkError
+from datus.formats.files import MAX_PIXELS, Files, stem, table_errors
 from datus.formats.folder import put
-from datus.formats.outlines import outline
-from datus.formats.parts import Part, coco_counts, coco_text, find_parts
+from datus.formats.parts import Part, find_parts
 from datus.formats.pngs import png_bytes
-from datus.formats.records import Classes, Item, Options
+from datus.formats.polygons import outline, polygon_mask
+from datus.formats.records import Classes, Corrections, Draw, Item, Options, Size
 from datus.types import IGNORE, Array
+
+Table = Mapping[str, Any]
 
 MAX_SEGMENTS = 2**24 - 1
 """Panoptic PNGs hold a segment's id in three bytes; 0 is no label."""
@@ -66,8 +78,7 @@ def _shape(part: Part, size: tuple[int, ...], polygons: bool) -> dict[str, Any]:
     if polygons:
         shape = [np.add(outline(part.mask), (left, top)).ravel().tolist()]
     else:
-        counts = coco_counts(part, size[0] * size[1])
-        shape = {"size": [size[0], size[1]], "counts": coco_text(counts)}
+        shape = {"size": [*size], "counts": coco_text(part.counts)}
     row = {"segmentation": shape, "area": part.area, "bbox": part.box_xywh, "iscrowd": 0}
     return row if part.score is None else {**row, "score": part.score}
 
@@ -135,3 +146,165 @@ def _finish(
     info = {"description": "made by datus", **(options.about or {})}
     rest = {"images": images, "categories": categories, "licenses": [], "info": info}
     file.write("\n], " + json.dumps(rest, ensure_ascii=False)[1:] + "\n")
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+_EXPECTED = "COCO wants it: {}; export it again"
+
+
+def is_coco(table: Any) -> bool:
+    needed = ("images", "annotations", "categories")
+    return isinstance(table, dict) and all(isinstance(table.get(name), list) for name in needed)
+
+
+def read_coco(files: Files, name: str, table: Table) -> Corrections:
+    """`table`: the JSON of the file `name`, instances or panoptic. Raises UsageError."""
+    rows = table["annotations"]
+    panoptic = bool(rows) and isinstance(rows[0], dict) and "segments_info" in rows[0]
+    with table_errors(files.where(name), _EXPECTED):
+        return (_read_panoptic if panoptic else _read_instances)(files, name, table)
+
+
+def _read_instances(files: Files, name: str, table: Table) -> Corrections:
+    names, labels = _category_labels(table)
+    by_image: dict[Any, list[Table]] = {}
+    for row in table["annotations"]:
+        by_image.setdefault(row["image_id"], []).append(row)
+    images: dict[str, Draw] = {}
+    sizes: dict[str, Size] = {}
+    for image in table["images"]:
+        size = _image_size(image)
+        rows = by_image.get(image["id"], [])
+        images[stem(image["file_name"])] = partial(_draw, files.where(name), size, rows, labels)
+        sizes[stem(image["file_name"])] = partial(_image_size, image)
+    return Corrections("COCO instances", names, images, sizes)
+
+
+def _read_panoptic(files: Files, name: str, table: Table) -> Corrections:
+    """The PNGs of segment ids lie in a folder named as the JSON, beside it."""
+    names, labels = _category_labels(table)
+    file_names = {image["id"]: stem(image["file_name"]) for image in table["images"]}
+    images: dict[str, Draw] = {}
+    sizes: dict[str, Size] = {}
+    for row in table["annotations"]:
+        png = str(PurePosixPath(name).with_suffix("") / row["file_name"])
+        if png not in files.names:
+            raise UsageError(
+                f"corrections: {files.where(name)}: {png} is missing: COCO panoptic is the "
+                "JSON and a folder of PNGs beside it; give the folder that holds both"
+            )
+        image = file_names[row["image_id"]]
+        images[image] = partial(_draw_segments, files, png, row["segments_info"], labels)
+        sizes[image] = partial(files.size, png)
+    return Corrections("COCO panoptic", names, images, sizes)
+
+
+def _category_labels(table: Table) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """(names, id -> label)."""
+    rows = sorted(table["categories"], key=lambda row: int(row["id"]))
+    names = tuple(str(row["name"]) for row in rows)
+    if not 0 < len(names) <= IGNORE or len(set(names)) < len(names):
+        raise ValueError(f"expected 1 to {IGNORE} categories, no two of one name")
+    return names, {row["id"]: label for label, row in enumerate(rows)}
+
+
+def _image_size(image: Table) -> tuple[int, int]:
+    height, width = int(image["height"]), int(image["width"])
+    if min(height, width) < 1:
+        raise ValueError(f"{image['file_name']}: {height} x {width} pixels")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{image['file_name']}: more than {MAX_PIXELS} pixels")
+    return height, width
+
+
+def _draw(
+    where: str, size: tuple[int, int], rows: Sequence[Table], labels: Mapping[Any, int]
+) -> Array:
+    drawn = np.full(size, IGNORE, np.uint8)
+    for row in rows:
+        with table_errors(f"{where}: annotation {row.get('id', 'without id')}", _EXPECTED):
+            drawn[_segmentation_mask(row["segmentation"], *size)] = labels[row["category_id"]]
+    return drawn
+
+
+def _segmentation_mask(shape: Any, height: int, width: int) -> Array:
+    """bool (H, W)."""
+    if isinstance(shape, dict):
+        if [int(side) for side in shape["size"]] != [height, width]:
+            raise ValueError(f"size {shape['size']}, the image has {[height, width]}")
+        return coco_mask(shape["counts"], height, width)
+    inside = np.zeros((height, width), bool)
+    for points in shape:
+        inside |= polygon_mask(points, height, width)
+    return inside
+
+
+def _draw_segments(
+    files: Files, png: str, segments: Sequence[Table], labels: Mapping[Any, int]
+) -> Array:
+    with table_errors(files.where(png), _EXPECTED):
+        ids = files.rgb(png).astype(np.int64) @ np.array([1, 256, 65536])
+        values, where = np.unique(ids, return_inverse=True)
+        known = {int(row["id"]): labels[row["category_id"]] for row in segments} | {0: IGNORE}
+        value_labels = np.array([known[value] for value in values.tolist()], np.uint8)
+    return value_labels[where].reshape(ids.shape)
+
+
+# --- run lengths --------------------------------------------------------------------------------
+
+
+def coco_text(counts: Array) -> str:
+    """COCO's compressed run lengths: from the fourth on the difference to two before, in groups of
+    five bits, low ones first, bit 6 = more follow, 48 added to make letters of them."""
+    letters: bytes = _letters(counts).tobytes()
+    return letters.decode("ascii")
+
+
+@compiled
+def _letters(counts: Array) -> Array:
+    """uint8 (n,): the letters of `coco_text`."""
+    found = np.empty(13 * len(counts), np.uint8)  # 64 bits in groups of five
+    n_found = 0
+    for place in range(len(counts)):
+        rest = counts[place] - (counts[place - 2] if place > 2 else 0)
+        more = True
+        while more:
+            group = rest & 31
+            rest >>= 5
+            more = rest != (-1 if group & 16 else 0)
+            found[n_found] = group + (32 if more else 0) + 48
+            n_found += 1
+    return found[:n_found]
+
+
+def coco_mask(counts: str | Sequence[int], height: int, width: int) -> Array:
+    """counts: pixels off, on, off ... down the columns."""
+    runs = _counts_of_text(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    n_all = height * width
+    if runs.ndim != 1 or (runs < 0).any() or (runs > n_all).any() or runs.sum() != n_all:
+        raise ValueError(f"run lengths do not add up to {height} x {width} pixels")
+    values = np.arange(len(runs)) % 2 == 1
+    mask: Array = np.repeat(values, runs).reshape(width, height).T
+    return mask
+
+
+def _counts_of_text(text: str) -> Array:
+    """int64 (n,): COCO's compressed run lengths, see `coco_text`."""
+    letters = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if not len(letters):
+        return np.zeros(0, np.int64)
+    if letters.min() < 0 or letters.max() > 63 or letters[-1] & 32:
+        raise ValueError("run lengths have letters that COCO does not use")
+    last = (letters & 32) == 0
+    starts = np.r_[0, np.flatnonzero(last)[:-1] + 1]
+    place = np.arange(len(letters)) - np.repeat(starts, np.diff(np.r_[starts, len(letters)]))
+    if place.max() > 10:
+        raise ValueError("a run length is too long")
+    runs = np.add.reduceat((letters & 31) << 5 * place, starts)
+    negative = (letters[last] & 16) != 0
+    runs -= np.where(negative, np.int64(1) << 5 * (place[last] + 1), 0)
+    for first in (1, 2):  # from the fourth on, the difference to two before
+        runs[first::2] = np.cumsum(runs[first::2])
+    return runs

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from datus.errors import UsageError
-from datus.formats.read_records import Corrections
+from datus.formats.records import Corrections
 from datus.types import IGNORE, Array, ImageRecord
 
 

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from datus.formats.folder import put
-from datus.formats.outlines import outline
 from datus.formats.parts import Part, find_parts
+from datus.formats.polygons import outline
 from datus.formats.records import Classes, Item, Options
 
 

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from datus.formats.coco import coco_text
 from datus.formats.labelstudio import pack
-from datus.formats.outlines import outline
-from datus.formats.parts import Part, coco_counts, coco_text, find_parts
+from datus.formats.parts import Part, find_parts
+from datus.formats.polygons import outline
 from datus.types import IGNORE, Array
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -95,7 +96,7 @@ def from_text(text: str) -> list[int]:
 @given(LABELS)
 def test_coco_runs_go_down_the_columns(labels: Array) -> None:
     for part in find_parts(labels):
-        counts = coco_counts(part, labels.size)
+        counts = part.counts
         assert counts.sum() == labels.size
         assert (counts[1:] > 0).all(), "the foot of a column and the head of the next are one run"
         values = np.repeat(np.arange(len(counts)) % 2, counts)

@@ -19,7 +19,7 @@ from datus.errors import ClusterError, ConfigError, UsageError
 from datus.formats.export import cluster_names, find_masks
 from datus.formats.label_folders import as_folder
 from datus.formats.matching import matched
-from datus.formats.read_records import Corrections
+from datus.formats.records import Corrections
 from datus.inputs.classes import load_classes
 from datus.inputs.index import read_index
 from datus.method.masks import decode_labels, encode_mask, find_labels

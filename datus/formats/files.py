@@ -1,6 +1,9 @@
-"""A folder, a zip or one file: names and bytes, read alike.
+"""What the readers of corrections read: a folder, a zip or one file, all alike.
 
-    with_files(path)   -> Files; Files.names, Files.read(name)
+    files = open_files(path)
+    files.names                                   what is in it
+    files.read(name), .json(name), .text(name)    contents
+    files.rgb(name), .ids(name), .size(name)      pictures
 
 Only names that were listed can be read, so a path inside an annotation file leads nowhere else.
 """
@@ -8,15 +11,25 @@ Only names that were listed can be read, so a path inside an annotation file lea
 import json
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datus.errors import UsageError
+import numpy as np
+
+from datus.config import DataConfig
+from datus.errors import ImageError, UsageError
+from datus.inputs.decode import load_picture, picture_size
+from datus.method.masks import decode_labels
+from datus.types import Array
 
 MAX_BYTES = 2_000_000_000
 """Of one file: more is no mask and no table that fits in memory."""
+
+MAX_PIXELS = DataConfig().max_pixels
+"""Of one picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,35 @@ class Files:
                 "export it again from the tool"
             ) from None
 
+    def text(self, name: str) -> str:
+        """Raises UsageError: not UTF-8."""
+        try:
+            return self.read(name).decode()
+        except UnicodeDecodeError:
+            raise UsageError(f"corrections: {self.where(name)}: expected UTF-8 text") from None
+
+    def rgb(self, name: str) -> Array:
+        """uint8 (H, W, 3). Raises UsageError: not a picture, more than MAX_PIXELS."""
+        with self._image_errors(name):
+            return np.asarray(load_picture(self.read(name), MAX_PIXELS).image.convert("RGB"))
+
+    def ids(self, name: str) -> Array:
+        """uint8 (H, W) of a picture of labels. Raises UsageError: not one, more than MAX_PIXELS."""
+        with self._image_errors(name):
+            return decode_labels(self.read(name), MAX_PIXELS)
+
+    def size(self, name: str) -> tuple[int, int]:
+        """(H, W) of a picture, from its header. Raises UsageError as `rgb` does."""
+        with self._image_errors(name):
+            return picture_size(self.read(name), MAX_PIXELS)
+
+    @contextmanager
+    def _image_errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ImageError as error:
+            raise UsageError(f"corrections: {self.where(name)}: {error}") from None
+
     def where(self, name: str) -> str:
         """For messages."""
         return str(self.path) if self.names == (name,) else f"{self.path}/{name}"
@@ -62,7 +104,7 @@ class Files:
         return found
 
 
-def with_files(path: Path) -> Files:
+def open_files(path: Path) -> Files:
     """Raises UsageError: not there, cannot be listed, a damaged zip."""
     try:
         if path.is_dir():
@@ -80,6 +122,16 @@ def with_files(path: Path) -> Files:
 def stem(name: str) -> str:
     """Without the suffix."""
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name
+
+
+@contextmanager
+def table_errors(where: str, expected: str) -> Iterator[None]:
+    """UsageError for what a table of another shape raises inside: `where` is not as `expected`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"corrections: {where}: not as {expected.format(reason)}") from None
 
 
 _BAD_ZIP = (
