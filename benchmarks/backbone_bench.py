@@ -37,10 +37,10 @@ from datus.config import EMBEDDED_BACKBONE, Config, parse_override
 from datus.engine.plan import make_plan
 from datus.engine.stage import Context, Runtime, read_image, read_truth
 from datus.errors import DatusError
-from datus.inputs.classes import load_classes
 from datus.inputs.index import Index, Shard, make_index
+from datus.inputs.labels import load_classes, truth_classes
 from datus.method.clusters import assign
-from datus.method.masks import fill_from_neighbours, labels_to_pixels, truth_classes
+from datus.method.masks import fill_from_neighbours, labels_to_pixels
 from datus.method.metrics import add, count_pixels, score
 from datus.review.cluster_arrays import cluster_model
 from datus.stages.work import segment_map

@@ -33,17 +33,11 @@ from datus.config import Config
 from datus.engine.plan import find_node
 from datus.engine.run import QUIET, run
 from datus.formats.files import MAX_PIXELS
-from datus.inputs.classes import load_classes
 from datus.inputs.images import find_images, image_id_of
+from datus.inputs.labels import decode_labels, find_labels, load_classes, truth_classes
 from datus.method.clusters import fit_space
 from datus.method.constrained_kmeans import fit_free, label_segments, on_sphere
-from datus.method.masks import (
-    decode_labels,
-    fill_from_neighbours,
-    find_labels,
-    labels_to_pixels,
-    truth_classes,
-)
+from datus.method.masks import fill_from_neighbours, labels_to_pixels
 from datus.method.metrics import add, count_pixels, score
 from datus.review.cluster_arrays import corrected_names
 from datus.segmenter.fit import fit_folders

@@ -16,7 +16,7 @@ from baselines import Job, colour_baseline, find_items, token_baseline
 
 from datus.config import EMBEDDED_BACKBONE, Config
 from datus.engine.run import run
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 from datus.method.metrics import RULES, score_all
 from datus.store.store import Store
 

@@ -20,8 +20,8 @@ import numpy as np
 from datus.config import Config, settings_of
 from datus.engine.resources import resolve_device
 from datus.engine.stage import Context
-from datus.inputs.classes import load_classes
 from datus.inputs.index import Index
+from datus.inputs.labels import load_classes
 from datus.models.image_size import denoise_size, input_size
 from datus.models.weights import check_learnable
 from datus.review import corrections as corrected

@@ -25,8 +25,8 @@ from datus.engine.run import Console, require_upstream
 from datus.engine.stage import read_image, read_truth
 from datus.errors import ImageError, StoreError
 from datus.forecast import Findings, Forecast, Row, spread
-from datus.inputs.classes import load_classes
 from datus.inputs.index import Index, check_inputs, make_index
+from datus.inputs.labels import load_classes
 from datus.models.image_size import input_size, patch_px_of
 from datus.models.registry import find
 from datus.models.weights import hub_file, licence, notice, presence
@@ -151,7 +151,7 @@ def _decode(config: Config) -> Check:
 
 
 def _truth(config: Config) -> Check:
-    from datus.method.masks import truth_classes
+    from datus.inputs.labels import truth_classes
 
     classes = load_classes(Path(config.data.classes))
 

@@ -26,8 +26,9 @@ from datus.engine.workers import Advance
 from datus.errors import CorruptShard, DatusError, StoreError, UsageError, WorkError
 from datus.inputs.images import decode_image
 from datus.inputs.index import check_inputs
+from datus.inputs.labels import decode_labels
 from datus.method.baselines import renumbered
-from datus.method.masks import PALETTE, decode_labels
+from datus.method.masks import PALETTE
 from datus.pipeline import STAGE_NAMES
 from datus.report.display import Look, contact_sheet, overlay_picture, png_bytes, shrunk
 from datus.store.store import Store

@@ -25,7 +25,8 @@ from datus.formats.names import default_names, make_classes, matched_names, read
 from datus.formats.records import Item, Options
 from datus.inputs.images import decode_image, sha256_of
 from datus.inputs.index import Index, read_index
-from datus.method.masks import decode_labels, labels_to_pixels
+from datus.inputs.labels import decode_labels
+from datus.method.masks import labels_to_pixels
 from datus.store import latest
 from datus.store.finished import reports, undone
 from datus.store.store import ShardReport, Store

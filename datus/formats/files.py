@@ -22,7 +22,7 @@ import numpy as np
 from datus.config import DataConfig
 from datus.errors import ImageError, UsageError
 from datus.inputs.decode import load_picture, picture_size
-from datus.method.masks import decode_labels
+from datus.inputs.labels import decode_labels
 from datus.types import Array
 
 MAX_BYTES = 2_000_000_000

@@ -29,8 +29,8 @@ from datus.formats.files import Files
 from datus.formats.folder import put, write_json
 from datus.formats.parts import find_parts
 from datus.formats.records import Classes, Corrections, Item, Options, Size
+from datus.inputs.labels import LABEL_SUFFIXES
 from datus.method.label_png import png_of
-from datus.method.masks import LABEL_SUFFIXES
 from datus.types import IGNORE, Array
 
 Put = Callable[[str, bytes], None]

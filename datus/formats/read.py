@@ -14,7 +14,7 @@ from datus.formats.files import Files, open_files
 from datus.formats.labelstudio import is_tasks, read_tasks
 from datus.formats.pngs import CLASS_MASKS, CVAT_ARCHIVE, LABELMAP, read_labelmap, read_labels
 from datus.formats.records import Corrections
-from datus.method.masks import LABEL_SUFFIXES
+from datus.inputs.labels import LABEL_SUFFIXES
 
 EXPECTED = (
     "expected label PNGs, COCO instances or panoptic, CVAT's Segmentation mask 1.1, "

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from datus.engine.stage import Context, Inputs, ShardWork, one_image, per_image, read_truth
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 from datus.types import ImageRecord, ShardData
 
 # --- evaluate: counts int64 (L + 1, C); denoised, the same of de-noised masks; by_confidence int32
@@ -14,9 +14,10 @@ from datus.types import ImageRecord, ShardData
 
 def build_evaluate(context: Context) -> ShardWork:
     from datus.inputs.images import preview_size
+    from datus.inputs.labels import truth_classes
     from datus.method.confidence import bin_of, binned
     from datus.method.label_png import labels_of
-    from datus.method.masks import encode_small, labels_to_pixels, truth_classes
+    from datus.method.masks import encode_small, labels_to_pixels
     from datus.method.metrics import count_pixels
 
     config = context.config

@@ -18,7 +18,7 @@ from datus.config import Config
 from datus.engine.plan import find_node, make_plan
 from datus.engine.run import QUIET
 from datus.errors import WorkError
-from datus.method.masks import decode_labels
+from datus.inputs.labels import decode_labels
 from datus.preflight import look
 from datus.store.store import Store
 
