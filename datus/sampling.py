@@ -288,7 +288,8 @@ class Sample:
 
     def _made_clusters(self, node: Node) -> _Timed:
         """Centroids of the sample, repeated up to K; the seconds are those of more vectors."""
-        from datus.method.clusters import fit_clusters, load_faiss, offsets
+        from datus.method.clusters import fit_clusters, offsets
+        from datus.method.faiss_library import load_faiss
 
         settings, seed, device = self.config.clusters, self.config.seed, self.runtime.device
         embedded = self.output(find_node(self.plan.nodes, "embeddings", node.k)).arrays.values()
