@@ -23,8 +23,7 @@ def labels_to_pixels(labels: Array, height: int, width: int) -> Array:
     """
     rows = (2 * np.arange(height) + 1) * labels.shape[0] // (2 * height)
     columns = (2 * np.arange(width) + 1) * labels.shape[1] // (2 * width)
-    pixels: Array = labels[rows][:, columns]
-    return pixels
+    return np.asarray(labels[rows][:, columns])
 
 
 def encode_mask(mask: Array) -> bytes:
@@ -48,8 +47,8 @@ def fill_from_neighbours(segments: SegmentMap, assignments: Assignments) -> Assi
         usable = (cluster[first] < 0) & (cluster[second] >= 0)
         if not usable.any():
             return Assignments(cluster, assignments.margin)
-        open_ones, at = np.unique(first[usable], return_index=True)
-        cluster[open_ones] = cluster[second[usable][at]]
+        segments_to_fill, at = np.unique(first[usable], return_index=True)
+        cluster[segments_to_fill] = cluster[second[usable][at]]
 
 
 def _contacts(labels: Array, n_segments: int) -> tuple[Array, Array]:
@@ -61,10 +60,10 @@ def _contacts(labels: Array, n_segments: int) -> tuple[Array, Array]:
         (labels[:-1, :-1], labels[1:, 1:]),
         (labels[:-1, 1:], labels[1:, :-1]),
     )
-    both = np.concatenate([np.stack([one.ravel(), other.ravel()]) for one, other in pairs], axis=1)
-    both = both[:, both[0] != both[1]].astype(np.int64)
-    both = np.concatenate([both, both[::-1]], axis=1)
-    codes, counts = np.unique(both[0] * n_segments + both[1], return_counts=True)
+    touching = np.concatenate([np.stack([a.ravel(), b.ravel()]) for a, b in pairs], axis=1)
+    touching = touching[:, touching[0] != touching[1]].astype(np.int64)
+    touching = np.concatenate([touching, touching[::-1]], axis=1)
+    codes, counts = np.unique(touching[0] * n_segments + touching[1], return_counts=True)
     first, second = codes // n_segments, codes % n_segments
     order = np.lexsort((second, -counts, first))
     return first[order], second[order]
@@ -123,8 +122,7 @@ def _cielab(rgb: Array) -> Array:
     root = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
     x, y, z = root.T
     lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
-    sixteenths: Array = np.rint(lab * 16).astype(np.int32)
-    return sixteenths
+    return np.asarray(np.rint(lab * 16), np.int32)
 
 
 PALETTE = _palette()
