@@ -13,11 +13,11 @@ text that does not cover the image it returns memory that nobody wrote.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ from PIL import Image
 from datus.compute.compiled import compiled
 from datus.errors import UsageError, WorkError
 from datus.formats.files import MAX_PIXELS, Files, stem, table_errors
-from datus.formats.folder import put
+from datus.formats.folder import put, write_rows
 from datus.formats.parts import Part, find_parts
 from datus.formats.pngs import png_bytes
 from datus.formats.polygons import outline, polygon_mask
@@ -40,17 +40,16 @@ MAX_SEGMENTS = 2**24 - 1
 
 def write_coco(folder: Path, items: Iterable[Item], classes: Classes, options: Options) -> None:
     """annotations/instances_default.json, and images/default/."""
-    images, number = [], 0
-    with _table(folder, "instances_default.json") as file:
-        for image_number, item in enumerate(items, start=1):
-            images.append(_image_row(image_number, item))
-            _put_image(folder, item)
+
+    def instances(images: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        number = count(1)
+        for item in items:
+            image = _add_image(folder, item, images)
             for part in find_parts(item.labels, item.confidence, options.min_area):
-                number += 1
-                row = {"id": number, "image_id": image_number, "category_id": part.label + 1}
-                row |= _shape(part, item.labels.shape, options.polygons)
-                _add(file, row, first=number == 1)
-        _finish(file, images, _categories(classes), options)
+                row = {"id": next(number), "image_id": image, "category_id": part.label + 1}
+                yield row | _shape(part, item.labels.shape, options.polygons)
+
+    _write_table(folder, "instances_default.json", instances, _categories(classes), options)
 
 
 def write_panoptic(folder: Path, items: Iterable[Item], classes: Classes, options: Options) -> None:
@@ -58,18 +57,48 @@ def write_panoptic(folder: Path, items: Iterable[Item], classes: Classes, option
 
     A segment is all of a class in an image, as is usual for what cannot be counted (`isthing` 0).
     """
-    images, number = [], 0
-    with _table(folder, "panoptic_default.json") as file:
-        for image_number, item in enumerate(items, start=1):
-            images.append(_image_row(image_number, item))
-            _put_image(folder, item)
-            segments, ids = _segments(item, number)
-            number += len(segments)
+
+    def annotations(images: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        n_segments = 0
+        for item in items:
+            image = _add_image(folder, item, images)
+            segments, ids = _segments(item, n_segments)
+            n_segments += len(segments)
             name = f"{item.image_id}.png"
             put(folder, f"annotations/panoptic_default/{name}", _id_png(ids))
-            row = {"image_id": image_number, "file_name": name, "segments_info": segments}
-            _add(file, row, first=image_number == 1)
-        _finish(file, images, [{**row, "isthing": 0} for row in _categories(classes)], options)
+            yield {"image_id": image, "file_name": name, "segments_info": segments}
+
+    categories = [{**row, "isthing": 0} for row in _categories(classes)]
+    _write_table(folder, "panoptic_default.json", annotations, categories, options)
+
+
+def _add_image(folder: Path, item: Item, images: list[dict[str, Any]]) -> int:
+    """Write the image, add its row to `images`; its number."""
+    if item.image is not None:
+        put(folder, f"images/default/{item.file_name}", item.image)
+    height, width = item.labels.shape
+    number = len(images) + 1
+    images.append({"id": number, "file_name": item.file_name, "height": height, "width": width})
+    return number
+
+
+def _write_table(
+    folder: Path,
+    name: str,
+    annotations: Callable[[list[dict[str, Any]]], Iterable[dict[str, Any]]],
+    categories: list[dict[str, Any]],
+    options: Options,
+) -> None:
+    """Annotations as they come; they fill the list of images, which is written behind them."""
+    path = folder / "annotations" / name
+    path.parent.mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    info = {"description": "made by datus", **(options.about or {})}
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"annotations": [')
+        write_rows(file, annotations(images))
+        tables = {"images": images, "categories": categories, "licenses": [], "info": info}
+        file.write("\n], " + json.dumps(tables, ensure_ascii=False)[1:] + "\n")
 
 
 def _shape(part: Part, size: tuple[int, ...], polygons: bool) -> dict[str, Any]:
@@ -91,12 +120,12 @@ def _segments(item: Item, n_before: int) -> tuple[list[dict[str, Any]], Array]:
         number = n_before + len(rows) + 1
         if number > MAX_SEGMENTS:
             raise WorkError(f"coco-panoptic holds {MAX_SEGMENTS} segments: export as png or coco")
-        mine = item.labels == label
-        ids[mine] = number
-        ys, xs = np.flatnonzero(mine.any(1)), np.flatnonzero(mine.any(0))
+        mask = item.labels == label
+        ids[mask] = number
+        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         left, top = int(xs[0]), int(ys[0])
         box = [left, top, int(xs[-1]) + 1 - left, int(ys[-1]) + 1 - top]
-        row = {"id": number, "category_id": label + 1, "area": int(mine.sum()), "bbox": box}
+        row = {"id": number, "category_id": label + 1, "area": int(mask.sum()), "bbox": box}
         rows.append({**row, "iscrowd": 0})
     return rows, ids
 
@@ -107,45 +136,11 @@ def _id_png(ids: Array) -> bytes:
     return png_bytes(Image.fromarray(colours))
 
 
-def _image_row(number: int, item: Item) -> dict[str, Any]:
-    height, width = item.labels.shape
-    return {"id": number, "file_name": item.file_name, "height": height, "width": width}
-
-
-def _put_image(folder: Path, item: Item) -> None:
-    if item.image is not None:
-        put(folder, f"images/default/{item.file_name}", item.image)
-
-
 def _categories(classes: Classes) -> list[dict[str, Any]]:
     return [
         {"id": label + 1, "name": name, "supercategory": "", "color": classes.colour(label)}
         for label, name in enumerate(classes.names)
     ]
-
-
-# --- the JSON, written as it grows --------------------------------------------------------------
-
-
-@contextmanager
-def _table(folder: Path, name: str) -> Iterator[TextIO]:
-    path = folder / "annotations" / name
-    path.parent.mkdir(parents=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.write('{"annotations": [')
-        yield file
-
-
-def _add(file: TextIO, row: dict[str, Any], first: bool) -> None:
-    file.write(("\n" if first else ",\n") + json.dumps(row, ensure_ascii=False))
-
-
-def _finish(
-    file: TextIO, images: list[dict[str, Any]], categories: list[dict[str, Any]], options: Options
-) -> None:
-    info = {"description": "made by datus", **(options.about or {})}
-    rest = {"images": images, "categories": categories, "licenses": [], "info": info}
-    file.write("\n], " + json.dumps(rest, ensure_ascii=False)[1:] + "\n")
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -265,8 +260,8 @@ def coco_text(counts: Array) -> str:
 @compiled
 def _letters(counts: Array) -> Array:
     """uint8 (n,): the letters of `coco_text`."""
-    found = np.empty(13 * len(counts), np.uint8)  # 64 bits in groups of five
-    n_found = 0
+    letters = np.empty(13 * len(counts), np.uint8)  # 64 bits in groups of five
+    n_letters = 0
     for place in range(len(counts)):
         rest = counts[place] - (counts[place - 2] if place > 2 else 0)
         more = True
@@ -274,9 +269,9 @@ def _letters(counts: Array) -> Array:
             group = rest & 31
             rest >>= 5
             more = rest != (-1 if group & 16 else 0)
-            found[n_found] = group + (32 if more else 0) + 48
-            n_found += 1
-    return found[:n_found]
+            letters[n_letters] = group + (32 if more else 0) + 48
+            n_letters += 1
+    return letters[:n_letters]
 
 
 def coco_mask(counts: str | Sequence[int], height: int, width: int) -> Array:

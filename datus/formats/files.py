@@ -97,11 +97,11 @@ class Files:
     def below(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
         """Name below `folder` without suffix -> whole name, of files that end so."""
         start = f"{folder}/" if folder else ""
-        found = {}
-        for name in self.names:
-            if name.startswith(start) and PurePosixPath(name).suffix.lower() in suffixes:
-                found[stem(name.removeprefix(start))] = name
-        return found
+        return {
+            stem(name.removeprefix(start)): name
+            for name in self.names
+            if name.startswith(start) and PurePosixPath(name).suffix.lower() in suffixes
+        }
 
 
 def open_files(path: Path) -> Files:
@@ -142,11 +142,8 @@ _BAD_ZIP = (
 
 
 def _folder(path: Path) -> Files:
-    names = [
-        one.relative_to(path).as_posix()
-        for one in path.rglob("*")
-        if one.is_file() and not one.name.startswith(".")
-    ]
+    inside = (file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+    names = [file.relative_to(path).as_posix() for file in inside]
     return Files(path, tuple(sorted(names)), lambda name: _limited(path / name).read_bytes())
 
 
@@ -158,15 +155,14 @@ def _limited(path: Path) -> Path:
 
 def _zip(path: Path) -> Files:
     archive = zipfile.ZipFile(path)  # open while it is used: to open it reads all names
-    names = [one.filename for one in archive.infolist()]
-    names = [name for name in names if name and not name.endswith("/")]
+    names = [name for name in archive.namelist() if name and not name.endswith("/")]
     names = [name for name in names if not PurePosixPath(name).name.startswith(".")]
 
     def fetch(name: str) -> bytes:
-        found = archive.getinfo(name)
-        if found.file_size > MAX_BYTES:
+        member = archive.getinfo(name)
+        if member.file_size > MAX_BYTES:
             raise UsageError(f"corrections: {path}/{name}: more than {MAX_BYTES} bytes")
-        if found.compress_size > path.stat().st_size:  # so much memory would be asked for
+        if member.compress_size > path.stat().st_size:  # so much memory would be asked for
             raise zipfile.BadZipFile(f"{name} is larger than the zip")
         return archive.read(name)
 

@@ -9,7 +9,6 @@ counts that was not cancelled. Classes are in the order of label_config.xml wher
 JSON, else in that of their first use.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ import numpy as np
 
 from datus.errors import UsageError
 from datus.formats.files import MAX_PIXELS, Files, stem, table_errors
-from datus.formats.folder import put
+from datus.formats.folder import put, write_rows
 from datus.formats.polygons import polygon_mask
 from datus.formats.records import Classes, Corrections, Item, Options
 from datus.types import IGNORE, Array
@@ -43,22 +42,21 @@ def write_labelstudio(
     """tasks.json, label_config.xml, and images/."""
     with (folder / "tasks.json").open("w", encoding="utf-8") as file:
         file.write("[")
-        for number, item in enumerate(items):
-            task = _task(item, classes, options)
-            file.write((",\n" if number else "\n") + json.dumps(task, ensure_ascii=False))
-            if item.image is not None:
-                put(folder, f"images/{item.file_name}", item.image)
+        write_rows(file, (_write_task(folder, item, classes, options) for item in items))
         file.write("\n]\n")
     put(folder, CONFIG, _config(classes).encode())
 
 
-def _task(item: Item, classes: Classes, options: Options) -> dict[str, Any]:
+def _write_task(folder: Path, item: Item, classes: Classes, options: Options) -> dict[str, Any]:
+    """The row of tasks.json; the image is written."""
+    if item.image is not None:
+        put(folder, f"images/{item.file_name}", item.image)
     results = [
         _region(item, classes.names[label], label)
         for label in np.unique(item.labels[item.labels != IGNORE]).tolist()
     ]
     prediction: dict[str, Any] = {"model_version": "datus", "result": results}
-    scores = [one["score"] for one in results if "score" in one]
+    scores = [region["score"] for region in results if "score" in region]
     if scores:
         prediction["score"] = round(sum(scores) / len(scores), 6)
     data = {"image": options.image_url + quote(item.file_name), "image_id": item.image_id}
@@ -67,9 +65,9 @@ def _task(item: Item, classes: Classes, options: Options) -> dict[str, Any]:
 
 def _region(item: Item, name: str, label: int) -> dict[str, Any]:
     height, width = item.labels.shape
-    mine = item.labels == label
-    value = {"format": "rle", "rle": pack(mine).tolist(), "brushlabels": [name]}
-    region = {
+    mask = item.labels == label
+    value = {"format": "rle", "rle": pack(mask).tolist(), "brushlabels": [name]}
+    region: dict[str, Any] = {
         "id": f"class-{label}",
         "type": "brushlabels",
         "from_name": "label",
@@ -79,10 +77,11 @@ def _region(item: Item, name: str, label: int) -> dict[str, Any]:
         "image_rotation": 0,
         "value": value,
     }
-    known = (
-        item.confidence[mine & np.isfinite(item.confidence)] if item.confidence is not None else ()
-    )
-    return {**region, "score": round(float(np.mean(known)), 6)} if len(known) else region
+    if item.confidence is not None:
+        known = item.confidence[mask & np.isfinite(item.confidence)]
+        if len(known):
+            region["score"] = round(float(np.mean(known)), 6)
+    return region
 
 
 def _config(classes: Classes) -> str:
@@ -110,10 +109,9 @@ _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
 
 def is_tasks(table: Any) -> bool:
-    return (
-        isinstance(table, list)
-        and bool(table)
-        and all(isinstance(task, dict) and isinstance(task.get("data"), dict) for task in table)
+    tasks = table if isinstance(table, list) else []
+    return bool(tasks) and all(
+        isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks
     )
 
 
@@ -250,8 +248,7 @@ def _bits(codes: Array, widths: Array) -> Array:
     """uint8 (sum of widths,): the low `width` bits of each code, high ones first."""
     places = np.arange(int(widths.max()) - 1, -1, -1)
     bits = (codes[:, None] >> places & 1).astype(np.uint8)
-    found: Array = bits[places < widths[:, None]]
-    return found
+    return np.asarray(bits[places < widths[:, None]])
 
 
 def brush_mask(packed: Sequence[int], height: int, width: int) -> Array:

@@ -196,17 +196,17 @@ def read_labels(files: Files, root: str) -> Corrections:
     """`root`: where the pictures lie, or a folder above `annotations/training`."""
     names, colours = _class_file(files, root)
     masks = f"{root}/{PNG_MASKS}".strip("/")
-    found = files.below(masks, LABEL_SUFFIXES) or files.below(root, LABEL_SUFFIXES)
+    paths = files.below(masks, LABEL_SUFFIXES) or files.below(root, LABEL_SUFFIXES)
     if names is None:
-        highest = max((_highest(files.ids(path)) for path in found.values()), default=-1)
+        highest = max((_highest(files.ids(path)) for path in paths.values()), default=-1)
         names = tuple(f"class {label}" for label in range(highest + 1))
-        pictures = {name: partial(files.ids, path) for name, path in found.items()}
-        return Corrections("label pictures", names, dict(pictures), _sizes(files, found))
+        pictures = {name: partial(files.ids, path) for name, path in paths.items()}
+        return Corrections("label pictures", names, dict(pictures), _sizes(files, paths))
     images = {
         name: partial(_by_colour_or_number, files, path, names, colours)
-        for name, path in found.items()
+        for name, path in paths.items()
     }
-    return Corrections("label pictures with class names", names, dict(images), _sizes(files, found))
+    return Corrections("label pictures with class names", names, dict(images), _sizes(files, paths))
 
 
 def read_labelmap(files: Files, root: str) -> Corrections:
@@ -226,19 +226,19 @@ def read_labelmap(files: Files, root: str) -> Corrections:
                 f"corrections: {files.path}: {LABELMAP}: expected at most {IGNORE} classes, "
                 f"each of its own colour, and black for none; got {line!r}"
             )
-    found = files.below(f"{root}/{CLASS_MASKS}".strip("/"), (".png",))
-    images = {name: partial(_by_known_colour, files, path, colours) for name, path in found.items()}
-    sizes = _sizes(files, found)
+    paths = files.below(f"{root}/{CLASS_MASKS}".strip("/"), (".png",))
+    images = {name: partial(_by_known_colour, files, path, colours) for name, path in paths.items()}
+    sizes = _sizes(files, paths)
     return Corrections("CVAT segmentation masks", tuple(names), dict(images), sizes)
 
 
-def _sizes(files: Files, found: Mapping[str, str]) -> dict[str, Size]:
-    return {name: partial(files.size, path) for name, path in found.items()}
+def _sizes(files: Files, paths: Mapping[str, str]) -> dict[str, Size]:
+    return {name: partial(files.size, path) for name, path in paths.items()}
 
 
 def _highest(labels: Array) -> int:
-    said = labels[labels != IGNORE]
-    return int(said.max()) if said.size else -1
+    labelled = labels[labels != IGNORE]
+    return int(labelled.max()) if labelled.size else -1
 
 
 def _by_colour_or_number(files: Files, path: str, names: Sequence[str], colours: Colours) -> Array:

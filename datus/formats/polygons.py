@@ -80,8 +80,8 @@ def _corners(part: Array) -> tuple[Array, Array]:
     n_corners = 0
     for x in range(width + 1):
         for y in range(height + 1):
-            for one in range(2):
-                pixel = _CORNERS[around[x, y], one]
+            for which in range(2):
+                pixel = _CORNERS[around[x, y], which]
                 if pixel >= 0:
                     points[n_corners, 0], points[n_corners, 1] = x, y
                     steps[n_corners, 0] = 2 * (pixel % 2) - 1

@@ -29,21 +29,23 @@ def open_corrections(path: Path) -> Corrections:
         files = open_files(path / CVAT_ARCHIVE)
     roots = _labelmaps(files)
     if roots:
-        return _some(path, read_labelmap(files, _only(path, LABELMAP, roots)))
+        return _with_images(path, read_labelmap(files, _only(path, LABELMAP, roots)))
     tables = {name: table for name in _candidates(files) if (table := _table(files, name))}
     if tables:
         name = _only(path, "annotation file", list(tables))
         read = read_tasks if isinstance(tables[name], list) else read_coco
-        return _some(path, read(files, name, tables[name]))
+        return _with_images(path, read(files, name, tables[name]))
     if files.below("", LABEL_SUFFIXES):
-        return _some(path, read_labels(files, _png_root(files)))
+        return _with_images(path, read_labels(files, _png_root(files)))
     raise UsageError(f"corrections: {path}: nothing in it that is read: {EXPECTED}")
 
 
-def _some(path: Path, found: Corrections) -> Corrections:
-    if not found.images:
-        raise UsageError(f"corrections: {path}: {found.format} without a single image: {EXPECTED}")
-    return found
+def _with_images(path: Path, corrections: Corrections) -> Corrections:
+    if not corrections.images:
+        raise UsageError(
+            f"corrections: {path}: {corrections.format} without a single image: {EXPECTED}"
+        )
+    return corrections
 
 
 def _only(path: Path, what: str, names: list[str]) -> str:
@@ -56,7 +58,8 @@ def _only(path: Path, what: str, names: list[str]) -> str:
 def _labelmaps(files: Files) -> list[str]:
     """Folders that hold a labelmap and masks."""
     parents = [_parent(name) for name in files.names if PurePosixPath(name).name == LABELMAP]
-    return [one for one in parents if files.below(f"{one}/{CLASS_MASKS}".strip("/"), (".png",))]
+    masks = ((folder, f"{folder}/{CLASS_MASKS}".strip("/")) for folder in parents)
+    return [folder for folder, below in masks if files.below(below, (".png",))]
 
 
 def _candidates(files: Files) -> list[str]:

@@ -66,7 +66,7 @@ class Options:
         """From a table of the names above. Raises UsageError: another name."""
         if isinstance(given, Options):
             return given
-        known = [one.name for one in fields(Options)]
+        known = [option.name for option in fields(Options)]
         if given is not None and not (isinstance(given, Mapping) and set(given) <= set(known)):
             raise UsageError(f"options: expected a dict of {', '.join(known)}, got {given!r}")
         return Options(**(given or {}))
