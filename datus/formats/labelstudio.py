@@ -85,10 +85,10 @@ def _region(item: Item, name: str, label: int) -> dict[str, Any]:
 
 
 def _config(classes: Classes) -> str:
-    labels = []
-    for label, name in enumerate(classes.names):
-        colour = "#" + "".join(f"{value:02x}" for value in classes.colour(label))
-        labels.append(f'    <Label value={quoteattr(name)} background="{colour}"/>\n')
+    labels = [
+        f'    <Label value={quoteattr(name)} background="{classes.hex_colour(label)}"/>\n'
+        for label, name in enumerate(classes.names)
+    ]
     return (
         '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
         f'  <BrushLabels name="label" toName="image">\n{"".join(labels)}'

@@ -95,10 +95,10 @@ def write_cvat(folder: Path, items: Iterable[Item], classes: Classes, options: O
 
         _write_classes_and_objects(add, items, classes, 0)
         add(LABELMAP, _lines(labelmap))
-    rows = []
-    for label, name in enumerate(classes.names):
-        colour = "#" + "".join(f"{value:02x}" for value in classes.colour(label))
-        rows.append({"name": name, "color": colour, "type": "mask", "attributes": []})
+    rows = [
+        {"name": name, "color": classes.hex_colour(label), "type": "mask", "attributes": []}
+        for label, name in enumerate(classes.names)
+    ]
     write_json(folder / "labels.json", rows)
 
 
@@ -115,12 +115,9 @@ def _write_classes_and_objects(
         palette[void] = VOID
     ids = []
     for item in items:
-        if (
-            item.image_id != item.image_id.strip()
-            or "\n" in item.image_id
-            or item.image_id[0] == "#"
-        ):
-            raise UsageError(f"image {item.image_id!r}: lists of this format cannot hold that name")
+        name = item.image_id
+        if name != name.strip() or "\n" in name or name[0] == "#":
+            raise UsageError(f"image {name!r}: lists of this format cannot hold that name")
         labels = np.where(item.labels == IGNORE, void, item.labels + np.uint8(1))
         add(f"{CLASS_MASKS}/{item.image_id}.png", png_of(labels, palette))
         objects = png_of(_objects(item.labels), VOC_COLOURS)
@@ -135,19 +132,16 @@ def _objects(labels: Array) -> Array:
     """uint8 (H, W): number of the part, 0 = none. Where there are too many parts, the largest have
     their own and what is left of each class is one object."""
     parts = find_parts(labels)
-    kept = parts
-    objects = np.zeros(labels.shape, np.uint8)
+    if not parts:
+        return np.zeros(labels.shape, np.uint8)
+    values = np.arange(len(parts) + 1)
     if len(parts) > MAX_OBJECTS:
-        present = np.unique(labels[labels != IGNORE])
-        first = MAX_OBJECTS - len(present) + 1
-        kept = sorted(parts, key=lambda part: -part.area)[: first - 1]
-        rest = np.zeros(256, np.uint8)
-        rest[present] = np.arange(first, first + len(present))
-        objects = rest[labels]
-    for number, part in enumerate(kept, start=1):
-        top, left, bottom, right = part.box
-        objects[top:bottom, left:right][part.mask] = number
-    return objects
+        present = np.unique([part.label for part in parts])
+        n_largest = MAX_OBJECTS - len(present)
+        largest = sorted(parts, key=lambda part: -part.area)[:n_largest]
+        values[1:] = n_largest + 1 + np.searchsorted(present, [part.label for part in parts])
+        values[[part.number for part in largest]] = np.arange(1, n_largest + 1)
+    return np.asarray(values.astype(np.uint8)[parts[0].numbers])
 
 
 def _labelmap(classes: Classes) -> list[str]:
@@ -169,7 +163,7 @@ def _lines(lines: list[str]) -> bytes:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """For pictures of colours; labels are written by `png.png_of`."""
+    """For pictures of colours; labels are written by `label_png.png_of`."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=False, compress_level=6)
     return buffer.getvalue()
@@ -179,9 +173,8 @@ def _voc_colours() -> Array:
     """uint8 (256, 3): Pascal VOC's colours: the bits of the number, three at a time, high first."""
     numbers = np.arange(256)
     colours = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (numbers >> (3 * place + channel) & 1) << (7 - place)
+    for bit in range(8):
+        colours[:, bit % 3] |= (numbers >> bit & 1) << (7 - bit // 3)
     return colours.astype(np.uint8)
 
 

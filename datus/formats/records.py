@@ -43,6 +43,10 @@ class Classes:
     def colour(self, label: int) -> list[int]:
         return [int(value) for value in self.colours[label]]
 
+    def hex_colour(self, label: int) -> str:
+        """Such as #7700ff."""
+        return "#" + bytes(self.colour(label)).hex()
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
