@@ -36,11 +36,11 @@ from simulated import BENCH_VIEWS, Strength, noisy, picture, simulated, whitened
 from datus.config import EMBEDDED_BACKBONE, Config, parse_override
 from datus.engine.stage import Context, Runtime
 from datus.errors import DatusError
-from datus.inputs.classes import load_classes
 from datus.inputs.index import Index, Shard, make_index
+from datus.inputs.labels import load_classes, truth_classes
 from datus.inputs.read import read_image, read_truth
 from datus.method.clusters import assign
-from datus.method.masks import fill_from_neighbours, labels_to_pixels, truth_classes
+from datus.method.masks import fill_from_neighbours, labels_to_pixels
 from datus.method.metrics import add, count_pixels, score
 from datus.pipeline import make_plan
 from datus.review.cluster_arrays import cluster_model

@@ -28,10 +28,10 @@ from zlib import crc32
 
 import numpy as np
 
+from datus.clusters_config import ClustersConfig
 from datus.compute.threads import map_threads, n_cores
-from datus.config import ClustersConfig, FeaturesConfig
+from datus.config import FeaturesConfig
 from datus.errors import DatusError, ImageError, UsageError
-from datus.inputs.classes import load_classes
 from datus.inputs.images import (
     decode_image,
     find_images,
@@ -41,9 +41,10 @@ from datus.inputs.images import (
     normalise,
     resize_image,
 )
+from datus.inputs.labels import decode_labels, load_classes, truth_classes
 from datus.method.baselines import nearest, pixel_features
 from datus.method.clusters import fit_clusters
-from datus.method.masks import decode_labels, labels_to_pixels, truth_classes
+from datus.method.masks import labels_to_pixels
 from datus.method.metrics import Scores, add, count_pixels, score_all
 from datus.models.image_size import input_size
 from datus.types import Array, ClassTable, ClusterModel, Confusion

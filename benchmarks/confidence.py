@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from datus.formats.export import find_masks
-from datus.inputs.classes import load_classes
-from datus.method.masks import decode_labels, labels_to_pixels, truth_classes
+from datus.inputs.labels import decode_labels, load_classes, truth_classes
+from datus.method.masks import labels_to_pixels
 from datus.method.metrics import add, count_pixels, fit_match
 from datus.store.store import Store
 from datus.types import IGNORE, Array, ClassTable, Confusion

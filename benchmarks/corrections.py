@@ -32,23 +32,18 @@ from datus.clusters_config import ClustersConfig
 from datus.config import Config
 from datus.engine.plan import find_node
 from datus.engine.run import QUIET
-from datus.formats.read_pngs import MAX_PIXELS
-from datus.inputs.classes import load_classes
+from datus.formats.files import MAX_PIXELS
 from datus.inputs.images import find_images, image_id_of
+from datus.inputs.labels import decode_labels, find_labels, load_classes, truth_classes
 from datus.method.clusters import fit_space
 from datus.method.constrained_kmeans import fit_free, label_segments, on_sphere
-from datus.method.masks import (
-    decode_labels,
-    fill_from_neighbours,
-    find_labels,
-    labels_to_pixels,
-    truth_classes,
-)
+from datus.method.masks import fill_from_neighbours, labels_to_pixels
 from datus.method.metrics import add, count_pixels, score
 from datus.pipeline import run
 from datus.review.cluster_arrays import corrected_names
 from datus.segmenter.fit import fit_folders
-from datus.segmenter.predict_folder import Folders, Prediction, predict_folder
+from datus.segmenter.predict_folder import Folders, predict_folder
+from datus.segmenter.tiles import Prediction
 from datus.stages.segments import segment_map
 from datus.store.store import Store
 from datus.types import WHOLE, Array, Assignments, Confusion

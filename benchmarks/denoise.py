@@ -24,18 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datus.method.boundaries import boundary_f, class_boundary_f
 from imperfect_labels import LABELS, imperfect_folder
 
 from datus.compute.threads import map_threads, n_cores
 from datus.config import Config, parse_override
 from datus.engine.plan import find_node
 from datus.engine.run import QUIET
-from datus.inputs.classes import load_classes
 from datus.inputs.index import make_index, read_index
+from datus.inputs.labels import load_classes, truth_classes
 from datus.inputs.read import read_image, read_truth
-from datus.method.boundaries import boundary_f, class_boundary_f
 from datus.method.clusters import assign
-from datus.method.masks import fill_from_neighbours, labels_to_pixels, truth_classes
+from datus.method.masks import fill_from_neighbours, labels_to_pixels
 from datus.method.metrics import RULES, add, count_pixels, fit_match, score
 from datus.method.refine import refine
 from datus.pipeline import make_plan, run

@@ -27,7 +27,7 @@ import numpy as np
 from baselines import Job, colour_baseline, find_items
 
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 from datus.method.metrics import score
 from datus.pipeline import run
 from datus.store.store import Store

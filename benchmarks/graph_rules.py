@@ -28,8 +28,8 @@ from baselines import Item, find_items, read_image, read_truth
 
 from datus.compute.threads import map_threads, n_cores
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.inputs.classes import load_classes
 from datus.inputs.images import fit_size, normalise, resize_image
+from datus.inputs.labels import load_classes
 from datus.method.affinity import affinity_graph, density
 from datus.method.centering import add as add_sums
 from datus.method.centering import (
@@ -43,11 +43,11 @@ from datus.method.centering import (
 from datus.method.clusters import assign, fit_clusters
 from datus.method.embeddings import pool, valid_segments
 from datus.method.louvain import Partition, in_order_of_first_node, partition, unpack
-from datus.method.masks import fill_from_neighbours, paint
+from datus.method.masks import fill_from_neighbours, labels_to_pixels
 from datus.method.metrics import RULES, add, count_pixels, score_all
 from datus.method.segments import split
 from datus.models.image_size import input_size
-from datus.types import AffinityGraph, Array, Confusion, SegmentEmbeddings, SegmentMap
+from datus.types import IGNORE, AffinityGraph, Array, Confusion, SegmentEmbeddings, SegmentMap
 
 RESTARTS = 8
 RESOLUTIONS = (0.6, 0.8, 1.0, 1.25, 1.6)
@@ -214,7 +214,10 @@ def one_rule(
         found = assign(model, SegmentEmbeddings(vectors[place], ok))
         if rule.noise == "nearest":
             found = fill_from_neighbours(parts, found)
-        return count_pixels(paint(parts, found, *one.size), one.truth, args.clusters, n_classes)
+        labels = np.where(found.cluster < 0, IGNORE, found.cluster).astype(np.uint8)
+        return count_pixels(
+            labels_to_pixels(labels[parts.labels], *one.size), one.truth, args.clusters, n_classes
+        )
 
     confusion = add(map_threads(counted, range(len(photographs)), n_cores()))
     figures = {

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from datus.config import Config
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes, truth_classes
 from datus.inputs.read import read_truth
-from datus.method.masks import encode_mask, truth_classes
+from datus.method.masks import encode_mask
 from datus.method.metrics import add, count_pixels, score
 from datus.types import ImageRecord
 

@@ -13,7 +13,7 @@ Every row draws the labels that the pipeline of `best` gave to patches at the im
     random walker       from the inside of the blocks, half a patch from their borders
 
 The last two need scikit-image. Figures: `hungarian_strict` mIoU and accuracy, the boundary F-score
-of each class after the match and of any border (datus.method.boundaries), milliseconds of one
+of each class after the match and of any border (boundaries.py), milliseconds of one
 thread an image (its own time, not the machine's), decoding not counted. Mean and spread over seeds.
 """
 
@@ -29,12 +29,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from baselines import find_items, read_image, read_truth
+from datus.method.boundaries import borders, boundary_f, class_boundary_f
 
 from datus.compute.threads import map_threads
 from datus.config import EMBEDDED_BACKBONE, Config
 from datus.engine.plan import find_node
-from datus.inputs.classes import load_classes
-from datus.method.boundaries import borders, boundary_f, class_boundary_f
+from datus.inputs.labels import load_classes
 from datus.method.masks import labels_to_pixels
 from datus.method.metrics import add, count_pixels, score
 from datus.method.refine import Bilateral, refine

@@ -15,7 +15,7 @@ import numpy as np
 from baselines import Job, colour_baseline, find_items, token_baseline
 
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 from datus.method.metrics import RULES, score_all
 from datus.pipeline import run
 from datus.store.store import Store

@@ -27,7 +27,8 @@ import numpy as np
 from PIL import Image
 from scipy.stats import spearmanr
 
-from datus.config import ClustersConfig, Config
+from datus.clusters_config import ClustersConfig
+from datus.config import Config
 from datus.engine.plan import find_node
 from datus.engine.run import RunResult
 from datus.method.verdict import recommend

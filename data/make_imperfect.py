@@ -26,8 +26,8 @@ import numpy as np
 
 from datus.config import DataConfig
 from datus.errors import DatusError
-from datus.inputs.classes import load_classes
-from datus.method.masks import decode_labels, encode_mask, find_labels
+from datus.inputs.labels import decode_labels, find_labels, load_classes
+from datus.method.masks import encode_mask
 from datus.types import IGNORE, Array
 
 Change = Callable[[Array, float, np.random.Generator], Array]

@@ -27,8 +27,8 @@ from datus.engine.run import Console, require_upstream
 from datus.engine.shard_job import LOADED, READ, Job, Maker, no_progress
 from datus.engine.stage import Context, merged
 from datus.errors import ClusterError, CorruptShard, ImageError, StoreError, size_text
-from datus.inputs.classes import load_classes
 from datus.inputs.index import Index, Shard, check_inputs, make_index
+from datus.inputs.labels import load_classes
 from datus.inputs.read import read_image, read_truth
 from datus.models.image_size import input_size, patch_px_of
 from datus.models.registry import find
@@ -418,7 +418,7 @@ def _decode(config: Config) -> Check:
 
 
 def _truth(config: Config) -> Check:
-    from datus.method.masks import truth_classes
+    from datus.inputs.labels import truth_classes
 
     classes = load_classes(Path(config.data.classes))
 

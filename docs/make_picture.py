@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datus.inputs.classes import load_classes
-from datus.method.masks import decode_labels, overlay
+from datus.inputs.labels import decode_labels, load_classes
+from datus.method.masks import overlay
 from datus.types import IGNORE, Array
 
 HEIGHT_PX, GAP_PX, LIMIT = 150, 6, 10**8

@@ -39,7 +39,7 @@ WINGS = (
 LEFT = {
     *(("api.functions", "cli.terminal"), ("api.result", "cli.terminal")),
     *(("inputs.index", "store.store"), ("inputs.safe_decode", "store.store")),
-    *(("method.masks", "inputs.decode"), ("method.verdict", "suggest.stability")),
+    ("method.verdict", "suggest.stability"),
     ("segmenter.fit", "stages.denoise"),
 }
 """Arrows that still run back up."""

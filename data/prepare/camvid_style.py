@@ -33,7 +33,7 @@ from common import (
 from PIL import Image
 
 from datus.errors import UsageError, WorkError
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 from datus.types import IGNORE, ClassTable
 
 

@@ -38,8 +38,7 @@ from datus.inputs.arrays import (
     listed,
     local_folder,
 )
-from datus.inputs.classes import load_classes
-from datus.method.masks import truth_classes
+from datus.inputs.labels import load_classes, truth_classes
 from datus.method.metrics import Scores, count_pixels, score_all
 from datus.models.weights import notice
 from datus.store.store import Store

@@ -19,8 +19,8 @@ from PIL import Image
 from datus.config import DataConfig
 from datus.errors import DatusError, UsageError
 from datus.finished_run import Finished, picture
-from datus.inputs.classes import load_classes
-from datus.method.masks import PALETTE, decode_labels, truth_classes
+from datus.inputs.labels import decode_labels, load_classes, truth_classes
+from datus.method.masks import PALETTE
 from datus.report.display import Card, Entry, Look, overlay_picture, page, png_bytes, shrunk
 from datus.types import IGNORE, Array, ImageRecord
 

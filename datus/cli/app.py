@@ -29,24 +29,12 @@ from typing import Annotated, Any
 import typer
 
 from datus import __version__
-from datus.cli import (
-    commands,
-)
-from datus.cli import (
-    export as commands_export,
-)
-from datus.cli import (
-    fit as commands_fit,
-)
-from datus.cli import (
-    predict as commands_predict,
-)
-from datus.cli import (
-    suggest_k as commands_k,
-)
-from datus.cli import (
-    suggest_names as commands_names,
-)
+from datus.cli import commands
+from datus.cli import export as commands_export
+from datus.cli import fit as commands_fit
+from datus.cli import predict as commands_predict
+from datus.cli import suggest_k as commands_k
+from datus.cli import suggest_names as commands_names
 from datus.cli.options import (
     Backbone,
     Classes,

@@ -26,8 +26,9 @@ from datus.engine.workers import Advance
 from datus.errors import CorruptShard, DatusError, StoreError, UsageError, WorkError
 from datus.inputs.images import decode_image
 from datus.inputs.index import check_inputs
+from datus.inputs.labels import decode_labels
 from datus.method.baselines import renumbered
-from datus.method.masks import PALETTE, decode_labels
+from datus.method.masks import PALETTE
 from datus.pipeline import STAGE_NAMES, run
 from datus.report.display import Look, contact_sheet, overlay_picture, png_bytes, shrunk
 from datus.store.store import Store
@@ -106,7 +107,7 @@ def _n_shards(store: Store) -> int:
 
 def _weights_missing(cells: Iterable[Cell]) -> list[str]:
     """What can be known without loading a model: said before the first cell, not after hours."""
-    from datus.models.vit import weights_id
+    from datus.models.weights import weights_id
 
     wanted: dict[tuple[str, str], int] = {}
     for cell in cells:

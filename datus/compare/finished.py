@@ -16,8 +16,8 @@ from datus.compare.tables import chosen_rules
 from datus.config import Config
 from datus.engine.plan import Node, Plan, find_node
 from datus.errors import UsageError, WorkError
-from datus.inputs.classes import load_classes
 from datus.inputs.index import read_index
+from datus.inputs.labels import load_classes
 from datus.pipeline import make_plan
 from datus.review.cluster_arrays import cluster_model
 from datus.store.finished import reports, undone

@@ -13,8 +13,7 @@ import numpy as np
 from datus.compute.threads import map_threads, n_cores
 from datus.config import DataConfig
 from datus.errors import ImageError, TooManyFailures, UsageError
-from datus.inputs.classes import load_classes
-from datus.method.masks import decode_labels, find_labels, truth_classes
+from datus.inputs.labels import decode_labels, find_labels, load_classes, truth_classes
 from datus.method.metrics import RULES, add, count_pixels, score_all
 from datus.types import IGNORE, MAX_CLUSTERS, Array, ClassTable, Confusion
 

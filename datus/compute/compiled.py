@@ -154,39 +154,3 @@ def _transpose(block: Array) -> None:
                 block[row] ^= swap << half
         half >>= np.uint64(1)
         low ^= low << half
-
-
-@compiled
-def connected_parts(communities: Array) -> tuple[Array, Array, Array]:
-    """int32 (gh, gw) communities -> their 8-connected parts, in raster order of first patch.
-
-    Returns int32 (gh, gw) parts, int32 (S,) sizes and int32 (S, 4) tight boxes (top, left, bottom,
-    right), half-open. Flood fill: every patch is put on the stack once.
-    """
-    n_rows, n_columns = communities.shape
-    parts = np.full((n_rows, n_columns), -1, np.int32)
-    sizes = np.zeros(n_rows * n_columns, np.int32)
-    boxes = np.empty((n_rows * n_columns, 4), np.int32)
-    stack = np.empty((n_rows * n_columns, 2), np.int64)
-    n_parts = 0
-    for top in range(n_rows):
-        for left in range(n_columns):
-            if parts[top, left] >= 0:
-                continue
-            low, high, bottom = left, left, top
-            parts[top, left] = n_parts
-            stack[0, 0], stack[0, 1], waiting = top, left, 1
-            while waiting > 0:
-                waiting -= 1
-                row, column = stack[waiting]
-                sizes[n_parts] += 1
-                low, high, bottom = min(low, column), max(high, column), max(bottom, row)
-                for r in range(max(row - 1, 0), min(row + 2, n_rows)):
-                    for c in range(max(column - 1, 0), min(column + 2, n_columns)):
-                        if parts[r, c] < 0 and communities[r, c] == communities[row, column]:
-                            parts[r, c] = n_parts
-                            stack[waiting, 0], stack[waiting, 1] = r, c
-                            waiting += 1
-            boxes[n_parts] = (top, low, bottom + 1, high + 1)
-            n_parts += 1
-    return parts, sizes[:n_parts].copy(), boxes[:n_parts].copy()

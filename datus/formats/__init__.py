@@ -1,15 +1,12 @@
-"""Masks in the layouts of other tools: images, labels and class names in, a folder out.
+"""Masks in the layouts of other tools, both ways.
 
-    records      what a writer is given: Item, Classes, Options
-    parts        label image -> connected parts with area, box, score and COCO runs
-    outlines     one part -> one closed path, holes cut in, for tools that want polygons
-    pngs         png, voc, cvat
-    coco         coco, coco-panoptic
-    yolo, labelstudio, fiftyone_disk, parquet
-    formats      the table of formats
-    folder       the whole folder or none of it
+    formats, folder    the table of formats; a folder that is written whole or not at all
+    export             the masks of a finished run -> items for a writer
+    read, matching     which format a path holds; its names -> the images of a run
+    records            what a writer is given: Item, Classes, Options; a reader gives Corrections
+    parts, polygons    label image -> connected parts; part -> closed path, and back
 
-A writer is `write(folder, items, classes, options)`. Items come one at a time and none is kept, so
-memory does not grow with their number but for one line an image in tables that JSON wants whole.
-`export_run` makes the items of a finished run.
+Every other module is one format. A writer is `write(folder, items, classes, options)`. Items come
+one at a time and none is kept, so memory does not grow with their number but for one line an image
+in tables that JSON wants whole.
 """

@@ -10,6 +10,7 @@ Reads only: index, mask PNGs, and the segments behind them where they are still 
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,7 +26,8 @@ from datus.formats.names import default_names, make_classes, matched_names, read
 from datus.formats.records import Item, Options
 from datus.inputs.images import decode_image, sha256_of
 from datus.inputs.index import Index, read_index
-from datus.method.masks import decode_labels, labels_to_pixels
+from datus.inputs.labels import decode_labels
+from datus.method.masks import labels_to_pixels
 from datus.store import latest
 from datus.store.finished import reports, undone
 from datus.store.store import ShardReport, Store
@@ -195,16 +197,16 @@ def cluster_names(store: Store, masks: Masks, names: str = "") -> list[str | Non
     row: dict[str, Any] = rows[0] if rows else {}
     called: list[str] = row.get("names") or [""] * int(row.get("k", masks.k))
     base = default_names(len(called), called)
-    found = [given or number for given, number in zip(called, base, strict=True)]
+    known = [given or number for given, number in zip(called, base, strict=True)]
     if names in RULES:
-        found = matched_names(report or {}, row, found, RULES[names], masks.stage == "denoise")
+        known = matched_names(report or {}, row, known, RULES[names], masks.stage == "denoise")
     elif names:
         path = Path(names)
         if not path.is_file():
             raise UsageError(f"--names {names}: expected {', '.join(RULES)} or a TOML file")
-        found = read_names(path, found)
+        known = read_names(path, known)
     gone = row.get("gone", [])
-    return [None if number in gone else name for number, name in enumerate(found)]
+    return [None if number in gone else name for number, name in enumerate(known)]
 
 
 def _report(store: Store, masks: Masks) -> dict[str, Any] | None:
@@ -243,7 +245,7 @@ def read_report(store: Store, mark: str) -> dict[str, Any]:
 
 
 def _are_texts(names: Any) -> bool:
-    return isinstance(names, list) and all(isinstance(one, str) for one in names)
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 # --- one image after the other ------------------------------------------------------------------
@@ -278,21 +280,18 @@ def _masks(
 def _sure(labels: Array, behind: dict[str, Array], least: float) -> Array:
     """The labels without the pixels whose segment is less sure than `least`."""
     unsure = (behind["confidence"] < least)[behind["labels"]]
-    kept: Array = np.where(labels_to_pixels(unsure, *labels.shape), np.uint8(IGNORE), labels)
-    return kept
+    return np.where(labels_to_pixels(unsure, *labels.shape), np.uint8(IGNORE), labels)
 
 
 def read_behind(store: Store, masks: Masks, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arrays of masks, of segments) by image; nothing where they were pruned or are damaged."""
-    found = []
+    arrays = []
     for stage, mark in zip(("masks", "segments"), masks.scored, strict=True):
         data: ShardData | None = None
-        try:
+        with suppress(CorruptShard):  # scores are an extra; masks have checksums of their own
             data = store.read_shard((stage, mark, key))
-        except CorruptShard:
-            data = None  # scores are an extra; the masks have checksums of their own
-        found.append(data.arrays if data else {})
-    return found[0], found[1]
+        arrays.append(data.arrays if data else {})
+    return arrays[0], arrays[1]
 
 
 def read_labels(store: Store, masks: Masks, record: ImageRecord, report: ShardReport) -> Array:
@@ -322,8 +321,7 @@ def pixel_confidence(labels: Array, behind: dict[str, Array], lookup: Array) -> 
     segment = labels_to_pixels(behind["labels"], *labels.shape)
     known = np.where((cluster >= 0) & (confidence > 0), confidence, np.float32(np.nan))
     agrees = lookup[cluster.astype(np.uint8)][segment] == labels  # -1 becomes 255
-    found: Array = np.where(agrees, known[segment], np.float32(np.nan))
-    return found
+    return np.where(agrees, known[segment], np.float32(np.nan))
 
 
 def _item(

@@ -7,7 +7,6 @@
 0 is background to FiftyOne and is never drawn, so classes begin at 1; 255 is named "ignore".
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from datus.errors import UsageError
-from datus.formats.folder import put, write_json
+from datus.formats.folder import put, write_json, write_rows
 from datus.formats.records import Classes, Item, Options
 from datus.method.label_png import png_of
-from datus.types import IGNORE, Array
+from datus.types import IGNORE
 
 FIELD = "segmentation"
 
@@ -30,11 +29,7 @@ def write_fiftyone(folder: Path, items: Iterable[Item], classes: Classes, option
         raise UsageError(f"fiftyone: expected at most {IGNORE - 1} classes, got {n_classes}")
     with (folder / "samples.json").open("w", encoding="utf-8") as file:
         file.write('{"samples": [')
-        for number, item in enumerate(items):
-            sample = _sample(item)
-            put(folder, sample["filepath"], item.image or b"")
-            put(folder, sample[FIELD]["mask_path"], _grey(item.labels))
-            file.write((",\n" if number else "\n") + json.dumps(sample, ensure_ascii=False))
+        write_rows(file, (_write_sample(folder, item) for item in items))
         file.write("\n]}\n")
     targets = {str(label + 1): name for label, name in enumerate(classes.names)}
     info = {
@@ -46,13 +41,11 @@ def write_fiftyone(folder: Path, items: Iterable[Item], classes: Classes, option
     write_json(folder / "metadata.json", {"media_type": "image", "info": info})
 
 
-def _sample(item: Item) -> dict[str, Any]:
-    mask = {"_cls": "Segmentation", "mask_path": f"fields/{FIELD}/{item.image_id}.png"}
-    sample = {"filepath": f"data/{item.file_name}", "tags": [], "image_id": item.image_id}
-    return {**sample, FIELD: mask}
-
-
-def _grey(labels: Array) -> bytes:
-    """Grey, not in colours: FiftyOne takes a palette for three channels."""
-    shifted = np.where(labels == IGNORE, IGNORE, labels + np.uint8(1)).astype(np.uint8)
-    return png_of(shifted)
+def _write_sample(folder: Path, item: Item) -> dict[str, Any]:
+    """The row of samples.json; image and mask are written."""
+    path, mask_path = f"data/{item.file_name}", f"fields/{FIELD}/{item.image_id}.png"
+    labels = np.where(item.labels == IGNORE, IGNORE, item.labels + np.uint8(1)).astype(np.uint8)
+    put(folder, path, item.image or b"")
+    put(folder, mask_path, png_of(labels))  # in grey: FiftyOne takes a palette for three channels
+    mask = {"_cls": "Segmentation", "mask_path": mask_path}
+    return {"filepath": path, "tags": [], "image_id": item.image_id, FIELD: mask}

@@ -10,10 +10,10 @@ file `datus_export.about`, which also says where the masks come from.
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from datus.errors import UsageError, WorkError
 from datus.types import EXPORT_MARK
@@ -60,6 +60,12 @@ def put(folder: Path, name: str, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Readable, always the same bytes for the same value."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_rows(file: TextIO, rows: Iterable[Any]) -> None:
+    """The inside of a JSON list, a line each, written as it grows."""
+    for number, row in enumerate(rows):
+        file.write((",\n" if number else "\n") + json.dumps(row, ensure_ascii=False))
 
 
 def _take_place(fresh: Path, out: Path) -> None:

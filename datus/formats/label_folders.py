@@ -20,7 +20,7 @@ from datus.types import IGNORE
 def as_folder(images: Path, path: Path, out: Path) -> tuple[Path, Path]:
     """Only classes with a pixel are in the table. Raises UsageError: nothing fits, nothing said."""
     corrections = open_corrections(path)
-    ids = [image_id_of(one) for one in find_images(images).paths]
+    ids = [image_id_of(path) for path in find_images(images).paths]
     used = np.zeros(256, bool)
     for image_id, name in sorted(places(path, corrections, ids).items()):
         labels = corrections.images[name]()

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from datus.errors import UsageError
-from datus.formats.read_records import Corrections
+from datus.formats.records import Corrections
 from datus.types import IGNORE, Array, ImageRecord
 
 
@@ -39,8 +39,7 @@ class Matched:
         lookup = np.full(256, IGNORE, np.uint8)
         for new, name in enumerate(self.names):
             lookup[self.corrections.names.index(name)] = new
-        found: Array = lookup[self.corrections.images[self.images[image_id]]()]
-        return found
+        return np.asarray(lookup[self.corrections.images[self.images[image_id]]()])
 
     def __iter__(self) -> Iterator[tuple[str, Array]]:
         for image_id in sorted(self.images):
@@ -59,10 +58,10 @@ class Matched:
 def matched(origin: Path, corrections: Corrections, records: Sequence[ImageRecord]) -> Matched:
     """Raises UsageError: no name or two names fit an image, another size, no labelled pixel."""
     by_id = {record.image_id: record for record in records}
-    found = places(origin, corrections, list(by_id))
+    by_image = places(origin, corrections, list(by_id))
     used, images = np.zeros(256, bool), {}
-    for image_id in sorted(found):
-        name, record = found[image_id], by_id[image_id]
+    for image_id, name in sorted(by_image.items()):
+        record = by_id[image_id]
         if name in corrections.sizes:  # a file may claim any size: before it takes memory
             _check_size(origin, name, corrections.sizes[name](), record)
         labels = corrections.images[name]()
@@ -73,21 +72,21 @@ def matched(origin: Path, corrections: Corrections, records: Sequence[ImageRecor
             used[values[values != IGNORE]] = True
     if not images:
         raise UsageError(
-            f"corrections: {origin}: no pixel has a label in any of {len(found)} images: "
+            f"corrections: {origin}: no pixel has a label in any of {len(by_image)} images: "
             "nothing to learn from; label some, or leave the corrections out"
         )
     names = tuple(corrections.names[label] for label in np.flatnonzero(used))
-    unused = tuple(sorted(corrections.images.keys() - set(found.values())))
+    unused = tuple(sorted(corrections.images.keys() - set(by_image.values())))
     return Matched(origin, names, images, unused, corrections)
 
 
 def places(origin: Path, corrections: Corrections, ids: Sequence[str]) -> dict[str, str]:
     """image id -> name, of images that have one. Raises UsageError: none has, or two fit."""
-    normal = {unicodedata.normalize("NFC", one): one for one in ids}
+    normal = {unicodedata.normalize("NFC", image_id): image_id for image_id in ids}
     by_last: dict[str, list[str]] = {}
-    for one in normal:
-        by_last.setdefault(PurePosixPath(one).name, []).append(one)
-    found: dict[str, str] = {}
+    for image_id in normal:
+        by_last.setdefault(PurePosixPath(image_id).name, []).append(image_id)
+    names: dict[str, str] = {}
     for name in sorted(corrections.images):
         fits = _fits(unicodedata.normalize("NFC", name), normal, by_last)
         if len(fits) > 1:
@@ -95,26 +94,26 @@ def places(origin: Path, corrections: Corrections, ids: Sequence[str]) -> dict[s
                 f"corrections: {origin}: {name} may be {fits[0]} or {fits[1]}: "
                 "name it with its folders"
             )
-        for one in fits:
-            other = found.setdefault(normal[one], name)
-            if other != name:
-                raise UsageError(f"corrections: {origin}: {other} and {name} are both {one}")
-    if not found:
+        for image_id in fits:
+            first = names.setdefault(normal[image_id], name)
+            if first != name:
+                raise UsageError(f"corrections: {origin}: {first} and {name} are both {image_id}")
+    if not names:
         raise UsageError(
             f"corrections: {origin}: none of its {len(corrections.images)} images is in the run: "
             f"got for example {min(corrections.images)}, expected for example {ids[0]}"
         )
-    return found
+    return names
 
 
 def _fits(name: str, ids: dict[str, str], by_last: dict[str, list[str]]) -> list[str]:
     if name in ids:
         return [name]
     same = by_last.get(PurePosixPath(name).name, [])
-    shorter = [one for one in same if name.endswith(f"/{one}")]
+    shorter = [image_id for image_id in same if name.endswith(f"/{image_id}")]
     if shorter:
         return [max(shorter, key=len)]
-    return [one for one in same if one.endswith(f"/{name}")]
+    return [image_id for image_id in same if image_id.endswith(f"/{name}")]
 
 
 def _check_size(origin: Path, name: str, size: tuple[int, ...], record: ImageRecord) -> None:

@@ -82,14 +82,14 @@ def matched_names(
 def make_classes(names: Sequence[str | None]) -> tuple[Classes, Array]:
     """(Classes, uint8 (256,): class of each cluster). Clusters of one name become one class, which
     has the place and the colour of the first of them; None makes no class."""
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     colours = np.zeros((256, 3), np.uint8)
     lookup = np.full(256, IGNORE, np.uint8)
     for cluster, name in enumerate(names):
         if name is None:
             continue
-        if name not in found:
-            colours[len(found)] = PALETTE[cluster]
-            found[name] = len(found)
-        lookup[cluster] = found[name]
-    return Classes(tuple(found), colours), lookup
+        if name not in numbers:
+            colours[len(numbers)] = PALETTE[cluster]
+            numbers[name] = len(numbers)
+        lookup[cluster] = numbers[name]
+    return Classes(tuple(numbers), colours), lookup

@@ -6,35 +6,51 @@
 
 voc and cvat have a second PNG of objects: one number a connected part. 8 bits hold 254 of
 them: in an image with more, small parts of a class are one object. Holes stay holes in both.
+
+    read_labels(files, root)      PNGs of any tool, with a file of class names or without
+    read_labelmap(files, root)    cvat and voc: classes by colour; background and void = no label
+
+Editors like to write a palette anew or to save colours: where the colours of the classes are known
+and a picture has only these, they count. Else the numbers in the file do.
 """
 
 import io
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from datus.errors import UsageError
+from datus.formats.files import Files
 from datus.formats.folder import put, write_json
 from datus.formats.parts import find_parts
-from datus.formats.records import Classes, Item, Options
+from datus.formats.records import Classes, Corrections, Item, Options, Size
+from datus.inputs.labels import LABEL_SUFFIXES
 from datus.method.label_png import png_of
 from datus.types import IGNORE, Array
 
 Put = Callable[[str, bytes], None]
+Colour = tuple[int, int, int]
+Colours = Mapping[Colour, int]
+"""Colour -> label."""
 
 MAX_OBJECTS = 254
 """0 is no object and 255 is void."""
 
 PNG_MASKS, CLASS_MASKS, LABELMAP = "annotations/training", "SegmentationClass", "labelmap.txt"
-"""Where masks and class names are; `datus.formats.corrections` reads them back."""
+"""Where masks and class names are."""
 
 CVAT_ARCHIVE = "annotations.zip"
 
 NOT_CLASSES = ("background", "void")
 """Names in a labelmap that are no classes."""
+
+BLOCK_PIXELS = 1 << 22
+"""That are told apart by colour at a time: it takes thirty bytes of each."""
 
 
 def write_png(folder: Path, items: Iterable[Item], classes: Classes, options: Options) -> None:
@@ -79,10 +95,10 @@ def write_cvat(folder: Path, items: Iterable[Item], classes: Classes, options: O
 
         _write_classes_and_objects(add, items, classes, 0)
         add(LABELMAP, _lines(labelmap))
-    rows = []
-    for label, name in enumerate(classes.names):
-        colour = "#" + "".join(f"{value:02x}" for value in classes.colour(label))
-        rows.append({"name": name, "color": colour, "type": "mask", "attributes": []})
+    rows = [
+        {"name": name, "color": classes.hex_colour(label), "type": "mask", "attributes": []}
+        for label, name in enumerate(classes.names)
+    ]
     write_json(folder / "labels.json", rows)
 
 
@@ -99,12 +115,9 @@ def _write_classes_and_objects(
         palette[void] = VOID
     ids = []
     for item in items:
-        if (
-            item.image_id != item.image_id.strip()
-            or "\n" in item.image_id
-            or item.image_id[0] == "#"
-        ):
-            raise UsageError(f"image {item.image_id!r}: lists of this format cannot hold that name")
+        name = item.image_id
+        if name != name.strip() or "\n" in name or name[0] == "#":
+            raise UsageError(f"image {name!r}: lists of this format cannot hold that name")
         labels = np.where(item.labels == IGNORE, void, item.labels + np.uint8(1))
         add(f"{CLASS_MASKS}/{item.image_id}.png", png_of(labels, palette))
         objects = png_of(_objects(item.labels), VOC_COLOURS)
@@ -119,19 +132,16 @@ def _objects(labels: Array) -> Array:
     """uint8 (H, W): number of the part, 0 = none. Where there are too many parts, the largest have
     their own and what is left of each class is one object."""
     parts = find_parts(labels)
-    kept = parts
-    objects = np.zeros(labels.shape, np.uint8)
+    if not parts:
+        return np.zeros(labels.shape, np.uint8)
+    values = np.arange(len(parts) + 1)
     if len(parts) > MAX_OBJECTS:
-        present = np.unique(labels[labels != IGNORE])
-        first = MAX_OBJECTS - len(present) + 1
-        kept = sorted(parts, key=lambda part: -part.area)[: first - 1]
-        rest = np.zeros(256, np.uint8)
-        rest[present] = np.arange(first, first + len(present))
-        objects = rest[labels]
-    for number, part in enumerate(kept, start=1):
-        top, left, bottom, right = part.box
-        objects[top:bottom, left:right][part.mask] = number
-    return objects
+        present = np.unique([part.label for part in parts])
+        n_largest = MAX_OBJECTS - len(present)
+        largest = sorted(parts, key=lambda part: -part.area)[:n_largest]
+        values[1:] = n_largest + 1 + np.searchsorted(present, [part.label for part in parts])
+        values[[part.number for part in largest]] = np.arange(1, n_largest + 1)
+    return np.asarray(values.astype(np.uint8)[parts[0].numbers])
 
 
 def _labelmap(classes: Classes) -> list[str]:
@@ -153,7 +163,7 @@ def _lines(lines: list[str]) -> bytes:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """For pictures of colours; labels are written by `png.png_of`."""
+    """For pictures of colours; labels are written by `label_png.png_of`."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=False, compress_level=6)
     return buffer.getvalue()
@@ -163,11 +173,166 @@ def _voc_colours() -> Array:
     """uint8 (256, 3): Pascal VOC's colours: the bits of the number, three at a time, high first."""
     numbers = np.arange(256)
     colours = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (numbers >> (3 * place + channel) & 1) << (7 - place)
+    for bit in range(8):
+        colours[:, bit % 3] |= (numbers >> bit & 1) << (7 - bit // 3)
     return colours.astype(np.uint8)
 
 
 VOC_COLOURS = _voc_colours()
 """Of objects: readers look the number up by its colour."""
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def read_labels(files: Files, root: str) -> Corrections:
+    """`root`: where the pictures lie, or a folder above `annotations/training`."""
+    names, colours = _class_file(files, root)
+    masks = f"{root}/{PNG_MASKS}".strip("/")
+    paths = files.below(masks, LABEL_SUFFIXES) or files.below(root, LABEL_SUFFIXES)
+    if names is None:
+        highest = max((_highest(files.ids(path)) for path in paths.values()), default=-1)
+        names = tuple(f"class {label}" for label in range(highest + 1))
+        pictures = {name: partial(files.ids, path) for name, path in paths.items()}
+        return Corrections("label pictures", names, dict(pictures), _sizes(files, paths))
+    images = {
+        name: partial(_by_colour_or_number, files, path, names, colours)
+        for name, path in paths.items()
+    }
+    return Corrections("label pictures with class names", names, dict(images), _sizes(files, paths))
+
+
+def read_labelmap(files: Files, root: str) -> Corrections:
+    """`root`: the folder of labelmap.txt and SegmentationClass."""
+    names: list[str] = []
+    colours = {(0, 0, 0): IGNORE}
+    for line in files.text(f"{root}/{LABELMAP}".strip("/")).splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, colour = _labelmap_line(files, line)
+        if name in NOT_CLASSES:
+            colours[colour] = IGNORE
+        elif len(names) < IGNORE and colours.setdefault(colour, len(names)) == len(names):
+            names.append(name)
+        else:
+            raise UsageError(
+                f"corrections: {files.path}: {LABELMAP}: expected at most {IGNORE} classes, "
+                f"each of its own colour, and black for none; got {line!r}"
+            )
+    paths = files.below(f"{root}/{CLASS_MASKS}".strip("/"), (".png",))
+    images = {name: partial(_by_known_colour, files, path, colours) for name, path in paths.items()}
+    sizes = _sizes(files, paths)
+    return Corrections("CVAT segmentation masks", tuple(names), dict(images), sizes)
+
+
+def _sizes(files: Files, paths: Mapping[str, str]) -> dict[str, Size]:
+    return {name: partial(files.size, path) for name, path in paths.items()}
+
+
+def _highest(labels: Array) -> int:
+    labelled = labels[labels != IGNORE]
+    return int(labelled.max()) if labelled.size else -1
+
+
+def _by_colour_or_number(files: Files, path: str, names: Sequence[str], colours: Colours) -> Array:
+    """By colour where that says all, else by number, which must be that of a class."""
+    labels, unknown = _by_colour(files.rgb(path), colours) if colours else (None, "")
+    if labels is not None and not unknown:
+        return labels
+    ids = files.ids(path)
+    if _highest(ids) >= len(names):
+        raise UsageError(
+            f"corrections: {files.where(path)}: label {_highest(ids)}, but its class file names "
+            f"{len(names)}: 0 to {len(names) - 1}, and {IGNORE} for nothing; add a name or repaint"
+        )
+    return ids
+
+
+def _by_known_colour(files: Files, path: str, colours: Colours) -> Array:
+    labels, unknown = _by_colour(files.rgb(path), colours)
+    if unknown:
+        raise UsageError(
+            f"corrections: {files.where(path)}: {unknown}, which {LABELMAP} does not name: "
+            "add the class there, or repaint"
+        )
+    return labels
+
+
+def _by_colour(rgb: Array, colours: Colours) -> tuple[Array, str]:
+    """(uint8 (H, W) labels, what is wrong: empty if every colour is known)."""
+    table = {(r << 16) + (g << 8) + b: label for (r, g, b), label in colours.items()}
+    flat, strange = rgb.reshape(-1, 3), dict[int, int]()
+    drawn = np.empty(len(flat), np.uint8)
+    for start in range(0, len(flat), BLOCK_PIXELS):
+        part = flat[start : start + BLOCK_PIXELS].astype(np.int32)
+        codes = part @ np.array([65536, 256, 1], np.int32)
+        values, where = np.unique(codes, return_inverse=True)
+        labels = np.array([table.get(int(value), -1) for value in values], np.int64)
+        for place in np.flatnonzero(labels < 0).tolist():
+            code = int(values[place])
+            strange[code] = strange.get(code, 0) + int((where == place).sum())
+        drawn[start : start + BLOCK_PIXELS] = labels[where.ravel()].astype(np.uint8)
+    first = min(strange, default=0)
+    unknown = f"{strange[first]} pixels of colour #{first:06x}" if strange else ""
+    return drawn.reshape(rgb.shape[:2]), unknown
+
+
+# --- class files --------------------------------------------------------------------------------
+
+
+def _class_file(files: Files, root: str) -> tuple[tuple[str, ...] | None, dict[Colour, int]]:
+    """(names or None, colour -> label): classes.json, else classes.txt, beside the pictures."""
+    name = f"{root}/classes.json".strip("/")
+    if name in files.names:
+        table = files.json(name)
+        names: Any = table.get("classes") if isinstance(table, dict) else None
+        if not _are_names(names):
+            raise UsageError(
+                f'corrections: {files.where(name)}: expected "classes": a list of different names'
+            )
+        known = {*range(len(names)), IGNORE}
+        colours = _palette(table.get("palette"), table.get("ignore_index"))
+        return tuple(names), {rgb: label for rgb, label in colours if label in known}
+    name = f"{root}/classes.txt".strip("/")
+    if name not in files.names:
+        return None, {}
+    rows = [line.partition("\t") for line in files.text(name).splitlines() if line.strip()]
+    names = [text or number for number, _, text in rows]
+    numbered = all(number == str(label) for label, (number, tab, _) in enumerate(rows) if tab)
+    if not _are_names(names) or not numbered:
+        raise UsageError(
+            f"corrections: {files.where(name)}: expected lines such as 3<tab>sky, counted from 0"
+        )
+    return tuple(names), {}
+
+
+def _are_names(names: Any) -> bool:
+    return (
+        isinstance(names, list)
+        and 0 < len(names) <= IGNORE
+        and all(isinstance(name, str) and name for name in names)
+        and len(set(names)) == len(names)
+    )
+
+
+def _palette(palette: Any, ignore: Any) -> Iterator[tuple[Colour, int]]:
+    """Colour -> label; nothing where two are alike, or black, which is the colour of IGNORE."""
+    try:
+        colours = [(int(red), int(green), int(blue)) for red, green, blue in palette]
+    except (TypeError, ValueError, OverflowError):
+        return
+    if ignore != IGNORE or len({*colours, (0, 0, 0)}) <= len(colours):
+        return
+    yield (0, 0, 0), IGNORE
+    yield from ((colour, label) for label, colour in enumerate(colours[:IGNORE]))
+
+
+def _labelmap_line(files: Files, line: str) -> tuple[str, Colour]:
+    name, _, rest = line.partition(":")
+    try:
+        red, green, blue = map(int, rest.partition(":")[0].split(","))
+    except ValueError:
+        raise UsageError(
+            f"corrections: {files.path}: {LABELMAP}: expected name:red,green,blue::, got {line!r}"
+        ) from None
+    return name, (red, green, blue)

@@ -9,13 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datus.errors import UsageError
-from datus.formats.pngs import CLASS_MASKS, CVAT_ARCHIVE, LABELMAP
-from datus.formats.read_coco import is_coco, read_instances, read_panoptic
-from datus.formats.read_files import Files, with_files
-from datus.formats.read_labelstudio import is_tasks, read_tasks
-from datus.formats.read_pngs import read_labelmap, read_labels
-from datus.formats.read_records import Corrections
-from datus.method.masks import LABEL_SUFFIXES
+from datus.formats.coco import is_coco, read_coco
+from datus.formats.files import Files, open_files
+from datus.formats.labelstudio import is_tasks, read_tasks
+from datus.formats.pngs import CLASS_MASKS, CVAT_ARCHIVE, LABELMAP, read_labelmap, read_labels
+from datus.formats.records import Corrections
+from datus.inputs.labels import LABEL_SUFFIXES
 
 EXPECTED = (
     "expected label PNGs, COCO instances or panoptic, CVAT's Segmentation mask 1.1, "
@@ -25,25 +24,28 @@ EXPECTED = (
 
 def open_corrections(path: Path) -> Corrections:
     """Raises UsageError: nothing there, no format that is read, more than one."""
-    files = with_files(path)
+    files = open_files(path)
     if CVAT_ARCHIVE in files.names:
-        files = with_files(path / CVAT_ARCHIVE)
+        files = open_files(path / CVAT_ARCHIVE)
     roots = _labelmaps(files)
     if roots:
-        return _some(path, read_labelmap(files, _only(path, LABELMAP, roots)))
+        return _with_images(path, read_labelmap(files, _only(path, LABELMAP, roots)))
     tables = {name: table for name in _candidates(files) if (table := _table(files, name))}
     if tables:
         name = _only(path, "annotation file", list(tables))
-        return _some(path, _read_table(files, name, tables[name]))
+        read = read_tasks if isinstance(tables[name], list) else read_coco
+        return _with_images(path, read(files, name, tables[name]))
     if files.below("", LABEL_SUFFIXES):
-        return _some(path, read_labels(files, _png_root(files)))
+        return _with_images(path, read_labels(files, _png_root(files)))
     raise UsageError(f"corrections: {path}: nothing in it that is read: {EXPECTED}")
 
 
-def _some(path: Path, found: Corrections) -> Corrections:
-    if not found.images:
-        raise UsageError(f"corrections: {path}: {found.format} without a single image: {EXPECTED}")
-    return found
+def _with_images(path: Path, corrections: Corrections) -> Corrections:
+    if not corrections.images:
+        raise UsageError(
+            f"corrections: {path}: {corrections.format} without a single image: {EXPECTED}"
+        )
+    return corrections
 
 
 def _only(path: Path, what: str, names: list[str]) -> str:
@@ -56,7 +58,8 @@ def _only(path: Path, what: str, names: list[str]) -> str:
 def _labelmaps(files: Files) -> list[str]:
     """Folders that hold a labelmap and masks."""
     parents = [_parent(name) for name in files.names if PurePosixPath(name).name == LABELMAP]
-    return [one for one in parents if files.below(f"{one}/{CLASS_MASKS}".strip("/"), (".png",))]
+    masks = ((folder, f"{folder}/{CLASS_MASKS}".strip("/")) for folder in parents)
+    return [folder for folder, below in masks if files.below(below, (".png",))]
 
 
 def _candidates(files: Files) -> list[str]:
@@ -80,14 +83,6 @@ def _table(files: Files, name: str) -> Any:
             "the sizes: export as JSON"
         )
     return table if is_coco(table) or is_tasks(table) else None
-
-
-def _read_table(files: Files, name: str, table: Any) -> Corrections:
-    if isinstance(table, list):
-        return read_tasks(files, name, table)
-    rows = table["annotations"]
-    panoptic = bool(rows) and isinstance(rows[0], dict) and "segments_info" in rows[0]
-    return (read_panoptic if panoptic else read_instances)(files, name, table)
 
 
 def _png_root(files: Files) -> str:

@@ -1,7 +1,10 @@
-"""What a writer is given. Shapes are those of the image; rows before columns; RGB."""
+"""What a writer is given: Item, Classes, Options; and what a reader gives: Corrections.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+Shapes are those of the image; rows before columns; RGB.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -40,6 +43,10 @@ class Classes:
     def colour(self, label: int) -> list[int]:
         return [int(value) for value in self.colours[label]]
 
+    def hex_colour(self, label: int) -> str:
+        """Such as #7700ff."""
+        return "#" + bytes(self.colour(label)).hex()
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -63,7 +70,33 @@ class Options:
         """From a table of the names above. Raises UsageError: another name."""
         if isinstance(given, Options):
             return given
-        known = [field.name for field in fields(Options)]
+        known = [option.name for option in fields(Options)]
         if given is not None and not (isinstance(given, Mapping) and set(given) <= set(known)):
             raise UsageError(f"options: expected a dict of {', '.join(known)}, got {given!r}")
         return Options(**(given or {}))
+
+
+Draw = Callable[[], Array]
+"""-> uint8 (H, W): class 0..n-1, or IGNORE where the person said nothing."""
+
+Size = Callable[[], tuple[int, int]]
+"""-> (H, W) of what will be drawn, from a header or a table: nothing is drawn for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """Class names, and the labels of each image, drawn when they are asked for."""
+
+    format: str
+    """For people: what was recognised."""
+    names: tuple[str, ...]
+    """Of classes, in the order of their labels; some may have no pixel."""
+    images: dict[str, Draw]
+    """Name of an image as the tool spells it, without suffix, `/`-separated -> its labels."""
+    sizes: dict[str, Size] = field(default_factory=dict)
+    """By the same names; of those that are not here the labels tell."""
+
+    def __iter__(self) -> Iterator[tuple[str, Array]]:
+        """(name, uint8 (H, W)) one after the other, in order of the names."""
+        for name in sorted(self.images):
+            yield name, self.images[name]()

@@ -13,16 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from datus.formats.folder import put
-from datus.formats.outlines import outline
 from datus.formats.parts import Part, find_parts
+from datus.formats.polygons import outline
 from datus.formats.records import Classes, Item, Options
 
 
 def write_yolo(folder: Path, items: Iterable[Item], classes: Classes, options: Options) -> None:
     """labels/train/ID.txt, images/train/, data.yaml. Classes count from 0, as YOLO wants."""
     for item in items:
-        found = find_parts(item.labels, None, options.min_area)
-        lines = [_line(part, item.labels.shape) for part in found]
+        parts = find_parts(item.labels, None, options.min_area)
+        lines = [_line(part, item.labels.shape) for part in parts]
         put(folder, f"labels/train/{item.image_id}.txt", "".join(lines).encode())
         if item.image is not None:
             put(folder, f"images/train/{item.file_name}", item.image)

@@ -23,7 +23,7 @@ def read_image(config: Config, record: ImageRecord) -> Array:
 
 def read_truth(config: Config, record: ImageRecord) -> Array | None:
     """uint8 (H, W) ids as in the file, or None if the image has no true mask."""
-    from datus.method.masks import decode_labels
+    from datus.inputs.labels import decode_labels
 
     if record.truth_path is None:
         return None

@@ -9,30 +9,23 @@ Where nearly all products are positive the keys share one large mean and the gra
 of their keys instead: only pairs that agree more than that.
 
 The product is made in float32, in blocks that stay in cache, on and above the diagonal only; bits
-below are mirrored, so the graph is exactly symmetric. `affinity_graphs_torch` does the same for a
-batch on a GPU, whence only bits come back.
+below are mirrored, so the graph is exactly symmetric. Module `affinity_torch` does the same for a
+batch on a GPU.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from datus.compute.float16 import as_float32
 from datus.errors import ConfigError
-from datus.models.forward import exact_float32
 from datus.types import AffinityGraph, Array
-
-if TYPE_CHECKING:
-    import torch
 
 DEGENERATE_DENSITY = 0.9
 """Above this share of linked pairs, communities were seen to be noise (modularity near 0.02)."""
 
 BLOCK_ROWS, BLOCK_COLUMNS = 64, 1024
 """A block of products is 256 KB and stays in a usual L2 cache. Multiples of 8: whole bytes."""
-
-BATCH_PAIRS = 2**27
-"""Pairs of patches that `affinity_graphs_torch` holds at a time: 512 MB of products."""
 
 
 def affinity_graph(
@@ -43,7 +36,7 @@ def affinity_graph(
     keys: float (gh, gw, D). threshold: None, or -1 < t < 1; a zero key has no links then either.
     Raises ConfigError if the threshold is out of range.
     """
-    _check_threshold(threshold)
+    check_threshold(threshold)
     keys_ND: Array = as_float32(keys.reshape(-1, keys.shape[2]))
     if center == "image":
         keys_ND = keys_ND - keys_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -52,35 +45,6 @@ def affinity_graph(
 
         keys_ND = unit_rows(keys_ND)
     return AffinityGraph(bits=_bits_above(keys_ND, threshold or 0.0))
-
-
-def affinity_graphs_torch(
-    keys_BND: "torch.Tensor",
-    center: Literal["none", "image"] = "none",
-    threshold: float | None = None,
-) -> list[AffinityGraph]:
-    """`affinity_graph` of each image of a batch, on the device where the keys are.
-
-    keys_BND: float (B, N, D) tensor. Sums run in another order than in numpy, so products within
-    rounding of the threshold may fall on the other side: a few edges in a million.
-    """
-    import torch
-
-    _check_threshold(threshold)
-    n_images, n_nodes, _ = keys_BND.shape
-    graphs: list[AffinityGraph] = []
-    at_once = max(1, BATCH_PAIRS // n_nodes**2)
-    with torch.inference_mode(), exact_float32():
-        for start in range(0, n_images, at_once):
-            keys = keys_BND[start : start + at_once].float()
-            if center == "image":
-                keys = keys - keys.double().mean(1, keepdim=True).float()
-            if threshold is not None:
-                lengths = keys.double().norm(dim=2, keepdim=True).float()
-                keys = keys / lengths.where(lengths > 0, 1.0)
-            packed = _packed_above(keys, threshold or 0.0).cpu().numpy()
-            graphs.extend(AffinityGraph(_as_words(one)) for one in packed)
-    return graphs
 
 
 def density(graph: AffinityGraph) -> float:
@@ -99,7 +63,8 @@ def n_self_loops(graph: AffinityGraph) -> int:
     return int(((words >> (node % 64).astype(np.uint64)) & np.uint64(1)).sum())
 
 
-def _check_threshold(threshold: float | None) -> None:
+def check_threshold(threshold: float | None) -> None:
+    """Raises ConfigError: not a cosine between -1 and 1."""
     if threshold is not None and not -1 < threshold < 1:
         raise ConfigError(
             f"graphs.threshold: expected a cosine between -1 and 1, got {threshold}; "
@@ -132,27 +97,11 @@ def _bits_above(keys_ND: Array, bound: float) -> Array:
                 linked[:, no_key[left : left + BLOCK_COLUMNS]] = False
             some = np.packbits(linked, axis=1, bitorder="little")
             packed[top : top + len(rows), left // 8 : left // 8 + some.shape[1]] = some
-    bits = _as_words(packed)
+    bits = as_words(packed)
     mirror(bits)
     return bits
 
 
-def _packed_above(keys_BND: "torch.Tensor", bound: float) -> "torch.Tensor":
-    """uint8 (B, N, 8 words): bits as in `_bits_above`, the lowest first, made on the device."""
-    import torch
-
-    n_images, n_nodes, _ = keys_BND.shape
-    linked = (torch.bmm(keys_BND, keys_BND.mT) > bound).triu()
-    if bound < 0:
-        has_key = keys_BND.any(2)
-        linked &= has_key[:, :, None] & has_key[:, None, :]
-    linked = linked | linked.mT
-    linked = torch.nn.functional.pad(linked, (0, -n_nodes % 64))
-    weights = 2 ** torch.arange(8, device=linked.device, dtype=torch.uint8)
-    by_byte = linked.view(n_images, n_nodes, -1, 8) * weights
-    return by_byte.sum(3, dtype=torch.uint8)
-
-
-def _as_words(packed: Array) -> Array:
+def as_words(packed: Array) -> Array:
     """uint64 (N, words) from uint8 (N, 8 words), the lowest byte first on every machine."""
     return packed.view("<u8").astype(np.uint64, copy=False)

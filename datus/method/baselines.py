@@ -34,9 +34,8 @@ def pixel_features(image: Array, position: bool, rows: Array) -> Array:
 
 def nearest(points: Array, centroids: Array) -> Array:
     """uint8 (n,): nearest centroid of float32 (n, P); |x|² is the same for all of them."""
-    offsets: Array = (centroids**2).sum(axis=1) - 2 * (points @ centroids.T)
-    labels: Array = offsets.argmin(axis=1).astype(np.uint8)
-    return labels
+    distances = (centroids**2).sum(axis=1) - 2 * (points @ centroids.T)
+    return np.asarray(distances.argmin(axis=1), np.uint8)
 
 
 def colour_masks(images: Sequence[Array], k: int, position: bool, seed: int) -> list[Array]:
@@ -45,17 +44,18 @@ def colour_masks(images: Sequence[Array], k: int, position: bool, seed: int) -> 
     All images share the clusters. The same images, k and seed give the same masks.
     """
     n_each = max(1, SAMPLE // max(1, len(images)))
-    rows = [np.arange(0, n, max(1, n // n_each)) for n in (one[..., 0].size for one in images)]
-    sample = np.concatenate(
-        [pixel_features(one, position, some) for one, some in zip(images, rows, strict=True)]
-    )
-    model = _fit(sample, min(k, len(np.unique(sample, axis=0))), seed)
+    sample = np.concatenate([_features(image, position, n_each) for image in images])
+    centroids = _fit(sample, min(k, len(np.unique(sample, axis=0))), seed).centroids
     return [
-        nearest(
-            pixel_features(one, position, np.arange(one[..., 0].size)), model.centroids
-        ).reshape(one.shape[:2])
-        for one in images
+        nearest(_features(image, position), centroids).reshape(image.shape[:2]) for image in images
     ]
+
+
+def _features(image: Array, position: bool, n_pixels: int = 0) -> Array:
+    """`pixel_features` of about `n_pixels` pixels, evenly spread; of all for 0."""
+    size = image.shape[0] * image.shape[1]
+    step = max(1, size // n_pixels) if n_pixels else 1
+    return pixel_features(image, position, np.arange(0, size, step))
 
 
 def _fit(sample: Array, k: int, seed: int) -> ClusterModel:
@@ -71,12 +71,15 @@ def _fit(sample: Array, k: int, seed: int) -> ClusterModel:
 
 def renumbered(masks: Sequence[Array], like: Sequence[Array], k: int) -> list[Array]:
     """The masks with cluster numbers that overlap most with those of `like` (Hungarian), so that
-    both can be shown in the same colours. Values from `k` on are no labels and stay."""
+    both can be shown in the same colours.
+
+    masks, like: uint8 (H, W) each; values from `k` on are no labels and stay.
+    """
     from scipy.optimize import linear_sum_assignment
 
     counts = np.zeros((256, 256), np.int64)
-    for mask, other in zip(masks, like, strict=True):
-        np.add.at(counts, (mask.ravel(), other.ravel()), 1)
-    found = np.arange(256, dtype=np.uint8)
-    found[:k] = linear_sum_assignment(counts[:k, :k], maximize=True)[1]
-    return [np.asarray(found[mask]) for mask in masks]
+    for mask, like_mask in zip(masks, like, strict=True):
+        np.add.at(counts, (mask.ravel(), like_mask.ravel()), 1)
+    numbers = np.arange(256, dtype=np.uint8)
+    numbers[:k] = linear_sum_assignment(counts[:k, :k], maximize=True)[1]
+    return [np.asarray(numbers[mask]) for mask in masks]

@@ -152,13 +152,12 @@ def cosine_threshold(sample: KeySample, center: str, mean: Array, density: float
         unit = (keys / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
         products = unit @ unit.T
         products[lengths[:, 0] == 0] = products[:, lengths[:, 0] == 0] = -1.0
-        found: Array = products[np.triu_indices(len(unit), 1)]
-        return found
+        return np.asarray(products[np.triu_indices(len(unit), 1)])
 
     # map_threads, though for one item after the other: inside it products run on one thread, so
     # their last bits do not depend on the number of cores
-    found = map_threads(cosines, range(len(sample.draw)), 1)
-    pairs = np.concatenate(found) if found else np.zeros(0, np.float32)
+    of_images = map_threads(cosines, range(len(sample.draw)), 1)
+    pairs = np.concatenate([np.zeros(0, np.float32), *of_images])
     if not len(pairs):
         return 0.0
     n_linked = min(max(int(density * len(pairs)), 1), len(pairs))
@@ -170,11 +169,8 @@ def spread_keys(sample: KeySample, center: str, mean: Array, n_keys: int) -> Arr
     """float32 (n, D): about `n_keys` of a sample, centred; as many of each image."""
     centred = _centred(sample, center, mean)
     n_each = max(1, n_keys // max(1, len(sample.draw)))
-    parts = []
-    for number in range(len(sample.draw)):
-        keys = centred(number)
-        parts.append(keys[:: max(1, len(keys) // n_each)])
-    return np.concatenate(parts)
+    of_images = map(centred, range(len(sample.draw)))
+    return np.concatenate([keys[:: max(1, len(keys) // n_each)] for keys in of_images])
 
 
 def _centred(sample: KeySample, center: str, mean: Array) -> Callable[[int], Array]:
@@ -185,13 +181,13 @@ def _centred(sample: KeySample, center: str, mean: Array) -> Callable[[int], Arr
         return resample(mean, grid).reshape(-1, mean.shape[2])
 
     def centred(number: int) -> Array:
-        there = sample.place[number] >= 0
-        keys = as_float32(sample.keys[number][there])
+        drawn = sample.place[number] >= 0
+        keys = as_float32(sample.keys[number][drawn])
         if center == "image":
             keys = keys - sample.mean[number]
         elif center != "none":
             on_grid = mean_on((int(sample.grid[number, 0]), int(sample.grid[number, 1])))
-            keys = (keys - on_grid[sample.place[number][there]]).astype(np.float32)
+            keys = (keys - on_grid[sample.place[number][drawn]]).astype(np.float32)
         return keys
 
     return centred
@@ -199,8 +195,7 @@ def _centred(sample: KeySample, center: str, mean: Array) -> Callable[[int], Arr
 
 def position_mean(sums: KeySums) -> Array:
     """float32 (GRID, GRID, D): the mean key of each place."""
-    mean: Array = (sums.keys / sums.n_images).astype(np.float32)
-    return mean
+    return np.asarray(sums.keys / sums.n_images, np.float32)
 
 
 def dataset_mean(sums: KeySums) -> Array:
@@ -238,8 +233,7 @@ def without(keys: Array, mean: Array) -> Array:
 
     mean: float32 (GRID, GRID, D) or (1, 1, D), or what `resample` made of it for this grid.
     """
-    here = resample(mean, (keys.shape[0], keys.shape[1]))
-    return _difference(as_float32(keys), here)
+    return _difference(as_float32(keys), resample(mean, (keys.shape[0], keys.shape[1])))
 
 
 def resample(grid: Array, shape: tuple[int, int]) -> Array:
@@ -256,25 +250,26 @@ def resample(grid: Array, shape: tuple[int, int]) -> Array:
 def _blended(grids: Array, weights: Array) -> Array:
     """float64 (n, h, m) from float (n, g, m) and weights (h, g), most of which are 0."""
     blended = np.zeros((len(grids), len(weights), grids.shape[2]))
-    for one in range(len(grids)):
+    for number in range(len(grids)):
         for place in range(len(weights)):
             for source in range(weights.shape[1]):
                 weight = weights[place, source]
                 if weight != 0:
                     for i in range(grids.shape[2]):
-                        blended[one, place, i] += weight * grids[one, source, i]
+                        blended[number, place, i] += weight * grids[number, source, i]
     return blended
 
 
 @compiled
-def _difference(keys: Array, here: Array) -> Array:
+def _difference(keys: Array, mean: Array) -> Array:
     """float32 (h, w, D) of float32 - float64, rounded once."""
-    found = np.empty(keys.shape, np.float32)
+    difference = np.empty(keys.shape, np.float32)
     for row in range(keys.shape[0]):
         for column in range(keys.shape[1]):
             for i in range(keys.shape[2]):
-                found[row, column, i] = np.float32(keys[row, column, i] - here[row, column, i])
-    return found
+                exact = keys[row, column, i] - mean[row, column, i]
+                difference[row, column, i] = np.float32(exact)
+    return difference
 
 
 def _weights(n_out: int, n_in: int) -> Array:
@@ -282,6 +277,5 @@ def _weights(n_out: int, n_in: int) -> Array:
     centres = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
     reach = max(1.0, n_in / n_out)
     distance = np.abs(np.clip(centres, 0, n_in - 1)[:, None] - np.arange(n_in)[None, :])
-    weights: Array = np.maximum(0.0, 1.0 - distance / reach)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return weights
+    weights = np.maximum(0.0, 1.0 - distance / reach)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -20,25 +20,17 @@ dataset pull less on the centroids. A full rotation (`pca = -1`) keeps all dista
 nothing without `spherical` but the last digits.
 """
 
-import functools
-import warnings
 from dataclasses import dataclass
-from importlib import metadata
-from types import ModuleType
-from typing import Any
+from functools import partial
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from datus.clusters_config import ClustersConfig
 from datus.compute.threads import map_threads
-from datus.errors import ClusterError, MissingPackage
+from datus.errors import ClusterError
+from datus.method.faiss_library import faiss_library, gpu_number, load_faiss
 from datus.types import Array, Assignments, ClusterModel, SegmentEmbeddings
-
-_INSTALL = "pip install 'datus[cpu]' (or 'datus[gpu]' on a CUDA machine; never both)"
-
-_CPU_WHEELS = ("faiss-cpu",)
-_GPU_WHEELS = ("faiss-gpu-cu13", "faiss-gpu-cu12", "faiss-gpu-cu11", "faiss-gpu")
 
 _CHUNK_ROWS = 8192
 """Rows in float64 at a time: 25 MB at E = 384. Fixed, since it decides the order of sums."""
@@ -61,27 +53,26 @@ def fit_clusters(
     MissingPackage.
     """
     _check_vectors(vectors, k)
-    gpu = _gpu_number(load_faiss(), device)
+    gpu = gpu_number(load_faiss(), device)
     mean, axes, places = fit_space(vectors, settings)
-    train = functools.partial(_train, places, k, settings, gpu)
+    train = partial(_train, places, k, settings, gpu)
     runs = map_threads(train, _seeds(seed, settings.restarts), n_threads if gpu is None else 1)
-    whole = [run for run in runs if run is not None]
-    if not whole:
+    complete = [run for run in runs if run is not None]
+    if not complete:
         raise ClusterError(
             f"k-means left a cluster empty in each of {settings.restarts} restarts: "
             f"the {len(vectors)} vectors make fewer than {k} groups (many are identical); "
             "use fewer --clusters, or more different images"
         )
-    best = min(range(len(whole)), key=lambda number: whole[number].inertia)
-    inertia, start = whole[best].inertia, whole[best].seed
+    best = min(complete, key=lambda run: run.inertia)
     return ClusterModel(
-        centroids=whole[best].centroids,
-        jury=_jury(whole, best),
+        centroids=best.centroids,
+        jury=_jury(best, [run for run in complete if run is not best]),
         pca_mean=mean,
         pca_axes=axes,
-        inertia=inertia,
+        inertia=best.inertia,
         n_trained=len(vectors),
-        seed=start,
+        seed=best.seed,
         library=faiss_library() if gpu is None else f"{faiss_library()}, GPU {gpu}",
     )
 
@@ -106,14 +97,13 @@ def mean_of_groups(vectors: Array, n_groups: int) -> Array:
         kmeans.train(rows)
         return np.asarray(kmeans.centroids)
 
-    (found,) = map_threads(centroids, [np.ascontiguousarray(vectors)], 1)
-    mean: Array = found.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+    (groups,) = map_threads(centroids, [np.ascontiguousarray(vectors)], 1)
+    return np.asarray(groups.mean(axis=0, dtype=np.float64), np.float32)
 
 
 def fit_space(vectors: Array, settings: ClustersConfig) -> tuple[Array, Array, Array]:
     """(PCA mean, PCA axes, float32 (n, P) places): where k-means looks at float32 (n, E) rows."""
-    ((mean, axes),) = map_threads(functools.partial(_fit_pca, vectors), [settings.pca], 1)
+    ((mean, axes),) = map_threads(partial(_fit_pca, vectors), [settings.pca], 1)
     return mean, axes, np.ascontiguousarray(project(vectors, mean, axes))
 
 
@@ -158,8 +148,8 @@ def assign(
         distances_KS[: len(model.names)] = _to_labelled(model, places)
     cluster[embeddings.valid] = distances_KS.argmin(axis=0)
     if group is not None:
-        numbers = np.unique(group)
-        distances_KS = np.stack([distances_KS[group == one].min(axis=0) for one in numbers])
+        groups = [distances_KS[group == number] for number in np.unique(group)]
+        distances_KS = np.stack([distances.min(axis=0) for distances in groups])
     margin[embeddings.valid] = _margin(distances_KS)
     return Assignments(cluster=cluster, margin=margin)
 
@@ -179,8 +169,8 @@ def votes(model: ClusterModel, vectors: Array, cluster: Array, group: Array | No
     places = project(vectors[valid], model.pca_mean, model.pca_axes).astype(np.float64)
     agree = np.zeros(len(places), np.int64)
     for centroids in model.jury:
-        found = _nearest(places, centroids.astype(np.float64))
-        agree += same[found] == same[cluster[valid]]
+        nearest = _nearest(places, centroids.astype(np.float64))
+        agree += same[nearest] == same[cluster[valid]]
     share = np.zeros(len(cluster), np.float32)
     share[valid] = agree / max(len(model.jury), 1)
     return share
@@ -197,16 +187,14 @@ def embedded_centroids(model: ClusterModel) -> Array:
         return model.centroids
     axes = model.pca_axes.astype(np.float64)
     turned = np.einsum("kp,pe->ke", model.centroids.astype(np.float64), axes, optimize=False)
-    found: Array = (model.pca_mean + turned).astype(np.float32)
-    return found
+    return np.asarray(model.pca_mean + turned, np.float32)
 
 
 def _nearest(places: Array, centroids: Array) -> Array:
     """int64 (S,): the nearest centroid, the lowest of equal ones. No BLAS, see `project`."""
     products_SK = np.einsum("sp,kp->sk", places, centroids, optimize=False)
     lengths_K = np.einsum("kp,kp->k", centroids, centroids, optimize=False)
-    nearest: Array = (lengths_K - 2 * products_SK).argmin(axis=1)
-    return nearest
+    return np.asarray(np.argmin(lengths_K - 2 * products_SK, axis=1))
 
 
 def offsets(model: ClusterModel, vectors: Array) -> tuple[Array, Array]:
@@ -219,13 +207,13 @@ def offsets(model: ClusterModel, vectors: Array) -> tuple[Array, Array]:
     cluster = np.zeros(len(vectors), np.int16)
     lengths = np.zeros((2, len(vectors)), np.float32)
     for rows in _chunks(len(vectors)):
-        here = places[rows].astype(np.float64)
-        squares_KS = np.array([((here - one) ** 2).sum(axis=1) for one in model.centroids])
+        places64 = places[rows].astype(np.float64)
+        squares_KS = np.array([((places64 - c) ** 2).sum(axis=1) for c in model.centroids])
         cluster[rows] = squares_KS.argmin(axis=0)
         lengths[0, rows] = np.sqrt(squares_KS.min(axis=0))
         if len(model.pca_mean):
-            whole = ((vectors[rows].astype(np.float64) - model.pca_mean) ** 2).sum(axis=1)
-            lengths[1, rows] = np.sqrt(np.maximum(whole - (here**2).sum(axis=1), 0.0))
+            total = ((vectors[rows].astype(np.float64) - model.pca_mean) ** 2).sum(axis=1)
+            lengths[1, rows] = np.sqrt(np.maximum(total - (places64**2).sum(axis=1), 0.0))
     return cluster, lengths
 
 
@@ -233,74 +221,22 @@ def reduced(vectors: Array, pca: int) -> Array:
     """float32 (n, E) in the space that k-means works in, (n, P): `fit_clusters` with `pca = 0` does
     there what it does on `vectors` with `pca`. Raises ClusterError as it does."""
     _check_vectors(vectors, 1)
-    ((mean, axes),) = map_threads(functools.partial(_fit_pca, vectors), [pca], 1)
-    return np.ascontiguousarray(project(vectors, mean, axes))
+    return fit_space(vectors, ClustersConfig(pca=pca))[2]
 
 
 def _to_labelled(model: ClusterModel, places: Array) -> Array:
     """float64 (C, S): how far each place is from the nearest labelled segment of each class."""
-    found = np.full((len(model.names), len(places)), np.inf)
+    squares_CS = np.full((len(model.names), len(places)), np.inf)
     for start in range(0, len(model.labelled), 64):
         rows = slice(start, start + 64)
         squares = ((places - model.labelled[rows, None].astype(np.float64)) ** 2).sum(axis=2)
-        np.minimum.at(found, model.labelled_cluster[rows], squares)
-    distances: Array = np.sqrt(found)
-    return distances
-
-
-def load_faiss() -> ModuleType:
-    """The faiss module. Raises MissingPackage with the command that helps."""
-    faiss_library()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its generated wrappers warn on newer Pythons
-            import faiss
-    except ModuleNotFoundError as error:
-        if error.name != "faiss":
-            raise MissingPackage(f"faiss needs {error.name}, which is not installed") from error
-        raise MissingPackage(f"faiss is not installed: {_INSTALL}") from None
-    except ImportError as error:
-        raise MissingPackage(
-            f"faiss is installed but cannot be loaded ({error}): {_INSTALL}"
-        ) from error
-    return faiss
-
-
-def faiss_library() -> str:
-    """The installed wheel and version, such as 'faiss-cpu 1.15.1'; 'faiss' if it is no known wheel.
-
-    Raises MissingPackage if a CPU and a GPU wheel are both there: they share one module.
-    """
-    found = [name for name in (*_CPU_WHEELS, *_GPU_WHEELS) if _version(name)]
-    if len(found) > 1:
-        raise MissingPackage(
-            f"{' and '.join(found)} are installed together, but share one module: "
-            f"pip uninstall -y {' '.join(found)}, then {_INSTALL}"
-        )
-    return f"{found[0]} {_version(found[0])}" if found else "faiss"
-
-
-def _version(wheel: str) -> str | None:
-    try:
-        return metadata.version(wheel)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _gpu_number(faiss: Any, device: str) -> int | None:
-    """The GPU to use; None for the CPU, if it was asked for or the build has nothing else."""
-    n_gpus = int(faiss.get_num_gpus()) if hasattr(faiss, "GpuIndexFlat") else 0
-    if device == "cpu" or n_gpus == 0:
-        return None
-    number = int(device.partition(":")[2] or 0)
-    if number >= n_gpus:
-        raise ClusterError(f"device {device}: faiss sees {n_gpus} GPU(s), numbered from 0")
-    return number
+        np.minimum.at(squares_CS, model.labelled_cluster[rows], squares)
+    return np.asarray(np.sqrt(squares_CS))
 
 
 def _seeds(seed: int, restarts: int) -> list[int]:
     """One seed a start, below 2**31 as FAISS wants; more restarts keep the earlier ones."""
-    return [int(one) for one in np.random.SeedSequence(seed).generate_state(restarts) >> 1]
+    return [int(state) for state in np.random.SeedSequence(seed).generate_state(restarts) >> 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,14 +251,14 @@ class _Run:
     """uint8 (n,): of each training vector."""
 
 
-def _jury(runs: list[_Run], best: int) -> Array:
+def _jury(best: _Run, others: list[_Run]) -> Array:
     """float32 (R, K, P): the best run's centroids, then the others', matched to the best one's."""
-    k = len(runs[best].centroids)
-    matched = [runs[best].centroids]
-    for other in [*runs[:best], *runs[best + 1 :]]:
-        pairs = runs[best].cluster.astype(np.int64) * k + other.cluster
+    k = len(best.centroids)
+    matched = [best.centroids]
+    for run in others:
+        pairs = best.cluster.astype(np.int64) * k + run.cluster
         shared = np.bincount(pairs, minlength=k * k).reshape(k, k)
-        matched.append(other.centroids[linear_sum_assignment(shared, maximize=True)[1]])
+        matched.append(run.centroids[linear_sum_assignment(shared, maximize=True)[1]])
     return np.stack(matched)
 
 
@@ -362,8 +298,8 @@ def _inertia(places: Array, centroids: Array, nearest: Array) -> float:
     """Sum of squared distances, in float64: FAISS adds them in float32."""
     total = 0.0
     for rows in _chunks(len(places)):
-        offsets = places[rows].astype(np.float64) - centroids[nearest[rows]]
-        total += float((offsets**2).sum())
+        residuals = places[rows].astype(np.float64) - centroids[nearest[rows]]
+        total += float((residuals**2).sum())
     return total
 
 

@@ -43,14 +43,12 @@ def together(labels: Array, tried: Array) -> Array:
             minlength=n_segments * n_communities,
         ).reshape(n_segments, n_communities)
         total += (pairs.astype(np.float64) ** 2).sum(axis=1)
-    share: Array = (total / (np.maximum(sizes, 1) ** 2 * len(tried))).astype(np.float32)
-    return share
+    return np.asarray(total / (np.maximum(sizes, 1) ** 2 * len(tried)), np.float32)
 
 
 def bin_of(confidence: Array) -> Array:
     """uint8, of the shape of `confidence`: which of N_BINS equal steps; 1 is in the last."""
-    steps: Array = np.minimum((confidence * N_BINS).astype(np.uint8), N_BINS - 1)
-    return steps
+    return np.minimum((confidence * N_BINS).astype(np.uint8), np.uint8(N_BINS - 1))
 
 
 def binned(bins: Array, mask: Array, truth: Array, shape: tuple[int, int]) -> Array:
@@ -62,9 +60,8 @@ def binned(bins: Array, mask: Array, truth: Array, shape: tuple[int, int]) -> Ar
     from datus.compute.compiled import triple_counts
 
     pixels = triple_counts(bins, mask, truth, (N_BINS, *shape))
-    found = np.nonzero(pixels)
-    rows: Array = np.stack((*found, pixels[found]), axis=1).astype(np.int32)
-    return rows
+    cells = np.nonzero(pixels)
+    return np.stack((*cells, pixels[cells]), axis=1).astype(np.int32)
 
 
 def kept_counts(rows: Array, unlabelled: Array) -> Array:

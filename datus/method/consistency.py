@@ -59,22 +59,20 @@ def picture_of(image: Array, view: View) -> Array:
 
 def tinted(image: Array) -> Array:
     """uint8 (H, W, 3) in other colours."""
-    changed: Array = (image * np.array(TINT) + LIFT).astype(np.uint8)
-    return changed
+    return np.asarray(image * np.array(TINT) + LIFT).astype(np.uint8)
 
 
 def labels_in(labels: Array, view: View) -> Array:
     """(gh, gw), the labels of the whole image, as they lie in a view of the same grid."""
-    seen = labels
     if view == "mirror":
-        seen = labels[:, ::-1]
+        return labels[:, ::-1]
     if view == "crop":
         rows, columns = (
             ((side * MARGIN) + (np.arange(side) + 0.5) * (1 - 2 * MARGIN)).astype(np.int64)
             for side in labels.shape
         )
-        seen = labels[rows][:, columns]
-    return seen
+        return np.asarray(labels[np.ix_(rows, columns)])
+    return labels
 
 
 def kept(side: int) -> tuple[int, int]:
@@ -108,23 +106,23 @@ def place_kappa(labels: Sequence[Array]) -> float:
     """
     if len(labels) < 2:
         return 0.0
-    cells = [_cells(one.shape) for one in labels]
+    cells = [_cells(grid.shape) for grid in labels]
     predicted = []
     for half in (0, 1):
         counts = np.zeros((CELLS * CELLS, 256), np.int64)
-        for one, cell in zip(labels[half::2], cells[half::2], strict=True):
-            np.add.at(counts, (cell.ravel(), one.ravel()), 1)
+        for grid, cell in zip(labels[half::2], cells[half::2], strict=True):
+            np.add.at(counts, (cell.ravel(), grid.ravel()), 1)
         counts = counts[:, :IGNORE]
         usual = np.where(counts.any(axis=1), counts.argmax(axis=1), IGNORE).astype(np.uint8)
         predicted += [usual[cell].ravel() for cell in cells[1 - half :: 2]]
-    found = [one.ravel() for half in (1, 0) for one in labels[half::2]]
-    return kappa(np.concatenate(found), np.concatenate(predicted))
+    given = [grid.ravel() for half in (1, 0) for grid in labels[half::2]]
+    return kappa(np.concatenate(given), np.concatenate(predicted))
 
 
 def figures_of(labels: Sequence[Array]) -> dict[str, float]:
     """Of labels uint8 (gh, gw) of several images: `place`, how well the place predicts them, and
     `uniform`, the share of images that are one label but for a twentieth."""
-    sizes = [np.bincount(one.ravel(), minlength=256)[:IGNORE] for one in labels]
+    sizes = [np.bincount(grid.ravel(), minlength=256)[:IGNORE] for grid in labels]
     uniform = [size.max() >= 0.95 * max(1, size.sum()) for size in sizes]
     return {"place": place_kappa(labels), "uniform": float(np.mean(uniform or [0.0]))}
 
@@ -189,5 +187,4 @@ def _changed(figures: Mapping[str, float], view: View, which: int) -> str:
 def _cells(shape: tuple[int, ...]) -> Array:
     """int64 (gh, gw): the cell of each patch."""
     rows, columns = (np.arange(side) * CELLS // side for side in shape)
-    cells: Array = rows[:, None] * CELLS + columns[None, :]
-    return cells
+    return np.asarray(rows[:, None] * CELLS + columns)

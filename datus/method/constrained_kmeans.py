@@ -11,7 +11,7 @@ a class as mixed as "building", and one that moves leaves its seeds: docs/correc
 figures.
 """
 
-import functools
+from functools import partial
 
 import numpy as np
 
@@ -34,8 +34,8 @@ def label_segments(
     share: 0.5 or more, so that no two classes can cover as much.
     """
     size = np.bincount(segment.ravel(), minlength=n_segments)
-    said = labels != IGNORE
-    cells = segment[said].astype(np.int64) * n_classes + labels[said]
+    labelled = labels != IGNORE
+    cells = segment[labelled].astype(np.int64) * n_classes + labels[labelled]
     counts = np.bincount(cells, minlength=n_segments * n_classes).reshape(n_segments, n_classes)
     main = counts.argmax(axis=1)
     covered = counts[np.arange(n_segments), main] > share * size
@@ -56,8 +56,7 @@ def class_centroids(places: Array, weights: Array, spherical: bool) -> Array:
 def on_sphere(places: Array) -> Array:
     """float32 (n, P) of length 1; a zero stays."""
     lengths = np.linalg.norm(places.astype(np.float64), axis=1, keepdims=True)
-    unit: Array = (places / np.maximum(lengths, 1e-30)).astype(np.float32)
-    return unit
+    return np.asarray(places / np.maximum(lengths, 1e-30), np.float32)
 
 
 def fit_free(
@@ -75,12 +74,12 @@ def fit_free(
     first centroids are chosen by k-means++ among what lies far from `labelled`. Same input and
     seed, same bytes, whatever `n_threads` is. Raises ClusterError: nothing is left for so many.
     """
-    (near,) = map_threads(functools.partial(_best, places), [labelled], 1)
+    (near,) = map_threads(partial(_best, places), [labelled], 1)
     squares = np.einsum("np,np->n", places, places, dtype=np.float64)
     if not n_free:
         return np.zeros((0, places.shape[1]), np.float32), _inertia(squares, near[0]), seed
-    train = functools.partial(_train, places, squares, near[0], n_free, settings)
-    starts = [int(one) for one in np.random.SeedSequence(seed).generate_state(settings.restarts)]
+    train = partial(_train, places, squares, near[0], n_free, settings)
+    starts = np.random.SeedSequence(seed).generate_state(settings.restarts).tolist()
     runs = [run for run in map_threads(train, starts, n_threads) if run is not None]
     if not runs:
         raise ClusterError(
@@ -106,13 +105,12 @@ def _train(
             break
         before = nearest
         for cluster in range(n_free):
-            mine = places[nearest == cluster]
-            if len(mine):
-                mean = mine.mean(axis=0, dtype=np.float64)[None]
+            members = places[nearest == cluster]
+            if len(members):
+                mean = members.mean(axis=0, dtype=np.float64)[None]
                 centroids[cluster] = on_sphere(mean)[0] if settings.spherical else mean[0]
     score, nearest = _best(places, centroids)
-    members = np.bincount(nearest[score > near], minlength=n_free)
-    if members.min() == 0:
+    if np.bincount(nearest[score > near], minlength=n_free).min() == 0:
         return None
     return _inertia(squares, np.maximum(score, near)), seed, centroids
 

@@ -1,9 +1,9 @@
 """How far new segments lie from clusters that were made without them (docs/growing.md).
 
     known = reference(measures, cluster, k, n_axes)       of the run that the clusters come from
-    found = drift(known, measures, cluster, image)        of the segments of new images
+    change = drift(known, measures, cluster, image)       of the segments of new images
     Gathered(known).add(...) ... .drift()                 the same in parts
-    found.words                                           a warning, or nothing
+    change.words                                          a warning, or nothing
 
 In:  measures float32 (2, n): a segment's distance to its centroid, and the length of the part of
      its vector that lies outside the space of the clusters (what their PCA dropped); cluster int16
@@ -84,8 +84,8 @@ class Reference:
 
     def limits(self, percent: int) -> Array:
         """float32 (2, K): what so many percent of a cluster's old segments stay below."""
-        own, whole = self.quantiles[:, :-1, percent], self.quantiles[:, -1:, percent]
-        return np.where(self.members >= MIN_MEMBERS, own, whole)
+        of_cluster, of_all = self.quantiles[:, :-1, percent], self.quantiles[:, -1:, percent]
+        return np.where(self.members >= MIN_MEMBERS, of_cluster, of_all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,23 +139,26 @@ class Drift:
         """What `warning` needs, all of it finite."""
         if not self.n_segments:
             return {SEGMENTS: 0.0}
-        far = {one.name: one.far for one in self.measures if one.sure}
+        far = {measure.name: measure.far for measure in self.measures if measure.sure}
         return {SEGMENTS: float(self.n_segments), **far}
 
 
 def reference(measures: Array, cluster: Array, k: int, n_axes: int = 0) -> Reference:
-    """Of the segments that the clusters were made from; every cluster has one or more."""
-    rows = [measures[:, cluster == one] for one in range(k)] + [measures]
-    quantiles = np.stack([np.quantile(row, LEVELS, axis=1).T for row in rows], axis=1)
+    """Of the segments that the clusters were made from; every cluster has one or more.
+
+    measures: float32 (2, n); cluster: int16 (n,), 0..k-1; n_axes: of the PCA, 0 = none.
+    """
+    sets = [*(measures[:, cluster == number] for number in range(k)), measures]
+    quantiles = np.stack([np.quantile(values, LEVELS, axis=1).T for values in sets], axis=1)
     members = np.bincount(cluster, minlength=k).astype(np.int64)
     return Reference(quantiles.astype(np.float32), members, n_axes)
 
 
 def drift(known: Reference, measures: Array, cluster: Array, image: Array) -> Drift:
     """New segments against the old ones. No new segment: figures are NaN."""
-    found = Gathered(known)
-    found.add(measures, cluster, image)
-    return found.drift()
+    gathered = Gathered(known)
+    gathered.add(measures, cluster, image)
+    return gathered.drift()
 
 
 class Gathered:
@@ -187,12 +190,13 @@ class Gathered:
         self._members += np.bincount(cluster, minlength=k)
         draws = self._random.random(len(cluster))
         self._all.add(measures, draws)
-        for one, sample in enumerate(self._of_cluster):
-            sample.add(measures[:1, cluster == one], draws[cluster == one])
+        for number, sample in enumerate(self._of_cluster):
+            sample.add(measures[:1, cluster == number], draws[cluster == number])
 
     def drift(self) -> Drift:
+        """What was added so far against the reference; figures of nothing are NaN."""
         known, n_segments, kept = self._known, int(self._members.sum()), self._all.values
-        found = tuple(
+        measures = tuple(
             MeasureDrift(
                 name=MEASURES[m],
                 before=known.quantiles[m, -1].astype(np.float64),
@@ -205,16 +209,16 @@ class Gathered:
             for m in known.used
         )
         clusters = tuple(map(self._cluster, range(len(known.members))))
-        return Drift(self._n_images, n_segments, found, clusters)
+        return Drift(self._n_images, n_segments, measures, clusters)
 
-    def _cluster(self, one: int) -> ClusterDrift:
-        known, n_now = self._known, int(self._members[one])
+    def _cluster(self, number: int) -> ClusterDrift:
+        known, n_now = self._known, int(self._members[number])
         return ClusterDrift(
-            n_before=int(known.members[one]),
+            n_before=int(known.members[number]),
             n_now=n_now,
-            median_before=float(known.quantiles[0, one, 50]),
-            median_now=float(_quantiles(self._of_cluster[one].values[0])[50]),
-            far=tuple(_percent(self._n_far[m, one], n_now) for m in known.used),
+            median_before=float(known.quantiles[0, number, 50]),
+            median_now=float(_quantiles(self._of_cluster[number].values[0])[50]),
+            far=tuple(_percent(self._n_far[m, number], n_now) for m in known.used),
         )
 
 
@@ -234,8 +238,8 @@ class _Sample:
             self._join()
 
     def _join(self) -> None:
-        values = np.concatenate([one for one, _ in self._parts], axis=1)
-        draws = np.concatenate([two for _, two in self._parts])
+        values = np.concatenate([values for values, _ in self._parts], axis=1)
+        draws = np.concatenate([draws for _, draws in self._parts])
         while len(draws) > self._most:
             self._share /= 2
             kept = draws < self._share

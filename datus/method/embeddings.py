@@ -25,8 +25,7 @@ from datus.types import Array, SegmentEmbeddings, SegmentMap
 
 def valid_segments(segments: SegmentMap, min_patches: int) -> Array:
     """bool (S,): the segment has at least `min_patches` patches; the others are noise (IV-B)."""
-    valid: Array = segments.n_patches >= min_patches
-    return valid
+    return np.greater_equal(segments.n_patches, min_patches)
 
 
 def pool(tokens: Array, segments: SegmentMap, valid: Array) -> SegmentEmbeddings:
@@ -113,8 +112,7 @@ def _alone(image: Array, segments: SegmentMap, segment: int, patch_px: int) -> A
     inside = segments.labels[top:bottom, left:right] == segment
     inside_px = inside.repeat(patch_px, axis=0).repeat(patch_px, axis=1)
     box = image[top * patch_px : bottom * patch_px, left * patch_px : right * patch_px]
-    alone: Array = np.where(inside_px[..., None], box, np.uint8(0))
-    return alone
+    return np.where(inside_px[..., None], box, np.uint8(0))
 
 
 def _whole(picture: Array, side_px: int) -> Array:
@@ -165,8 +163,8 @@ def _unit_rows(rows: Array) -> Array:
     largest = np.abs(rows64).max(axis=1, keepdims=True, initial=0.0)
     rows64 = np.divide(rows64, largest, out=np.zeros_like(rows64), where=largest > 0)
     lengths = np.sqrt((rows64 * rows64).sum(axis=1, keepdims=True))
-    unit: Array = np.divide(rows64, lengths, out=np.zeros_like(rows64), where=lengths > 0)
-    return unit.astype(np.float32)
+    unit = np.divide(rows64, lengths, out=np.zeros_like(rows64), where=lengths > 0)
+    return np.asarray(unit, np.float32)
 
 
 def _check_valid(valid: Array, segments: SegmentMap) -> None:

@@ -3,9 +3,9 @@
     png_of(labels, palette)    bytes: 8-bit palette or grey PNG
     labels_of(data, most)      uint8 (H, W) of such a file, of at most so many pixels
 
-For files that are made and read again by the thousand. One that somebody else has made is read by
-`masks.decode_labels`, which knows all kinds of PNG. Format: PNG, third edition (W3C 2025), sections
-5 and 11; rows are not filtered, and compressed as runs.
+For files that are made and read again by the thousand; `inputs.labels` reads those of other tools.
+Format: PNG, third edition (W3C 2025), sections 5 and 11; rows are not filtered, and compressed as
+runs.
 """
 
 import struct

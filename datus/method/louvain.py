@@ -8,8 +8,8 @@ Out: Partition: int32 (N,) communities 0..c-1 in order of first node, and their 
 Louvain (Blondel et al. 2008) is greedy and its result depends on the order of the nodes:
 `restarts` tries that many orders and keeps the best Q. The same seed gives the same labels.
 
-`bits` is ours: integers on packed bits, see louvain_kernel. The others are libraries, each imported
-at its first use. They unpack the graph: N^2 bytes and more.
+`bits` is ours (module `louvain_bits`): integers on packed bits. The others are libraries, each
+imported at its first use. They unpack the graph: N^2 bytes and more.
 """
 
 from collections.abc import Callable, Mapping
@@ -133,14 +133,14 @@ def _fraction(resolution: float, total: int) -> tuple[int, int]:
     asks for a tiny or huge resolution, or more than 16384 nodes and a long fraction.
     """
     largest = (2**63 - 1) // (2 * total**2)
-    found = Fraction(resolution).limit_denominator(MAX_DENOMINATOR)
-    if found <= 0 or max(found.numerator, found.denominator) > largest:
+    fraction = Fraction(resolution).limit_denominator(MAX_DENOMINATOR)
+    if fraction <= 0 or max(fraction.numerator, fraction.denominator) > largest:
         raise ConfigError(
-            f"segments.resolution: {resolution} = {found} is too fine for 64-bit integers and "
+            f"segments.resolution: {resolution} = {fraction} is too fine for 64-bit integers and "
             f"{total} edges; take a fraction of numbers of 1 to {max(1, largest)}, such as 1.5, "
             "or another segments.backend"
         )
-    return found.numerator, found.denominator
+    return fraction.numerator, fraction.denominator
 
 
 def _best_of_orders(
@@ -197,10 +197,10 @@ def _python_louvain(built: Any, resolution: float, order_seed: int | None) -> Ar
     """
     import community
 
-    found = community.best_partition(
-        built, resolution=resolution, random_state=0 if order_seed is None else order_seed
+    communities = community.best_partition(
+        built, resolution=resolution, random_state=order_seed or 0
     )
-    return np.array([found[node] for node in range(len(found))])
+    return np.array([communities[node] for node in range(len(communities))])
 
 
 def _igraph_graph(graph: AffinityGraph) -> Any:
@@ -222,15 +222,15 @@ def _leiden(built: Any, resolution: float, order_seed: int | None) -> Array:
     """Traag et al. 2019, until nothing improves. It shuffles always; no seed means seed 0."""
     import leidenalg
 
-    found = leidenalg.find_partition(
+    communities = leidenalg.find_partition(
         built,
         leidenalg.RBConfigurationVertexPartition,
         weights="weight",
         resolution_parameter=resolution,
         n_iterations=-1,
-        seed=0 if order_seed is None else order_seed,
+        seed=order_seed or 0,
     )
-    return np.array(found.membership)
+    return np.array(communities.membership)
 
 
 LIBRARIES: Mapping[str, Library] = {

@@ -106,11 +106,11 @@ def best_partition(
                 labels = _stirred(labels, order)
             communities = _improved(graph, _numbered(graph, labels), order)
             links, squares = _links_and_squares(graph, communities)
-            found = graph.link_weight * links - graph.volume_weight * squares  # q w^2 Q, exactly
+            score = graph.link_weight * links - graph.volume_weight * squares  # q w^2 Q, exactly
             labels = communities.labels
             tried[n_tries * run + again] = labels
-            if (run == 0 and again == 0) or found > best_score:
-                best_links, best_squares, best_score = links, squares, found
+            if (run == 0 and again == 0) or score > best_score:
+                best_links, best_squares, best_score = links, squares, score
                 best_labels[:] = labels
     return best_labels, best_links, best_squares, tried
 
@@ -245,8 +245,8 @@ def _take(mask: Array, node: int) -> bool:
     bit = np.uint64(1) << np.uint64(node & 63)
     before = mask[node >> 6]
     mask[node >> 6] = before & ~bit
-    found: bool = (before & bit) != np.uint64(0)
-    return found
+    was_set: bool = (before & bit) != np.uint64(0)
+    return was_set
 
 
 @compiled

@@ -1,39 +1,19 @@
-"""Segments and clusters -> pixel masks, and true masks -> classes (paper III-E).
+"""Segments and clusters -> masks of pixels (paper III-E), and masks as pictures.
 
-    paint(segments, assignments, height, width)    uint8 (H, W): cluster of every pixel
+    labels_to_pixels(labels, height, width)        (gh, gw) -> (height, width)
+    fill_from_neighbours(segments, assignments)    a cluster for segments that have none
     encode_mask(mask)                              8-bit palette PNG
     encode_small(labels, height, width)            grey PNG, for the page of a run
-    fill_from_neighbours(segments, assignments)    a cluster for segments that have none
-    find_labels(folder)                            label files by name
-    decode_labels(data, max_pixels)                uint8 (H, W): ids in a label file
-    truth_classes(labels, classes, size)           uint8 (H, W): true classes
     overlay(image, mask, palette, alpha)           uint8 (H, W, 3): for people
 
 Labels are resized here and nowhere else, by `labels_to_pixels`: nearest neighbour in exact integer
 arithmetic. IGNORE marks pixels without a label.
 """
 
-from pathlib import Path
-
 import numpy as np
 
-from datus.errors import ImageError, UsageError
-from datus.inputs.decode import Picture, load_picture, pillow_errors
 from datus.method.label_png import png_of
-from datus.types import IGNORE, Array, Assignments, ClassTable, SegmentMap
-
-LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
-
-
-def paint(segments: SegmentMap, assignments: Assignments, height: int, width: int) -> Array:
-    """uint8 (height, width): cluster id of every pixel, IGNORE where a segment has none."""
-    cluster = assignments.cluster
-    if len(cluster) != segments.n_segments:
-        raise ValueError(
-            f"paint: expected {segments.n_segments} assignments, one a segment, got {len(cluster)}"
-        )
-    labels = np.where(cluster < 0, IGNORE, cluster).astype(np.uint8)
-    return labels_to_pixels(labels[segments.labels], height, width)
+from datus.types import IGNORE, Array, Assignments, SegmentMap
 
 
 def labels_to_pixels(labels: Array, height: int, width: int) -> Array:
@@ -43,8 +23,7 @@ def labels_to_pixels(labels: Array, height: int, width: int) -> Array:
     """
     rows = (2 * np.arange(height) + 1) * labels.shape[0] // (2 * height)
     columns = (2 * np.arange(width) + 1) * labels.shape[1] // (2 * width)
-    pixels: Array = labels[rows][:, columns]
-    return pixels
+    return np.asarray(labels[rows][:, columns])
 
 
 def encode_mask(mask: Array) -> bytes:
@@ -68,8 +47,8 @@ def fill_from_neighbours(segments: SegmentMap, assignments: Assignments) -> Assi
         usable = (cluster[first] < 0) & (cluster[second] >= 0)
         if not usable.any():
             return Assignments(cluster, assignments.margin)
-        open_ones, at = np.unique(first[usable], return_index=True)
-        cluster[open_ones] = cluster[second[usable][at]]
+        segments_to_fill, at = np.unique(first[usable], return_index=True)
+        cluster[segments_to_fill] = cluster[second[usable][at]]
 
 
 def _contacts(labels: Array, n_segments: int) -> tuple[Array, Array]:
@@ -81,75 +60,13 @@ def _contacts(labels: Array, n_segments: int) -> tuple[Array, Array]:
         (labels[:-1, :-1], labels[1:, 1:]),
         (labels[:-1, 1:], labels[1:, :-1]),
     )
-    both = np.concatenate([np.stack([one.ravel(), other.ravel()]) for one, other in pairs], axis=1)
-    both = both[:, both[0] != both[1]].astype(np.int64)
-    both = np.concatenate([both, both[::-1]], axis=1)
-    codes, counts = np.unique(both[0] * n_segments + both[1], return_counts=True)
+    touching = np.concatenate([np.stack([a.ravel(), b.ravel()]) for a, b in pairs], axis=1)
+    touching = touching[:, touching[0] != touching[1]].astype(np.int64)
+    touching = np.concatenate([touching, touching[::-1]], axis=1)
+    codes, counts = np.unique(touching[0] * n_segments + touching[1], return_counts=True)
     first, second = codes // n_segments, codes % n_segments
     order = np.lexsort((second, -counts, first))
     return first[order], second[order]
-
-
-def find_labels(folder: Path) -> dict[str, str]:
-    """Label files below a folder: path without suffix -> path, both relative and `/`-separated.
-
-    Hidden files are passed over. Raises UsageError: no folder, no label file, two of one name.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
-    found: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder).as_posix()
-        name = relative[: -len(path.suffix)]
-        if path.suffix.lower() not in LABEL_SUFFIXES or path.name.startswith("."):
-            continue
-        if name in found:
-            raise UsageError(f"{folder}: {found[name]} and {relative} share one name: remove one")
-        found[name] = relative
-    if not found:
-        raise UsageError(f"{folder}: no label file in it ({' '.join(LABEL_SUFFIXES)})")
-    return found
-
-
-def decode_labels(data: bytes, max_pixels: int) -> Array:
-    """uint8 (H, W): the ids in a PNG, BMP or TIFF of labels.
-
-    Palette pictures: the index, not the colour. Grey and 1-bit ones: the stored number. 16-bit ones
-    and grey RGB pass if they say nothing more than an 8-bit id.
-
-    Raises ImageError: a colour picture, ids above 255, JPEG or the like, damaged, too large.
-    """
-    picture = load_picture(data, max_pixels)
-    if picture.format not in ("PNG", "BMP", "TIFF"):
-        raise ImageError(f"labels: expected PNG, BMP or TIFF, which keep ids, got {picture.format}")
-    with pillow_errors(f"labels: cannot read {picture.format} of type {picture.image.mode}"):
-        return _ids(picture)
-
-
-def truth_classes(labels: Array, classes: ClassTable, size: tuple[int, int]) -> Array:
-    """uint8 (H, W): class 0..C-1 or IGNORE of every pixel of a true mask.
-
-    labels: uint8 (H, W), ids of the file; size: (H, W) of the image. Raises ImageError if the sizes
-    differ or an id is not in the table.
-    """
-    (height, width), (image_height, image_width) = labels.shape, size
-    if (height, width) != (image_height, image_width):
-        raise ImageError(
-            f"truth is {height}x{width}, the image {image_height}x{image_width} (height x width): "
-            "expected the same size; use the truth made for this image"
-        )
-    from datus.compute.compiled import looked_up, value_counts
-
-    counts = value_counts(labels)
-    unknown = np.flatnonzero((counts > 0) & ~classes.known)
-    if len(unknown):
-        some = ", ".join(f"{label} ({counts[label]} px)" for label in unknown[:8])
-        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-        raise ImageError(
-            f"truth has ids that class table {classes.name!r} does not: {some}{more}; "
-            "add them to the ids of a class or to ignore"
-        )
-    return looked_up(labels, classes.lookup)
 
 
 def overlay(image: Array, mask: Array, palette: Array, alpha: float) -> Array:
@@ -171,32 +88,6 @@ def _borders(mask: Array) -> Array:
     borders[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     borders[:-1] |= mask[:-1] != mask[1:]
     return borders
-
-
-# Pillow spreads grey levels of 2 and 4 bits over 0..255
-_GREY_STEPS = {"L;2": 85, "L;4": 17}
-
-
-def _ids(picture: Picture) -> Array:
-    mode, values = picture.image.mode, np.asarray(picture.image)
-    if mode in ("1", "P"):
-        return values.astype(np.uint8)
-    if mode == "L":
-        step = _GREY_STEPS.get(picture.rawmode[:3], 1)
-        return (values // step).astype(np.uint8)
-    if mode.startswith("I"):
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high > 255:
-            raise ImageError(f"labels: expected ids 0 to 255, got {low} to {high}; renumber them")
-        return values.astype(np.uint8)
-    if mode in ("RGB", "RGBA", "LA") and ";16" not in picture.rawmode:
-        alpha = values[..., -1] if mode.endswith("A") else np.uint8(255)
-        colours = values[..., :3] if mode.startswith("RGB") else values[..., :1]
-        if np.all(alpha == 255) and np.all(colours == colours[..., :1]):
-            return np.array(colours[..., 0])
-    raise ImageError(
-        "labels: this is a colour picture, not class ids: convert it first, see data/prepare"
-    )
 
 
 def _palette() -> Array:
@@ -231,8 +122,7 @@ def _cielab(rgb: Array) -> Array:
     root = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
     x, y, z = root.T
     lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
-    sixteenths: Array = np.rint(lab * 16).astype(np.int32)
-    return sixteenths
+    return np.asarray(np.rint(lab * 16), np.int32)
 
 
 PALETTE = _palette()

@@ -110,13 +110,12 @@ def count_pixels(mask: Array, truth: Array, n_clusters: int, n_classes: int) -> 
 def add(confusions: Iterable[Confusion]) -> Confusion:
     """The sum of at least one Confusion, all of one shape. Raises ValueError otherwise."""
     total: Array | None = None
-    for one in confusions:
+    for confusion in confusions:
         if total is None:
-            total = one.counts.copy()
-        elif one.counts.shape != total.shape:
-            raise ValueError(f"cannot add counts {one.counts.shape} to counts {total.shape}")
-        else:
-            total += one.counts
+            total = np.zeros_like(confusion.counts)
+        if confusion.counts.shape != total.shape:
+            raise ValueError(f"cannot add counts {confusion.counts.shape} to counts {total.shape}")
+        total += confusion.counts
     if total is None:
         raise ValueError("nothing to add: expected at least one Confusion")
     return Confusion(total)
@@ -136,7 +135,7 @@ def fit_match(confusion: Confusion, rule: str, centroids: Array | None = None) -
     _check_known(confusion)
     clusters_KC = confusion.counts[:-1]
     if rule == "majority":
-        majority: Array = clusters_KC.argmax(axis=1).astype(np.int16)
+        majority = np.asarray(clusters_KC.argmax(axis=1), np.int16)
         majority[clusters_KC.sum(axis=1) == 0] = _UNMATCHED
         return majority
     match = np.full(confusion.n_clusters, _UNMATCHED, np.int16)
@@ -207,11 +206,9 @@ def _predicted_counts(confusion: Confusion, rule: str, match: Array) -> Array:
     return predicted
 
 
-def _percent_of(part: Array, whole: Array, present: Array) -> Array:
-    """float64 (C,): 100 * part / whole, 0 where whole is 0, NaN where the class is not present."""
-    percent: Array = 100.0 * part / np.maximum(whole, 1)
-    percent[~present] = np.nan
-    return percent
+def _percent_of(part: Array, total: Array, present: Array) -> Array:
+    """float64 (C,): 100 * part / total, 0 where total is 0, NaN where the class is not present."""
+    return np.where(present, 100.0 * part / np.maximum(total, 1), np.nan)
 
 
 def _join_nearest(match: Array, confusion: Confusion, centroids: Array | None) -> Array:
@@ -234,7 +231,8 @@ def _join_nearest(match: Array, confusion: Confusion, centroids: Array | None) -
 
 
 def _plain_list(array: Array) -> list[Any]:
-    return [None if isinstance(one, float) and math.isnan(one) else one for one in array.tolist()]
+    values = array.tolist()
+    return [None if isinstance(x, float) and math.isnan(x) else x for x in values]
 
 
 def _check_rule(rule: str) -> None:

@@ -137,8 +137,7 @@ def _shared(pixel: int, patch: int, n_patches: int, n_pixels: int) -> int:
 
 def _under(n_pixels: int, n_patches: int) -> Array:
     """int64 (n_pixels,): the patch that each pixel's centre lies in, as the painted blocks."""
-    under: Array = (2 * np.arange(n_pixels) + 1) * n_patches // (2 * n_pixels)
-    return under
+    return np.asarray((2 * np.arange(n_pixels) + 1) * n_patches // (2 * n_pixels))
 
 
 @lru_cache(64)

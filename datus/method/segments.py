@@ -11,17 +11,24 @@ from datus.types import Array, SegmentMap
 
 
 def split(communities: Array, grid: tuple[int, int], modularity: float) -> SegmentMap:
-    """Every patch belongs to exactly one segment; touching corners connect (8-neighbourhood)."""
-    from datus.compute.compiled import connected_parts
+    """Every patch belongs to exactly one segment; touching corners connect (8-neighbourhood).
 
-    community_grid = np.ascontiguousarray(communities.reshape(grid), np.int32)
-    labels, n_patches, boxes = connected_parts(community_grid)
+    communities: int32 (N,), 0 or more, row by row; modularity: of the partition, passed on.
+    """
+    from scipy.ndimage import find_objects
+    from skimage.measure import label
+
+    community_grid = communities.reshape(grid)
+    # without `background` patches of community 0 would be in no segment
+    numbers = label(community_grid, background=-1, connectivity=2)
+    labels = (numbers - 1).astype(np.int32)
     # a segment begins where the label is greater than all before
     first = np.flatnonzero(np.diff(np.maximum.accumulate(labels.ravel()), prepend=-1))
+    boxes = [(y.start, x.start, y.stop, x.stop) for y, x in find_objects(numbers)]
     return SegmentMap(
         labels=labels,
-        community=community_grid.ravel()[first],
-        n_patches=n_patches,
-        boxes=boxes,
+        community=communities[first].astype(np.int32),
+        n_patches=np.bincount(labels.ravel()).astype(np.int32),
+        boxes=np.array(boxes, np.int32),
         modularity=modularity,
     )

@@ -22,8 +22,9 @@ from datus.config import Config, settings_of
 from datus.engine.stage import Arrays
 from datus.formats.matching import Matched, matched
 from datus.formats.read import open_corrections
-from datus.formats.read_records import Corrections
-from datus.method.masks import decode_labels, encode_mask
+from datus.formats.records import Corrections
+from datus.inputs.labels import decode_labels
+from datus.method.masks import encode_mask
 from datus.review.edits import Edit, edited
 from datus.types import IGNORE, Array, Assignments, ImageRecord, ShardData
 

@@ -29,7 +29,6 @@ from datus.engine.resources import resolve_device
 from datus.engine.run import Console
 from datus.engine.workers import Advance
 from datus.errors import ImageError, TooManyFailures, UsageError
-from datus.inputs.classes import load_classes
 from datus.inputs.images import (
     decode_image,
     find_images,
@@ -38,7 +37,7 @@ from datus.inputs.images import (
     read_file,
     sha256_of,
 )
-from datus.method.masks import decode_labels, find_labels, truth_classes
+from datus.inputs.labels import decode_labels, find_labels, load_classes, truth_classes
 from datus.models.image_size import denoise_size
 from datus.segmenter.files import model_files
 from datus.stages.denoise import features_of, prepared, segmenter_spec, training_view

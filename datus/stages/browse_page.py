@@ -19,8 +19,8 @@ from datus.config import Config
 from datus.engine.dataset import Dataset
 from datus.engine.stage import Context
 from datus.engine.workers import Advance
-from datus.inputs.classes import load_classes
 from datus.inputs.index import Shard
+from datus.inputs.labels import load_classes
 from datus.report import browse, browse_tally
 from datus.report.browse import FOLDER, BrowseImage
 from datus.review import review

@@ -177,7 +177,7 @@ def _sources(config: Config, dataset: Dataset, k: int) -> Iterator["Source"]:
 
 def _mask(config: Config, dataset: Dataset, k: int, record: ImageRecord) -> Array:
     """uint8 (H, W): the pseudo-mask as it was written, whatever refined it."""
-    from datus.method.masks import decode_labels
+    from datus.inputs.labels import decode_labels
 
     data = dataset.file("masks", k, f"{record.image_id}.png")
     return decode_labels(data, config.data.max_pixels)

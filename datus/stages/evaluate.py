@@ -12,8 +12,8 @@ import numpy as np
 
 from datus.config import Config
 from datus.engine.stage import Context, Inputs, ShardWork, Stage, one_image, per_image
-from datus.inputs.classes import load_classes
 from datus.inputs.index import Index
+from datus.inputs.labels import load_classes
 from datus.inputs.read import read_truth
 from datus.types import ImageRecord, ShardData
 
@@ -36,9 +36,10 @@ def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 def build(context: Context) -> ShardWork:
     from datus.inputs.images import preview_size
+    from datus.inputs.labels import truth_classes
     from datus.method.confidence import bin_of, binned
     from datus.method.label_png import labels_of
-    from datus.method.masks import encode_small, labels_to_pixels, truth_classes
+    from datus.method.masks import encode_small, labels_to_pixels
     from datus.method.metrics import count_pixels
 
     config = context.config

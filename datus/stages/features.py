@@ -52,7 +52,7 @@ def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 def weights_of(config: Config, backbone: str, weights: str) -> str:
     """The hash of a model's weights, or the seed of random ones."""
-    from datus.models.vit import weights_id
+    from datus.models.weights import weights_id
 
     known = weights_id(backbone, weights)
     return f"{known}:seed {config.seed}" if known.startswith("random") else known

@@ -11,15 +11,7 @@ import numpy as np
 
 from datus.config import Config, settings_of
 from datus.engine.resources import resolve_device
-from datus.engine.stage import (
-    Context,
-    Inputs,
-    ShardWork,
-    Stage,
-    numbers_of,
-    one_image,
-    per_image,
-)
+from datus.engine.stage import Context, Inputs, ShardWork, Stage, numbers_of, one_image, per_image
 from datus.engine.workers import Advance
 from datus.inputs.index import Index, Shard
 from datus.models.image_size import input_size

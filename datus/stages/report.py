@@ -17,8 +17,8 @@ from datus.config import Config, settings_of
 from datus.engine.dataset import Dataset
 from datus.engine.stage import Context, DatasetWork, Stage
 from datus.engine.workers import Advance
-from datus.inputs.classes import load_classes
 from datus.inputs.index import Index
+from datus.inputs.labels import load_classes
 from datus.inputs.read import read_image, read_truth
 from datus.method.consistency import judge
 from datus.method.drift import Drift, warning
@@ -255,7 +255,7 @@ def _denoised(config: Config, dataset: Dataset, k: int, tally: Tally) -> Denoise
 
 def _provenance(config: Config, library: str) -> dict[str, str]:
     from datus import __version__
-    from datus.models.vit import weights_id
+    from datus.models.weights import weights_id
 
     found = {
         "datus": __version__,
@@ -339,9 +339,10 @@ CELL_STEP = 4
 def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> Baselines | None:
     """The run and k-means on colours, on the small pictures of some images."""
     from datus.inputs.images import decode_image
+    from datus.inputs.labels import decode_labels, truth_classes
     from datus.method.baselines import colour_masks, renumbered
     from datus.method.consistency import place_kappa
-    from datus.method.masks import decode_labels, labels_to_pixels, truth_classes
+    from datus.method.masks import labels_to_pixels
     from datus.method.metrics import add, count_pixels, score
 
     if not config.report.baselines:
@@ -392,7 +393,7 @@ def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> 
 
 def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example]:
     """Images spread evenly over the dataset; those with truth, where there is truth."""
-    from datus.method.masks import decode_labels, truth_classes
+    from datus.inputs.labels import decode_labels, truth_classes
 
     k = config.clusters.k[0]
     stages = ("masks", "denoise") if config.denoise.enabled else ("masks",)

@@ -20,7 +20,7 @@ import numpy as np
 
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.finished_run import Finished, crop, open_run, picture, read_places
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 from datus.review.edits import FORMAT, VERSION
 from datus.review.review import read_base
 from datus.segmenter.files import write_whole

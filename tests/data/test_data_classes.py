@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 from datus.types import IGNORE
 
 CLASSES = Path(__file__).resolve().parents[2] / "data" / "classes"

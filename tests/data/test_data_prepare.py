@@ -19,7 +19,7 @@ import common
 import suim
 
 from datus.errors import WorkError
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "datasets"

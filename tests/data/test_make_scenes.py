@@ -13,7 +13,7 @@ import make_scenes
 import scene_objects
 import scene_textures
 
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 
 
 def read(path):

@@ -10,7 +10,7 @@ import typer.main
 
 from datus.cli.app import app
 from datus.config import Config
-from datus.inputs.classes import load_classes
+from datus.inputs.labels import load_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

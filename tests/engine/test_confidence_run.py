@@ -9,7 +9,8 @@ import pytest
 from tiny_runs import Dataset, go
 
 from datus.formats.export import find_masks
-from datus.method.masks import decode_labels, labels_to_pixels
+from datus.inputs.labels import decode_labels
+from datus.method.masks import labels_to_pixels
 from datus.store.store import Store
 
 PLAIN = {"masks.refine": "none", "clusters.restarts": 4}

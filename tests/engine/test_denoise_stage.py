@@ -19,7 +19,7 @@ from datus.dry_run import dry_run
 from datus.engine.plan import find_node
 from datus.engine.run import QUIET
 from datus.errors import WorkError
-from datus.method.masks import decode_labels
+from datus.inputs.labels import decode_labels
 from datus.pipeline import make_plan
 from datus.store.store import Store
 

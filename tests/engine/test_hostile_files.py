@@ -18,11 +18,13 @@ from safetensors.numpy import save as save_tensors
 
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.finished_run import PLACES, open_run, read_places
-from datus.formats import read_pngs as pngs
+from datus.formats import files, pngs
+from datus.formats.coco import coco_mask
 from datus.formats.export import read_report
+from datus.formats.labelstudio import brush_mask
 from datus.formats.matching import Matched, matched
+from datus.formats.polygons import polygon_mask
 from datus.formats.read import open_corrections
-from datus.formats.shapes import brush_mask, coco_mask, polygon_mask
 from datus.inputs.images import sha256_of
 from datus.review import edits, frozen
 from datus.segmenter.files import check_architecture
@@ -77,7 +79,7 @@ def test_the_size_is_looked_at_before_anything_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("load_picture", "decode_labels"):  # a header is enough
-        monkeypatch.setattr(pngs, name, None)
+        monkeypatch.setattr(files, name, None)
     expected = "is 300x400, its image 6x8 (height x width): expected the same size"
     assert expected in error_of(put(tmp_path / "one.json", coco(300, 400)))
     (tmp_path / "masks").mkdir()
@@ -106,7 +108,7 @@ def test_outlines_of_many_corners_are_filled_in_parts(monkeypatch: pytest.Monkey
     rng = np.random.default_rng(0)
     corners = rng.uniform(-2, 30, (200, 2))
     whole = polygon_mask(corners, 25, 31)
-    monkeypatch.setattr("datus.formats.shapes.BLOCK_ROWS", 7)
+    monkeypatch.setattr("datus.formats.polygons.BLOCK_ROWS", 7)
     np.testing.assert_array_equal(polygon_mask(corners, 25, 31), whole)
     assert 0 < whole.mean() < 1
 

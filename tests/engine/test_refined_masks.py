@@ -7,8 +7,7 @@ import pytest
 from tiny_runs import Dataset, go, made, make_dataset
 
 from datus.engine.plan import find_node
-from datus.inputs.classes import load_classes
-from datus.method.masks import decode_labels, truth_classes
+from datus.inputs.labels import decode_labels, load_classes, truth_classes
 from datus.method.metrics import count_pixels
 from datus.store.store import Store
 from datus.types import Array

@@ -1,14 +1,19 @@
 """Masks in which every known trap of exports lies, for tests of writers and of importers."""
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from datus.formats.formats import FORMATS
 from datus.formats.names import default_names, make_classes
+from datus.formats.parts import Part
 from datus.formats.pngs import png_bytes
-from datus.formats.records import Classes, Item
-from datus.types import IGNORE
+from datus.formats.records import Classes, Item, Options
+from datus.types import IGNORE, Array
 
 K = 5
 """Class 3 has no pixels anywhere."""
@@ -66,3 +71,30 @@ def same(found: dict[str, Any]) -> None:
             assert (labels == IGNORE).all()
             continue
         np.testing.assert_array_equal(found[image_id], labels, err_msg=image_id)
+
+
+def write(name: str, folder: Path, options: Options = Options(), **more: Any) -> Path:  # noqa: B008
+    """The traps in a format, in a new folder; `more`: other items or classes."""
+    folder.mkdir()
+    FORMATS[name].write(folder, more.get("items", items()), more.get("classes", classes()), options)
+    return folder
+
+
+def read_json(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def part_in_image(part: Part, labels: Array) -> Array:
+    """bool (H, W): the part in its image."""
+    top, left, bottom, right = part.box
+    mask = np.zeros(labels.shape, bool)
+    mask[top:bottom, left:right] = part.mask
+    return mask

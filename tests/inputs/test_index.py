@@ -17,7 +17,7 @@ from datus.config import Config
 from datus.errors import UsageError
 from datus.inputs.images import sha256_of
 from datus.inputs.index import Index, Shard, check_inputs, make_index, read_index
-from datus.method.masks import LABEL_SUFFIXES
+from datus.inputs.labels import LABEL_SUFFIXES
 from datus.store.store import Store
 from datus.types import ImageRecord
 

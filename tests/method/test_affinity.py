@@ -4,22 +4,15 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from key_cases import integer_keys, normal_keys
 
 from datus.errors import ConfigError
 from datus.method import affinity
-from datus.method.affinity import affinity_graph, affinity_graphs_torch, density, n_self_loops
+from datus.method.affinity import affinity_graph, density, n_self_loops
 from datus.method.louvain import unpack
 from datus.types import Array
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-    ),
-]
 
 
 def slow_adjacency(keys: Array, center: str, threshold: float | None = None) -> Array:
@@ -37,19 +30,6 @@ def slow_adjacency(keys: Array, center: str, threshold: float | None = None) -> 
             else:
                 linked[i, j] = lengths > 0 and product / lengths > threshold
     return linked
-
-
-def integer_keys(seed: int, grid: tuple[int, int], size: int) -> Array:
-    """Small integers: every product is exact, so no pair is a matter of rounding."""
-    return np.random.default_rng(seed).integers(-3, 4, (*grid, size)).astype(np.float32)
-
-
-def normal_keys(seed: int, grid: tuple[int, int], size: int) -> Array:
-    return np.random.default_rng(seed).normal(size=(*grid, size)).astype(np.float32)
-
-
-def as_batch(*keys: Array) -> torch.Tensor:
-    return torch.from_numpy(np.stack([one.reshape(-1, one.shape[2]) for one in keys]))
 
 
 def test_hand_made_pairs() -> None:
@@ -101,8 +81,6 @@ def test_a_zero_key_is_linked_to_nothing(threshold: float | None) -> None:
     expected[5] = expected[:, 5] = False
     np.testing.assert_array_equal(unpack(graph), expected)
     assert n_self_loops(graph) == 5
-    (on_device,) = affinity_graphs_torch(as_batch(keys), "none", threshold)
-    np.testing.assert_array_equal(on_device.bits, graph.bits)
 
 
 def test_higher_thresholds_keep_fewer_links() -> None:
@@ -150,39 +128,3 @@ def test_keys_of_half_precision_are_taken() -> None:
 
 def test_one_patch_has_density_zero() -> None:
     assert density(affinity_graph(np.ones((1, 1, 4), np.float32), "none")) == 0.0
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("center", ["none", "image"])
-def test_torch_equals_numpy_where_products_are_exact(
-    device: str, center: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys = [integer_keys(seed, (8, 16), 5) for seed in range(5)]
-    if center == "image":  # a mean of 128 small integers is exact in float32
-        keys = [one + np.float32(4) for one in keys]
-    monkeypatch.setattr(affinity, "BATCH_PAIRS", 2 * 128**2)  # two images at a time
-    found = affinity_graphs_torch(as_batch(*keys).to(device), center)
-    assert len(found) == 5
-    for one, graph in zip(keys, found, strict=True):
-        np.testing.assert_array_equal(graph.bits, affinity_graph(one, center).bits)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("threshold", [None, -0.2, 0.3])
-def test_torch_differs_from_numpy_by_rounding_only(device: str, threshold: float | None) -> None:
-    keys = normal_keys(3, (25, 27), 64)
-    (found,) = affinity_graphs_torch(as_batch(keys).to(device), "image", threshold)
-    expected = affinity_graph(keys, "image", threshold)
-    adjacency = unpack(found)
-    np.testing.assert_array_equal(adjacency, adjacency.T)
-    assert (adjacency != unpack(expected)).sum() <= 2 * 5  # of 455,625 pairs
-
-
-def test_torch_refuses_the_same_thresholds_and_leaves_its_switches_alone() -> None:
-    matmul = torch.backends.cuda.matmul
-    name = "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32"
-    before = getattr(matmul, name)
-    with pytest.raises(ConfigError, match="expected a cosine"):
-        affinity_graphs_torch(torch.ones(1, 2, 3), "none", 1.5)
-    affinity_graphs_torch(torch.ones(1, 2, 3))
-    assert getattr(matmul, name) == before

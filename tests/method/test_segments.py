@@ -53,6 +53,16 @@ def test_community_zero_is_not_lost() -> None:
     assert found.n_patches[0] == 12
 
 
+def test_a_long_snake_is_one_segment() -> None:
+    grid = np.ones((41, 41), np.int32)
+    grid[1::4, :-1] = grid[3::4, 1:] = 0  # walls with a gap at alternating ends
+    found = split(grid.ravel(), grid.shape, 0.0)
+    assert found.n_patches[0] == grid.sum()
+    assert found.n_segments == 1 + 20
+    np.testing.assert_array_equal(found.boxes[0], (0, 0, 41, 41))
+    np.testing.assert_array_equal(found.labels >= 1, grid == 0)
+
+
 @given(
     hnp.arrays(
         np.int32,

@@ -21,7 +21,8 @@ from datus.errors import BackboneError, UsageError
 from datus.models import vit as backbones
 from datus.models import weights as sources
 from datus.models.registry import ROWS, Row
-from datus.models.vit import Backbone, load_backbone, model_path, weights_id
+from datus.models.vit import Backbone, load_backbone
+from datus.models.weights import model_path, weights_id
 from datus.types import Array, FeatureGrid
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"

@@ -8,12 +8,11 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from datus.models.appearance import MEAN, STD
 from datus.selfsupervised import (
     ARCHITECTURE,
-    MEAN,
     N_BINS,
     N_TARGETS,
-    STD,
     Learner,
     Settings,
     Views,

@@ -19,7 +19,8 @@ from datus.cli.app import app
 from datus.config import FeaturesConfig
 from datus.errors import StoreError, UsageError, WorkError
 from datus.models.appearance import N_CHANNELS
-from datus.models.vit import load_backbone, weights_id
+from datus.models.vit import load_backbone
+from datus.models.weights import weights_id
 from datus.pretrain import Pretraining, pretrain, read_log, share_of_rate
 from datus.segmenter.examples import write_whole
 from datus.selfsupervised import ARCHITECTURE, Settings

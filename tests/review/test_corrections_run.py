@@ -19,10 +19,10 @@ from datus.errors import ClusterError, ConfigError, UsageError
 from datus.formats.export import cluster_names, find_masks
 from datus.formats.label_folders import as_folder
 from datus.formats.matching import matched
-from datus.formats.read_records import Corrections
-from datus.inputs.classes import load_classes
+from datus.formats.records import Corrections
 from datus.inputs.index import read_index
-from datus.method.masks import decode_labels, encode_mask, find_labels
+from datus.inputs.labels import decode_labels, find_labels, load_classes
+from datus.method.masks import encode_mask
 from datus.pipeline import STAGES
 from datus.review.corrections import Drawn, load
 from datus.review.edits import Edit, Replay, packed

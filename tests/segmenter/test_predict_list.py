@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from datus.cli.predict import predict
 from datus.errors import BackboneError, TooManyFailures, UsageError, WorkError
-from datus.segmenter.files import write_whole
-from datus.segmenter.model import SegmenterSpec, build_segmenter, cluster_classes, save_segmenter
+from datus.segmenter.files import cluster_classes, write_whole
+from datus.segmenter.model import SegmenterSpec, build_segmenter, save_segmenter
 from datus.segmenter.predict_folder import Folders, Predicted, predict_folder
 from datus.segmenter.predict_list import LOCK, TEMPORARY, Done, held
 from datus.segmenter.tiles import Prediction

@@ -21,14 +21,9 @@ from typer.testing import CliRunner
 from datus.cli.predict import export_onnx, predict
 from datus.errors import BackboneError, TooManyFailures, UsageError
 from datus.inputs.images import find_images, normalise, resize_image
+from datus.segmenter.files import cluster_classes
 from datus.segmenter.logits import Blend, logits_to_pixels, tile_starts
-from datus.segmenter.model import (
-    Segmenter,
-    SegmenterSpec,
-    build_segmenter,
-    cluster_classes,
-    save_segmenter,
-)
+from datus.segmenter.model import Segmenter, SegmenterSpec, build_segmenter, save_segmenter
 from datus.segmenter.predict_folder import Folders, predict_folder
 from datus.segmenter.tiles import NATIVE, Prediction, predict_images, seen_size
 from datus.types import Array
@@ -445,7 +440,6 @@ MEASURED = """
 import re, sys, time
 from pathlib import Path
 from datus.segmenter.tiles import NATIVE, Prediction
-from datus.segmenter.predict_folder import Folders, predict_folder
 model, photos, out, sure = map(Path, sys.argv[1:5])
 settings = Prediction(image_px=int(sys.argv[5]), threads=2, device="cpu")
 start = time.perf_counter()

@@ -72,7 +72,7 @@ def corrections(name: str, is_json: bool = False, is_text: bool = False, mend: A
 def _coco() -> dict[str, bytes]:
     import numpy as np
 
-    from datus.formats.parts import coco_text
+    from datus.formats.coco import coco_text
 
     rows: list[dict[str, Any]] = []
     for number, labels in enumerate(_labels().values()):

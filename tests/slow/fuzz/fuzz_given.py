@@ -242,13 +242,8 @@ def segmenter_reader(scratch: Path) -> Reader:
     """The JSON of a saved model whose tensors are as they were; loaded and used."""
     import numpy as np
 
-    from datus.segmenter.model import (
-        SegmenterSpec,
-        build_segmenter,
-        cluster_classes,
-        load_segmenter,
-        save_segmenter,
-    )
+    from datus.segmenter.files import cluster_classes
+    from datus.segmenter.model import SegmenterSpec, build_segmenter, load_segmenter, save_segmenter
     from datus.segmenter.tiles import Prediction, predict_images
 
     place = scratch / "model"

@@ -49,7 +49,7 @@ def image_reader(scratch: Path) -> Reader:
 
 
 def labels_reader(scratch: Path) -> Reader:
-    from datus.method.masks import decode_labels
+    from datus.inputs.labels import decode_labels
 
     def read(data: bytes) -> None:
         labels = decode_labels(data, MAX_PIXELS)
@@ -150,7 +150,7 @@ def grid_reader(scratch: Path) -> Reader:
 
 
 def classes_reader(scratch: Path) -> Reader:
-    from datus.inputs.classes import load_classes
+    from datus.inputs.labels import load_classes
 
     def read(data: bytes) -> None:
         (scratch / "classes.toml").write_bytes(data)

@@ -15,13 +15,13 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from datus.errors import UsageError
+from datus.formats.coco import coco_mask, coco_text
 from datus.formats.formats import FORMATS
-from datus.formats.labelstudio import pack
-from datus.formats.outlines import outline
-from datus.formats.parts import coco_counts, coco_text, find_parts
+from datus.formats.labelstudio import brush_mask, pack
+from datus.formats.parts import find_parts
+from datus.formats.polygons import outline, polygon_mask
 from datus.formats.read import open_corrections
 from datus.formats.records import Options
-from datus.formats.shapes import brush_mask, coco_mask, polygon_mask
 from datus.types import IGNORE
 
 NAMES = tuple(f"cluster {label}" for label in range(5))
@@ -125,11 +125,9 @@ def test_uncompressed_run_lengths_are_read(tmp_path: Path) -> None:
     folder = written("coco", tmp_path / "out")
     path = folder / "annotations" / "instances_default.json"
     table = json.loads(path.read_text())
-    sizes = {row["id"]: row["height"] * row["width"] for row in table["images"]}
     parts = [part for item in items() for part in find_parts(item.labels)]
     for row, part in zip(table["annotations"], parts, strict=True):
-        counts = coco_counts(part, sizes[row["image_id"]])
-        row["segmentation"]["counts"] = counts.tolist()
+        row["segmentation"]["counts"] = part.counts.tolist()
     path.write_text(json.dumps(table))
     same(path)
 
@@ -180,9 +178,8 @@ def test_run_lengths_and_outlines_come_back(mask: Any) -> None:
         whole = np.zeros(mask.shape, bool)
         top, left, bottom, right = part.box
         whole[top:bottom, left:right] = part.mask
-        counts = coco_counts(part, mask.size)
-        np.testing.assert_array_equal(coco_mask(coco_text(counts), height, width), whole)
-        np.testing.assert_array_equal(coco_mask(counts.tolist(), height, width), whole)
+        np.testing.assert_array_equal(coco_mask(coco_text(part.counts), height, width), whole)
+        np.testing.assert_array_equal(coco_mask(part.counts.tolist(), height, width), whole)
         points = np.add(outline(part.mask), (left, top))
         np.testing.assert_array_equal(polygon_mask(points, height, width), whole)
 

@@ -1,6 +1,8 @@
 """Boundary F-scores against a reference that compares every pair of border pixels."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from datus.errors import ImageError
-from datus.method.boundaries import TOLERANCE, borders, boundary_f, class_boundary_f
 from datus.types import IGNORE, Array
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = importlib.util.spec_from_file_location("boundaries", ROOT / "benchmarks" / "boundaries.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+boundaries = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(boundaries)
+TOLERANCE, borders = boundaries.TOLERANCE, boundaries.borders
+boundary_f, class_boundary_f = boundaries.boundary_f, boundaries.class_boundary_f
 
 U = IGNORE
 

@@ -1,6 +1,9 @@
-"""A folder, a zip or one file: names and bytes, read alike.
+"""What the readers of corrections read: a folder, a zip or one file, all alike.
 
-    with_files(path)   -> Files; Files.names, Files.read(name)
+    files = open_files(path)
+    files.names                                   what is in it
+    files.read(name), .json(name), .text(name)    contents
+    files.rgb(name), .ids(name), .size(name)      pictures
 
 Only names that were listed can be read, so a path inside an annotation file leads nowhere else.
 """
@@ -8,15 +11,25 @@ Only names that were listed can be read, so a path inside an annotation file lea
 import json
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datus.errors import UsageError
+import numpy as np
+
+from datus.config import DataConfig
+from datus.errors import ImageError, UsageError
+from datus.inputs.decode import load_picture, picture_size
+from datus.inputs.labels import decode_labels
+from datus.types import Array
 
 MAX_BYTES = 2_000_000_000
 """Of one file: more is no mask and no table that fits in memory."""
+
+MAX_PIXELS = DataConfig().max_pixels
+"""Of one picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,35 @@ class Files:
                 "export it again from the tool"
             ) from None
 
+    def text(self, name: str) -> str:
+        """Raises UsageError: not UTF-8."""
+        try:
+            return self.read(name).decode()
+        except UnicodeDecodeError:
+            raise UsageError(f"corrections: {self.where(name)}: expected UTF-8 text") from None
+
+    def rgb(self, name: str) -> Array:
+        """uint8 (H, W, 3). Raises UsageError: not a picture, more than MAX_PIXELS."""
+        with self._image_errors(name):
+            return np.asarray(load_picture(self.read(name), MAX_PIXELS).image.convert("RGB"))
+
+    def ids(self, name: str) -> Array:
+        """uint8 (H, W) of a picture of labels. Raises UsageError: not one, more than MAX_PIXELS."""
+        with self._image_errors(name):
+            return decode_labels(self.read(name), MAX_PIXELS)
+
+    def size(self, name: str) -> tuple[int, int]:
+        """(H, W) of a picture, from its header. Raises UsageError as `rgb` does."""
+        with self._image_errors(name):
+            return picture_size(self.read(name), MAX_PIXELS)
+
+    @contextmanager
+    def _image_errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ImageError as error:
+            raise UsageError(f"corrections: {self.where(name)}: {error}") from None
+
     def where(self, name: str) -> str:
         """For messages."""
         return str(self.path) if self.names == (name,) else f"{self.path}/{name}"
@@ -55,14 +97,14 @@ class Files:
     def below(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
         """Name below `folder` without suffix -> whole name, of files that end so."""
         start = f"{folder}/" if folder else ""
-        found = {}
-        for name in self.names:
-            if name.startswith(start) and PurePosixPath(name).suffix.lower() in suffixes:
-                found[stem(name.removeprefix(start))] = name
-        return found
+        return {
+            stem(name.removeprefix(start)): name
+            for name in self.names
+            if name.startswith(start) and PurePosixPath(name).suffix.lower() in suffixes
+        }
 
 
-def with_files(path: Path) -> Files:
+def open_files(path: Path) -> Files:
     """Raises UsageError: not there, cannot be listed, a damaged zip."""
     try:
         if path.is_dir():
@@ -82,6 +124,16 @@ def stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name
 
 
+@contextmanager
+def table_errors(where: str, expected: str) -> Iterator[None]:
+    """UsageError for what a table of another shape raises inside: `where` is not as `expected`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"corrections: {where}: not as {expected.format(reason)}") from None
+
+
 _BAD_ZIP = (
     *(zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError),
     UnicodeDecodeError,
@@ -90,11 +142,8 @@ _BAD_ZIP = (
 
 
 def _folder(path: Path) -> Files:
-    names = [
-        one.relative_to(path).as_posix()
-        for one in path.rglob("*")
-        if one.is_file() and not one.name.startswith(".")
-    ]
+    inside = (file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+    names = [file.relative_to(path).as_posix() for file in inside]
     return Files(path, tuple(sorted(names)), lambda name: _limited(path / name).read_bytes())
 
 
@@ -106,15 +155,14 @@ def _limited(path: Path) -> Path:
 
 def _zip(path: Path) -> Files:
     archive = zipfile.ZipFile(path)  # open while it is used: to open it reads all names
-    names = [one.filename for one in archive.infolist()]
-    names = [name for name in names if name and not name.endswith("/")]
+    names = [name for name in archive.namelist() if name and not name.endswith("/")]
     names = [name for name in names if not PurePosixPath(name).name.startswith(".")]
 
     def fetch(name: str) -> bytes:
-        found = archive.getinfo(name)
-        if found.file_size > MAX_BYTES:
+        member = archive.getinfo(name)
+        if member.file_size > MAX_BYTES:
             raise UsageError(f"corrections: {path}/{name}: more than {MAX_BYTES} bytes")
-        if found.compress_size > path.stat().st_size:  # so much memory would be asked for
+        if member.compress_size > path.stat().st_size:  # so much memory would be asked for
             raise zipfile.BadZipFile(f"{name} is larger than the zip")
         return archive.read(name)
 
