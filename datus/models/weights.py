@@ -40,7 +40,8 @@ def find_weights(backbone: str, weights: str) -> Path | str:
     shipped = model_path(backbone)
     if shipped and not shipped.is_file():
         raise UsageError(
-            f"features.backbone: {shipped}: no such file; datus pretrain writes such files"
+            f"features.backbone: {shipped}: no such file; pipelines/pretrain/train.py writes such "
+            "files"
         )
     if backbone.startswith("datus_") and shipped is None:
         names = sorted(path.stem for path in MODELS.glob("*.safetensors"))
@@ -78,7 +79,7 @@ def weights_id(backbone: str, weights: str) -> str:
 def model_path(name: str) -> Path | None:
     """The weights of the shipped model `name`, or None if the package ships no such model.
 
-    A `name` that ends in .safetensors is the path of one that `datus pretrain` made.
+    A `name` that ends in .safetensors is the path of one that pipelines/pretrain/train.py made.
     """
     if name.endswith(".safetensors"):
         return Path(name).expanduser()
@@ -111,7 +112,7 @@ def unusable_record(weights: Path, error: Exception) -> BackboneError:
     """What to raise if the record beside `weights` describes no model."""
     cure = "install the package again"
     if weights.parent != MODELS:
-        cure = "datus pretrain writes it beside the weights; keep the two together"
+        cure = "the training writes it beside the weights; keep the two together"
     path = weights.with_suffix(".json")
     return BackboneError(f"{path}: not a usable training record ({error}); {cure}")
 
