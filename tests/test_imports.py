@@ -15,7 +15,7 @@ WINGS = (
     ("errors",),
     ("types", "shares"),
     ("compute", "models.registry"),
-    ("models.aliases", "clusters_config", "denoise_config", "report_config"),
+    ("clusters_config", "denoise_config", "report_config"),
     ("config",),
     ("models",),
     ("method",),

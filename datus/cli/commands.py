@@ -114,7 +114,7 @@ def backbones(
 ) -> None:
     """The table of backbones: scheme, terms, and whether the weights are on this machine."""
     with errors(debug):
-        from datus.models.aliases import resolve
+        from datus.models.registry import resolve
         from datus.models.weights import advice, describe, listing, notice
 
         if fetch and not name:

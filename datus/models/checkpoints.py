@@ -62,7 +62,7 @@ def load_checkpoint(
     }
     hint = _hint(found, name)
     row = find(name)
-    found = convert(found, row.family.layout if row else "", expected)
+    found = convert(found, row.family.heads if row else (), expected)
     _check_patches(found, expected, f"{path}: does not fit {name}", hint)
     _check_biases(found, expected, path, name)
     found = _converted(found, model, path, name)

@@ -10,8 +10,7 @@ dropped by rule and only for a model whose layout is known: see LAYOUTS.
 
 import fnmatch
 import re
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,52 +25,6 @@ PREFIXES = (
     *("backbone.", "base_encoder.", "encoder_q.", "momentum_encoder.", "encoder."),
     *("student.", "net.", "trunk."),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How one training code writes its checkpoints."""
-
-    heads: tuple[str, ...]
-    """Patterns of tensors beyond the backbone; they are left out without a word."""
-    looks: str
-    """What the file looks like inside."""
-
-
-LAYOUTS: Mapping[str, Layout] = {
-    "timm": Layout((), "tensors by timm's names"),
-    "dino": Layout(
-        ("head.*", "fc.*"),
-        "backbone alone, or student and teacher, names behind backbone. or module.backbone.",
-    ),
-    "ibot": Layout(
-        ("head.*", "masked_embed"),
-        "state_dict, or student and teacher, names behind backbone. or module.backbone.",
-    ),
-    "mugs": Layout(
-        ("relation_blocks.*", "instance_head.*", "local_group_head.*", "group_head.*"),
-        "state_dict, or student and teacher, names behind backbone. or module.backbone.",
-    ),
-    "dinov2": Layout(
-        ("dino_head.*", "ibot_head.*", "mask_token"),
-        "backbone alone, or teacher with backbone. in front; blocks may be chunked (blocks.0.3.)",
-    ),
-    "dinov3": Layout(
-        ("dino_head.*", "ibot_head.*", "mask_token", "local_cls_norm.*"),
-        "backbone alone, or teacher with backbone. in front; storage_tokens, qkv.bias_mask",
-    ),
-    "unicom": Layout(("feature.*",), "float16 tensors; no class token; feature.* is the head"),
-    "mae": Layout(("decoder_*", "mask_token"), "model: the encoder, the decoder in full files"),
-    "mocov3": Layout(
-        ("head.*", "momentum_encoder.*", "predictor.*"),
-        "state_dict, names behind module.base_encoder.; head.* is the projector",
-    ),
-    "msn": Layout(("fc.*", "pred.*"), "target_encoder, names behind module.; fc.* is the head"),
-    "mocov2": Layout(
-        ("fc.*", "encoder_k.*", "queue", "queue_ptr"),
-        "state_dict, names behind module.encoder_q.; fc.* is the projector",
-    ),
-}
 
 
 def flat_blocks(tensors: Tensors) -> Tensors:
@@ -89,13 +42,12 @@ def flat_blocks(tensors: Tensors) -> Tensors:
 _CHUNKED = re.compile(r"blocks\.\d+\.(\d+\..+)")
 
 
-def convert(tensors: Tensors, layout: str, expected: Container[str]) -> Tensors:
-    """Tensors named as timm's filters know them, heads of the layout left out.
+def convert(tensors: Tensors, heads: tuple[str, ...], expected: Container[str]) -> Tensors:
+    """Tensors named as timm's filters know them, heads left out.
 
-    tensors: blocks already flat. layout: key of LAYOUTS, or empty: nothing is left out. expected:
-    names in the model; a tensor of such a name is no head.
+    tensors: blocks already flat. heads: patterns of their names. expected: names in the model; a
+    tensor of such a name is no head.
     """
-    heads = LAYOUTS[layout].heads if layout else ()
     kept = {
         name: value
         for name, value in tensors.items()

@@ -21,8 +21,17 @@ from urllib.parse import urlsplit
 
 from datus.config import EMBEDDED_BACKBONE, Config
 from datus.errors import BackboneError, UsageError
-from datus.models.aliases import suggestions
-from datus.models.registry import LARGER, PATCHES_PER_SIDE, RECOMMENDED, ROWS, SUFFIXES, Row, find
+from datus.models.registry import (
+    FILTERS,
+    LARGER,
+    PATCHES_PER_SIDE,
+    RECOMMENDED,
+    ROWS,
+    SUFFIXES,
+    Row,
+    find,
+    suggestions,
+)
 
 MODELS = Path(__file__).parent / "weights"
 
@@ -330,7 +339,7 @@ def describe(name: str) -> list[tuple[str, str]]:
     facts = [
         ("name", row.name),
         ("scheme", family.scheme),
-        ("kind", _kind(row)),
+        ("kind", row.kind),
         *_auto_size(row),
         ("parameters", f"{row.parameters:,}"),
         ("pretraining data", family.data),
@@ -342,12 +351,12 @@ def describe(name: str) -> list[tuple[str, str]]:
         ("authors' file", row.file or "-"),
         ("address", row.url or "-"),
         ("digest", row.digest or "not stated by its authors"),
-        ("layout", f"{family.layout}: {_layout(family.layout)}"),
+        ("layout", f"{family.layout}: {family.looks}"),
         *((f"shape of {key}", str(shape)) for key, shape in row.shapes.items()),
         ("weights here", _here(row)),
     ]
-    if row.note:
-        facts.append(("note", row.note))
+    if note := row.note or family.note:
+        facts.append(("note", note))
     if not (model_path(name) or local_file(name)):
         facts.append(("to use a file", cure(name)))
     return facts
@@ -364,15 +373,7 @@ def check_learnable(backbone: str) -> None:
 
 def _is_filters(name: str) -> bool:
     row = find(name)
-    return row is not None and row.size == "filters"
-
-
-def _kind(row: Row) -> str:
-    if row.is_cnn:
-        return "CNN, for crops only"
-    if row.size == "filters":
-        return f"filters on patches of {row.patch_px} pixels, no ViT"
-    return f"ViT-{row.size}/{row.patch_px}"
+    return row is not None and row.family is FILTERS
 
 
 def _auto_size(row: Row) -> list[tuple[str, str]]:
@@ -393,12 +394,6 @@ def _here(row: Row) -> str:
         return str(path)
     same = _digest(path, kind).startswith(digits)
     return f"{path}, {'as the authors stated' if same else 'NOT the file that the digest is of'}"
-
-
-def _layout(name: str) -> str:
-    from datus.models.converters import LAYOUTS
-
-    return LAYOUTS[name].looks
 
 
 def _options(row: Row) -> str:
