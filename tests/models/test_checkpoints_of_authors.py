@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError
 from datus.models import registry as zoo
-from datus.models.converters import convert, flat_blocks
+from datus.models.checkpoints import convert, flat_blocks
 from datus.models.registry import Family, Row
 from datus.models.vit import Backbone, load_backbone
 
