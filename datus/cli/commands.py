@@ -123,7 +123,7 @@ def backbones(
         if not fetch:
             print(table(list(describe(name))) if name else f"{table(listing())}\n\n{advice()}")
             return
-        from datus.models.download import fetch as download
+        from datus.models.weights import fetch as download
 
         if note := notice(name, "auto"):
             print(shown(note))
