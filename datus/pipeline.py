@@ -206,7 +206,7 @@ def _report(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 
 def _weights(config: Config, backbone: str, weights: str) -> str:
-    from datus.models.vit import weights_id
+    from datus.models.weights import weights_id
 
     known = weights_id(backbone, weights)
     return f"{known}:seed {config.seed}" if known.startswith("random") else known

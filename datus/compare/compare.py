@@ -106,7 +106,7 @@ def _n_shards(store: Store) -> int:
 
 def _weights_missing(cells: Iterable[Cell]) -> list[str]:
     """What can be known without loading a model: said before the first cell, not after hours."""
-    from datus.models.vit import weights_id
+    from datus.models.weights import weights_id
 
     wanted: dict[tuple[str, str], int] = {}
     for cell in cells:

@@ -220,7 +220,7 @@ def _denoised(config: Config, dataset: Dataset, k: int, tally: Tally) -> Denoise
 
 def _provenance(config: Config, library: str) -> dict[str, str]:
     from datus import __version__
-    from datus.models.vit import weights_id
+    from datus.models.weights import weights_id
 
     found = {
         "datus": __version__,

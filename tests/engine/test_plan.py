@@ -13,7 +13,7 @@ from tiny_runs import SPEED, Dataset, make_dataset
 from datus.config import EMBEDDED_BACKBONE, Config
 from datus.engine.plan import Plan, find_node, make_plan, why
 from datus.inputs.index import Index
-from datus.models.vit import model_path
+from datus.models.weights import model_path
 from datus.store.store import Store
 from datus.types import ImageRecord
 
