@@ -157,7 +157,7 @@ def warm_up(config: Any) -> None:
     from dataclasses import replace
 
     from datus.engine.run import run
-    from datus.inputs.images import find_images
+    from datus.inputs.find import find_images
     from datus.store.store import Store
 
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +188,7 @@ def passes_alone(config: Any, records: Any, n_alone: int) -> float:
     """Seconds of a forward pass for each image; decoding is not counted."""
     from datus.engine.resources import runtime_of
     from datus.engine.stage import vit_image
-    from datus.inputs.images import fit_size, normalise
+    from datus.inputs.decode import fit_size, normalise
     from datus.models.image_size import input_size
     from datus.models.vit import load_backbone
 

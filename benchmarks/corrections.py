@@ -34,7 +34,7 @@ from datus.engine.plan import find_node
 from datus.engine.run import QUIET, run
 from datus.formats.read_pngs import MAX_PIXELS
 from datus.inputs.classes import load_classes
-from datus.inputs.images import find_images, image_id_of
+from datus.inputs.find import find_images, image_id_of
 from datus.method.clusters import fit_space
 from datus.method.constrained_kmeans import fit_free, label_segments, on_sphere
 from datus.method.masks import (

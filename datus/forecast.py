@@ -38,7 +38,7 @@ KMEANS_COPIES = 3
 """Of all vectors: those of each image, all of them together, and as k-means sees them."""
 
 WORKER_IMPORTS = (
-    "import datus.engine.run, datus.method.affinity, datus.inputs.images, datus.method.louvain, "
+    "import datus.engine.run, datus.method.affinity, datus.inputs.decode, datus.method.louvain, "
     "datus.method.masks"
 )
 

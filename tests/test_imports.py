@@ -19,8 +19,8 @@ WINGS = (
     ("config",),
     ("models",),
     ("method",),
-    ("inputs",),
     ("store",),
+    ("inputs",),
     ("engine",),
     ("segmenter", "formats", "report"),
     ("review",),
@@ -45,7 +45,6 @@ LEFT = {
         ("engine.finished_run", "stages.report"),
     ),
     *(("engine.finished_run", "stages.totals"), ("engine.resources", "engine.stage")),
-    *(("inputs.index", "store.store"), ("inputs.safe_decode", "store.store")),
     *(("method.masks", "inputs.decode"), ("method.verdict", "suggest.stability")),
     *(("review.corrected_clusters", "stages.sample"), ("segmenter.fit", "stages.denoise")),
 }

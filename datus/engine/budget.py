@@ -20,7 +20,7 @@ from pathlib import Path
 from datus.config import Config
 from datus.engine.plan import DATASET_KEY, Node, Plan, find_node
 from datus.errors import BackboneError, WorkError, size_text
-from datus.inputs.images import fit_size
+from datus.inputs.decode import fit_size
 from datus.inputs.index import Shard
 from datus.models.image_size import InputSize, input_size
 from datus.models.registry import N_APPEARANCE, find

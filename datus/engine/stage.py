@@ -54,14 +54,14 @@ class Context:
 
 def vit_image(config: Config, record: ImageRecord, size: tuple[int, int], view: View = "") -> Array:
     """uint8 (h, w, 3): the image, or a view of it, as the ViT sees it."""
-    from datus.inputs.images import resize_image
+    from datus.inputs.decode import resize_image
 
     return resize_image(picture_of(read_image(config, record), view), size)
 
 
 def read_image(config: Config, record: ImageRecord) -> Array:
     """uint8 (H, W, 3). Raises ImageError if it cannot be decoded, WorkError if it changed."""
-    from datus.inputs.images import decode_image
+    from datus.inputs.decode import decode_image
 
     data = _read(Path(config.data.images) / record.path, record.sha256)
     with reading(config, record.sha256):
@@ -87,7 +87,7 @@ def read_truth(config: Config, record: ImageRecord) -> Array | None:
 
 def _read(path: Path, sha256: str) -> bytes:
     """The bytes that the index saw. WorkError: nothing is recorded, the shard is made again."""
-    from datus.inputs.images import sha256_of
+    from datus.inputs.find import sha256_of
 
     try:
         data = path.read_bytes()

@@ -18,7 +18,7 @@ from datus.errors import ImageError, UsageError
 from datus.formats.pngs import CLASS_MASKS, LABELMAP, NOT_CLASSES, PNG_MASKS
 from datus.formats.read_files import Files
 from datus.formats.read_records import Corrections, Size
-from datus.inputs.decode import load_picture, picture_size
+from datus.inputs.decode import image_size, load_picture
 from datus.method.masks import LABEL_SUFFIXES, decode_labels
 from datus.types import IGNORE, Array
 
@@ -77,7 +77,7 @@ def read_labelmap(files: Files, root: str) -> Corrections:
 def header_size(files: Files, path: str) -> tuple[int, int]:
     """(H, W) of a picture. Raises UsageError: not a picture, more than MAX_PIXELS."""
     try:
-        return picture_size(files.read(path), MAX_PIXELS)
+        return image_size(files.read(path), MAX_PIXELS)
     except ImageError as error:
         raise UsageError(f"corrections: {files.where(path)}: {error}") from None
 

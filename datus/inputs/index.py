@@ -26,7 +26,8 @@ from datus.compute.threads import map_threads, n_cores
 from datus.config import Config
 from datus.errors import ImageError, StoreError, UsageError
 from datus.inputs.classes import load_classes
-from datus.inputs.images import find_images, image_id_of, image_size, sha256_of
+from datus.inputs.decode import image_size
+from datus.inputs.find import find_images, image_id_of, sha256_of
 from datus.inputs.safe_decode import Decoder
 from datus.method.masks import find_labels
 from datus.store.store import Store, canonical_json, sealed, unsealed

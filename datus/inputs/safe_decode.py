@@ -254,7 +254,7 @@ SERVE = "import sys; sys.path[:] = {!r}; from datus.inputs.safe_decode import se
 def serve() -> None:
     """In the child. A line in: [kind, path, max_pixels, seconds]; a line out: decoded, or an
     ImageError. After `seconds` the child ends by itself: its parent may be gone."""
-    from datus.inputs.images import decode_image, image_size
+    from datus.inputs.decode import decode_image, image_size
     from datus.method.masks import decode_labels
 
     decoders: dict[str, Any] = {"size": image_size, "image": decode_image, "truth": decode_labels}

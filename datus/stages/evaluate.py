@@ -13,7 +13,7 @@ from datus.types import ImageRecord, ShardData
 
 
 def build_evaluate(context: Context) -> ShardWork:
-    from datus.inputs.images import preview_size
+    from datus.inputs.decode import preview_size
     from datus.method.confidence import bin_of, binned
     from datus.method.label_png import labels_of
     from datus.method.masks import encode_small, labels_to_pixels, truth_classes

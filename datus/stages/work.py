@@ -50,7 +50,7 @@ from datus.types import (
 
 def build_features(context: Context) -> ShardWork:
     from datus.compute.float16 import as_float16, as_float32, too_large
-    from datus.inputs.images import fit_size, normalise
+    from datus.inputs.decode import fit_size, normalise
     from datus.models.vit import load_backbone
 
     config, runtime = context.config, context.runtime
@@ -256,7 +256,7 @@ def build_embeddings(context: Context) -> ShardWork:
 
 def _build_crop_embeddings(context: Context) -> ShardWork:
     """Crops are cut, embedded and dropped, those of a few images at a time."""
-    from datus.inputs.images import normalise
+    from datus.inputs.decode import normalise
     from datus.method.embeddings import embed_crops, make_crops, valid_segments
     from datus.models.vit import load_embedder
 
@@ -332,7 +332,7 @@ def _embedded(record: ImageRecord, segments: SegmentMap, found: SegmentEmbedding
 
 def build_masks(context: Context) -> ShardWork:
     from datus.compute.compiled import value_counts
-    from datus.inputs.images import preview, preview_size
+    from datus.inputs.decode import preview, preview_size
     from datus.method.masks import encode_mask, encode_small
 
     config = context.config

@@ -35,7 +35,8 @@ import torch
 from PIL import Image
 from tasks import ARCHITECTURE, PATCH_PX, Learner, Views, make_symmetric
 
-from datus.inputs.images import find_images, normalise
+from datus.inputs.decode import normalise
+from datus.inputs.find import find_images
 from datus.models.appearance import BUFFERS, N_CHANNELS, PLACES, HybridTransformer
 from datus.models.checkpoints import load_checkpoint
 from datus.models.vit import Backbone

@@ -23,7 +23,7 @@ from datus.formats.export import read_report
 from datus.formats.matching import Matched, matched
 from datus.formats.read import open_corrections
 from datus.formats.shapes import brush_mask, coco_mask, polygon_mask
-from datus.inputs.images import sha256_of
+from datus.inputs.find import sha256_of
 from datus.review import edits, frozen
 from datus.segmenter.files import check_architecture
 from datus.segmenter.predict_list import LIST, Done

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError, UsageError
-from datus.inputs.images import normalise
+from datus.inputs.decode import normalise
 from datus.models.appearance import (
     LIMIT,
     N_CHANNELS,

@@ -17,7 +17,7 @@ import train
 
 from datus.config import FeaturesConfig
 from datus.errors import UsageError
-from datus.inputs.images import normalise
+from datus.inputs.decode import normalise
 from datus.models.appearance import N_CHANNELS, PLACES, HybridTransformer
 from datus.models.vit import Backbone, load_backbone
 from datus.models.weights import weights_id

@@ -11,7 +11,7 @@ import torch
 from own_models import SMALL, write_own
 
 from datus.errors import MissingPackage, UsageError, WorkError
-from datus.inputs.images import normalise
+from datus.inputs.decode import normalise
 from datus.segmenter import onnx as onnx_export
 from datus.segmenter.model import (
     Segmenter,
