@@ -88,7 +88,7 @@ def real(
 ) -> Grids:
     """float16, made once and kept below `cache`."""
     from datus.compute.threads import map_threads
-    from datus.inputs.images import fit_size, normalise, resize_image
+    from datus.inputs.decode import fit_size, normalise, resize_image
     from datus.models.vit import load_backbone
 
     records = given.index.records[::every]

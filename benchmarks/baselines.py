@@ -32,15 +32,8 @@ from datus.clusters_config import ClustersConfig
 from datus.compute.threads import map_threads, n_cores
 from datus.config import FeaturesConfig
 from datus.errors import DatusError, ImageError, UsageError
-from datus.inputs.images import (
-    decode_image,
-    find_images,
-    fit_size,
-    image_id_of,
-    image_size,
-    normalise,
-    resize_image,
-)
+from datus.inputs.decode import decode_image, fit_size, image_size, normalise, resize_image
+from datus.inputs.find import find_images, image_id_of
 from datus.inputs.labels import decode_labels, load_classes, truth_classes
 from datus.method.baselines import nearest, pixel_features
 from datus.method.clusters import fit_clusters

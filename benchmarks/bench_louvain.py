@@ -127,7 +127,8 @@ def arguments() -> argparse.Namespace:
 def photograph_keys(images: Path, side: int, n_images: int) -> list[Array]:
     """float32 (side, side, D) of some images of a folder, evenly spread."""
     from datus.config import FeaturesConfig
-    from datus.inputs.images import decode_image, find_images, normalise, resize_image
+    from datus.inputs.decode import decode_image, normalise, resize_image
+    from datus.inputs.find import find_images
     from datus.models.vit import load_backbone
 
     backbone = load_backbone("datus_t8", "auto", FeaturesConfig(), "cpu", seed=0)

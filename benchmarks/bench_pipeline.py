@@ -156,7 +156,7 @@ def warm_up(config: Any) -> None:
     """A run of two images: compiled code and kernels are loaded."""
     from dataclasses import replace
 
-    from datus.inputs.images import find_images
+    from datus.inputs.find import find_images
     from datus.pipeline import run
     from datus.store.store import Store
 
@@ -187,7 +187,7 @@ def index_of(config: Any) -> Any:
 def passes_alone(config: Any, records: Any, n_alone: int) -> float:
     """Seconds of a forward pass for each image; decoding is not counted."""
     from datus.engine.resources import runtime_of
-    from datus.inputs.images import fit_size, normalise
+    from datus.inputs.decode import fit_size, normalise
     from datus.models.image_size import input_size
     from datus.models.vit import load_backbone
     from datus.stages.features import vit_image

@@ -33,7 +33,7 @@ from datus.config import Config
 from datus.engine.plan import find_node
 from datus.engine.run import QUIET
 from datus.formats.files import MAX_PIXELS
-from datus.inputs.images import find_images, image_id_of
+from datus.inputs.find import find_images, image_id_of
 from datus.inputs.labels import decode_labels, find_labels, load_classes, truth_classes
 from datus.method.clusters import fit_space
 from datus.method.constrained_kmeans import fit_free, label_segments, on_sphere

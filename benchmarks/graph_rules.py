@@ -28,7 +28,7 @@ from baselines import Item, find_items, read_image, read_truth
 
 from datus.compute.threads import map_threads, n_cores
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.inputs.images import fit_size, normalise, resize_image
+from datus.inputs.decode import fit_size, normalise, resize_image
 from datus.inputs.labels import load_classes
 from datus.method.affinity import affinity_graph, density
 from datus.method.centering import add as add_sums

@@ -123,7 +123,7 @@ def whitened(keys: Sequence[Array], like: Sequence[Array], seed: int) -> Iterato
 
 def grid_of(shape: tuple[int, ...], grid_patches: int) -> tuple[int, int]:
     """(rows, columns) of an image (H, W), as `images.fit_size` cuts it: patches of one pixel."""
-    from datus.inputs.images import fit_size
+    from datus.inputs.decode import fit_size
 
     return fit_size(shape[0], shape[1], grid_patches, 1, "keep")
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from datus.clusters_config import CLUSTERS_RANGES, ClustersConfig, check_clusters
 from datus.denoise_config import DENOISE_RANGES, DenoiseConfig, check_denoise
 from datus.errors import ConfigError, UsageError
-from datus.models.aliases import resolve
+from datus.models.registry import resolve
 from datus.report_config import REPORT_RANGES, ReportConfig
 from datus.shares import parse_share
 

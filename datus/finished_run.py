@@ -26,7 +26,8 @@ from datus.config import Config
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.formats.export import Masks, pixel_confidence, read_behind, read_labels, read_report
 from datus.formats.names import default_names
-from datus.inputs.images import decode_image, sha256_of
+from datus.inputs.decode import decode_image
+from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, read_index
 from datus.method.masks import labels_to_pixels
 from datus.stages.report import pixels_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from datus.config import Config
 from datus.errors import CorruptShard, WorkError
-from datus.inputs.images import sha256_of
+from datus.inputs.find import sha256_of
 from datus.inputs.index import read_index
 from datus.pipeline import make_plan
 from datus.store.finished import Place, contents, reports

@@ -9,7 +9,6 @@
     datus evaluate masks/ truth/ --classes C.toml     any masks, ours or not
     datus compare pipelines/paper/table1_suim.toml    schemes side by side, the paper's tables
     datus backbones                                   every model: terms, and whether it is here
-    datus pretrain --images photos/ --out mine/       a backbone of your own, without labels
     datus fit --images I --labels L --classes C.toml --out MODEL      a model from imperfect masks
     datus predict MODEL photos/ --out masks/          a trained model on new images
     datus run --images photos/ --frozen-clusters runs/photos          more images, the same clusters
@@ -246,8 +245,7 @@ def verify(
 
 
 for command in (
-    *(commands.evaluate, commands.compare, commands.backbones, commands.pretrain),
-    commands.freeze,
+    *(commands.evaluate, commands.compare, commands.backbones, commands.freeze),
     *(commands_fit.fit, commands_predict.predict, commands_predict.export_onnx),
     commands_export.export,
     commands_k.suggest_k,

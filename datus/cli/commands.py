@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,7 +10,6 @@ from datus.cli.options import (
     OPTIONS,
     Classes,
     Debug,
-    Device,
     FailuresAllowed,
     Images,
     Offline,
@@ -115,7 +114,7 @@ def backbones(
 ) -> None:
     """The table of backbones: scheme, terms, and whether the weights are on this machine."""
     with errors(debug):
-        from datus.models.aliases import resolve
+        from datus.models.registry import resolve
         from datus.models.weights import advice, describe, listing, notice
 
         if fetch and not name:
@@ -124,67 +123,8 @@ def backbones(
         if not fetch:
             print(table(list(describe(name))) if name else f"{table(listing())}\n\n{advice()}")
             return
-        from datus.models.download import fetch as download
+        from datus.models.weights import fetch as download
 
         if note := notice(name, "auto"):
             print(shown(note))
         print(table(list(download(name))))
-
-
-def pretrain(
-    images: Images = "",
-    out: Annotated[Path, typer.Option("--out", help="folder of the weights")] = Path("pretrained"),
-    name: Annotated[str, typer.Option("--name", help="of the model")] = "own_t8",
-    start: Annotated[
-        str, typer.Option("--start", help="begin with this model: datus_t8, or weights of yours")
-    ] = "",
-    views: Annotated[int, typer.Option("--views", help="crops to learn from", min=0)] = 128_000,
-    pairs: Annotated[
-        int, typer.Option("--pairs", help="pairs of crops after that; 0 = none", min=0)
-    ] = 48_000,
-    seed: Annotated[int, typer.Option("--seed", help="of everything random", min=0)] = 0,
-    device: Device = "cpu",
-    threads: Annotated[int, typer.Option("--threads", help="0 = one per core", min=0)] = 0,
-    debug: Debug = False,
-) -> None:
-    """Train a small backbone on your own images, without labels. Goes on where it stopped."""
-    with errors(debug):
-        if not images:
-            raise UsageError("no images: give --images FOLDER")
-        if not (views or pairs or start):
-            raise UsageError("nothing to train: give --views, --pairs or --start")
-        import torch
-
-        from datus.compute.threads import n_cores
-        from datus.inputs.images import find_images
-        from datus.models.forward import find_device
-        from datus.pretrain import Pretraining, pretrain
-
-        folder = Path(images)
-        settings = Pretraining(
-            images=folder,
-            out=out,
-            name=name,
-            views=views,
-            pairs=pairs,
-            seed=seed,
-            start=start,
-            device=find_device(device),
-        )
-        paths = [folder / path for path in find_images(folder).paths]
-        console, n_steps = Bars(), settings.phases[-1].last
-
-        def say(line: dict[str, Any]) -> None:
-            losses = ", ".join(f"{one:.4f}" for one in line["losses"])
-            loss = f"loss {losses}; " if losses else ""
-            console.say(f"step {line['step']}: {loss}checkpoint written")
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads or n_cores())
-        try:
-            with console.bar("pretrain", n_steps, "step") as advance:
-                weights = pretrain(settings, paths, say, advance)
-        finally:
-            torch.set_num_threads(before)
-    print(f"weights: {weights}")
-    print(f"use them: datus run --images {images} --clusters 12 --backbone {weights}")

@@ -24,7 +24,7 @@ from datus.engine.plan import Plan, find_node
 from datus.engine.run import QUIET, Console, RunResult
 from datus.engine.workers import Advance
 from datus.errors import CorruptShard, DatusError, StoreError, UsageError, WorkError
-from datus.inputs.images import decode_image
+from datus.inputs.decode import decode_image
 from datus.inputs.index import check_inputs
 from datus.inputs.labels import decode_labels
 from datus.method.baselines import renumbered

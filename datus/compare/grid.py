@@ -23,8 +23,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from datus.config import Config, build, read_toml, unknown_key
 from datus.errors import ConfigError, UsageError
-from datus.models.aliases import resolve
-from datus.models.registry import SUFFIXES
+from datus.models.registry import SUFFIXES, resolve
 
 Entry = TypeVar("Entry", "Scheme", "Embedder")
 

@@ -16,7 +16,7 @@ from datus.config import Config
 from datus.engine.plan import Node, Plan, find_node
 from datus.engine.shard_job import Job, Maker, no_progress
 from datus.errors import CorruptShard, WorkError
-from datus.inputs.images import sha256_of
+from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, Shard
 from datus.store.finished import reports
 from datus.store.prefetch import read_ahead

@@ -24,7 +24,8 @@ from datus.formats.folder import check_free, new_folder
 from datus.formats.formats import Format
 from datus.formats.names import default_names, make_classes, matched_names, read_names
 from datus.formats.records import Item, Options
-from datus.inputs.images import decode_image, sha256_of
+from datus.inputs.decode import decode_image
+from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, read_index
 from datus.inputs.labels import decode_labels
 from datus.method.masks import labels_to_pixels

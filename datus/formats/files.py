@@ -21,7 +21,7 @@ import numpy as np
 
 from datus.config import DataConfig
 from datus.errors import ImageError, UsageError
-from datus.inputs.decode import load_picture, picture_size
+from datus.inputs.decode import image_size, load_picture
 from datus.inputs.labels import decode_labels
 from datus.types import Array
 
@@ -81,7 +81,7 @@ class Files:
     def size(self, name: str) -> tuple[int, int]:
         """(H, W) of a picture, from its header. Raises UsageError as `rgb` does."""
         with self._image_errors(name):
-            return picture_size(self.read(name), MAX_PIXELS)
+            return image_size(self.read(name), MAX_PIXELS)
 
     @contextmanager
     def _image_errors(self, name: str) -> Iterator[None]:

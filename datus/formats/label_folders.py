@@ -12,7 +12,7 @@ from datus.formats.folder import put
 from datus.formats.matching import places
 from datus.formats.names import make_classes
 from datus.formats.read import open_corrections
-from datus.inputs.images import find_images, image_id_of
+from datus.inputs.find import find_images, image_id_of
 from datus.method.masks import encode_mask
 from datus.types import IGNORE
 

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 
 from datus.config import Config, DataConfig
 from datus.errors import UsageError
-from datus.inputs.images import image_id_of
+from datus.inputs.find import image_id_of
 from datus.method.masks import PALETTE, encode_mask
 from datus.types import IGNORE, Array
 

@@ -1,9 +1,15 @@
-"""Bytes of a picture file -> a loaded, upright picture, or ImageError with the reason.
+"""Bytes of a picture file -> RGB arrays of the size that the ViT sees.
 
-    picture_size(data, max_pixels)    (height, width) from the header
-    load_picture(data, max_pixels)    first frame or page, EXIF orientation applied
+What cannot be read becomes an ImageError with the reason.
 
-`images` and `masks` read files through here and nowhere else, so that every hostile file meets one
+    image_size(data, max_pixels)     (height, width) from the header
+    decode_image(data, max_pixels)   uint8 (H, W, 3) RGB
+    load_picture(data, max_pixels)   first frame or page as Pillow has it, for labels
+    fit_size, resize_image           the size the ViT sees (paper III-A)
+    normalise                        float32 (3, h, w), ImageNet mean and standard deviation
+    preview                          a small JPEG to look at
+
+Images and label files are read through here and nowhere else, so that every hostile file meets one
 door. Pillow decodes. Its readers are called directly and not through `Image.open`, which would hide
 the reason of a failure, follow a JPEG into its second picture, and warn about large pictures.
 
@@ -11,9 +17,19 @@ What Pillow lets pass and this module does not: a PNG whose data do not match th
 without an end (half a download, filled up with zeros) and a JPEG that was cut off and closed with
 an end marker, the rest of which decodes to plain grey. A *progressive* JPEG cut so is only less
 sharp, and passes. Wrong bytes of the right number pass in all formats but PNG: no checksum.
+
+What a file means is fixed and never fitted to its content: equal values look equal in all images.
+
+- 16-bit samples: the upper byte, value >> 8. A 12-bit image in a 16-bit file comes out dark:
+  stretch it first, over the same range for all images of the folder.
+- 32-bit integers outside 0..65535 and floats have no agreed range and are errors.
+- Transparent pixels are laid over white: so viewers show them, and cut-outs on white are common in
+  what backbones were trained on. What a file hides under full transparency is never seen.
+- Animations and multi-page files: the first frame or page. Colour profiles are not applied.
 """
 
 import io
+import math
 import re
 import struct
 import threading
@@ -22,7 +38,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
+import cv2
+import numpy as np
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -36,8 +55,19 @@ from PIL import (
 )
 
 from datus.errors import ImageError
+from datus.types import Array
 
 FORMATS = "JPEG, PNG, BMP, TIFF, GIF, WebP, PBM, PGM or PPM"
+
+
+MAX_ASPECT = 16.0
+"""A longer strip is treated as one of 16:1, or its long side would grow without bound."""
+
+PREVIEW_PX, PREVIEW_QUALITY = 256, 75
+"""Long side and JPEG quality of what `preview` makes: about 8 KB of a photograph."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +82,27 @@ class Picture:
     """Pillow's name for the samples in the file, for example 'L;4': 4-bit grey."""
 
 
-def picture_size(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """(height, width) after EXIF orientation, from the header. Raises ImageError."""
+def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """(height, width) of what `decode_image` gives, from the header alone.
+
+    Raises ImageError: empty file, not an image, no pixels, more than `max_pixels`.
+    """
     with pillow_errors("damaged header"):
         image = _open(data, max_pixels)
         width, height = _stored_size(image)
         if _header_orientation(image, data) in _SWAPS_SIDES:
             width, height = height, width
         return height, width
+
+
+def decode_image(data: bytes, max_pixels: int) -> Array:
+    """uint8 (H, W, 3) RGB, EXIF orientation applied; conventions in the module's docstring.
+
+    Raises ImageError for the reasons of `image_size`, and for missing or damaged pixels.
+    """
+    picture = load_picture(data, max_pixels)
+    with pillow_errors(f"cannot turn {picture.format} of type {picture.image.mode} into RGB"):
+        return _to_rgb(picture.image)
 
 
 def load_picture(data: bytes, max_pixels: int) -> Picture:
@@ -95,6 +138,26 @@ def pillow_errors(what: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         raise ImageError(f"{what}: {reason or type(error).__name__}") from error
 
+
+def _to_rgb(image: Image.Image) -> Array:
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed range: convert to 8 or 16 bit first")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 65535:
+            raise ImageError(
+                f"integer pixels from {low} to {high}: expected 0 to 65535; convert to 8 bit first"
+            )
+        return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, over)
+    return np.array(image.convert("RGB"))  # a copy: torch warns about arrays it cannot write to
+
+
+# --- files --------------------------------------------------------------------------------------
 
 _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -242,3 +305,80 @@ def _raise_pillow_limit(max_pixels: int) -> None:
     with _lock:
         if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
             Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+# --- what the ViT and people see ---------------------------------------------------------------
+
+
+def fit_size(
+    height: int, width: int, image_px: int, patch_px: int, resize: Literal["keep", "squash"]
+) -> tuple[int, int]:
+    """(height, width) that the ViT sees of an image: multiples of `patch_px`, at least one each.
+
+    squash: a square of side `image_px`, rounded down. keep: the area of that square in the image's
+    own aspect ratio (at most 16:1), each side rounded to the nearest multiple.
+    """
+    if resize == "squash":
+        side = max(1, image_px // patch_px) * patch_px
+        return side, side
+    aspect = min(max(height / width, 1 / MAX_ASPECT), MAX_ASPECT)
+    sides = image_px * math.sqrt(aspect), image_px / math.sqrt(aspect)
+    rows, columns = (max(1, math.floor(side / patch_px + 0.5)) for side in sides)
+    return rows * patch_px, columns * patch_px
+
+
+def resize_image(image: Array, size: tuple[int, int]) -> Array:
+    """uint8 (H, W, 3) -> uint8 (h, w, 3), size = (h, w); the image itself if it has that size.
+
+    Area averages along sides that shrink, then cubic interpolation along sides that grow.
+    """
+    height, width = size
+    smaller = min(height, image.shape[0]), min(width, image.shape[1])
+    shrunk = _cv2_resize(image, smaller, cv2.INTER_AREA)
+    return _cv2_resize(shrunk, (height, width), cv2.INTER_CUBIC)
+
+
+def normalise(image: Array, channels: Literal["rgb", "bgr"]) -> Array:
+    """uint8 (h, w, 3) RGB -> float32 (3, h, w): / 255, minus ImageNet mean, by standard deviation.
+
+    bgr: the channels change places first, the statistics do not: what the authors' code did.
+    """
+    planes = np.moveaxis(image if channels == "rgb" else image[..., ::-1], -1, 0)
+    normal: Array = np.ascontiguousarray(planes).astype(np.float32)
+    normal /= np.float32(255)
+    normal -= _MEAN
+    normal /= _STD
+    return normal
+
+
+def preview(image: Array, long_side: int = PREVIEW_PX) -> bytes:
+    """uint8 (H, W, 3) -> a JPEG of at most `long_side` on its longer side, never enlarged."""
+    height, width = image.shape[:2]
+    size = preview_size(height, width, long_side)
+    # averages over areas are for large steps; below two, four neighbours hold all pixels
+    is_near = 2 * size[0] >= height and 2 * size[1] >= width
+    small = _cv2_resize(image, size, cv2.INTER_LINEAR if is_near else cv2.INTER_AREA)
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, PREVIEW_QUALITY]
+    )
+    if not done:
+        raise ImageError(f"OpenCV cannot write a JPEG of {size[0]}x{size[1]}")
+    return data.tobytes()
+
+
+def preview_size(height: int, width: int, long_side: int = PREVIEW_PX) -> tuple[int, int]:
+    """(height, width) of the preview of an image."""
+    scale = min(1.0, long_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+_MEAN = np.array(IMAGENET_MEAN, np.float32)[:, None, None]
+_STD = np.array(IMAGENET_STD, np.float32)[:, None, None]
+
+
+def _cv2_resize(image: Array, size: tuple[int, int], method: int) -> Array:
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    resized: Array = cv2.resize(image, (width, height), interpolation=method)
+    return resized

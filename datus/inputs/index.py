@@ -25,7 +25,8 @@ from zlib import crc32
 from datus.compute.threads import map_threads, n_cores
 from datus.config import Config
 from datus.errors import ImageError, StoreError, UsageError
-from datus.inputs.images import find_images, image_id_of, image_size, sha256_of
+from datus.inputs.decode import image_size
+from datus.inputs.find import find_images, image_id_of, sha256_of
 from datus.inputs.labels import find_labels, load_classes
 from datus.inputs.safe_decode import Decoder
 from datus.store.store import Store, canonical_json, sealed, unsealed

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from datus.config import Config
 from datus.errors import ImageError, WorkError
-from datus.inputs.images import decode_image, sha256_of
+from datus.inputs.decode import decode_image
+from datus.inputs.find import sha256_of
 from datus.inputs.index import UNREADABLE
 from datus.inputs.safe_decode import reading
 from datus.types import Array, ImageRecord

@@ -14,6 +14,8 @@ started anew after each of them. `speed.isolate` looks through every shard befor
 
 Without workers a crash takes the run with it. So each shard under way in the main process leaves a
 note in RUN/under-way, and the same command looks through these shards first.
+
+Not by pebble: spawned, its processes run the user's script again; forked beside torch, they hang.
 """
 
 import json
@@ -25,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +57,16 @@ def guarded(
     config: Config, store: Store, key: str, records: Iterable[ImageRecord], careful: bool
 ) -> Iterator[None]:
     """In the process that works on a shard. careful: it ended one, so look through it first."""
-    if config.speed.executor in ("serial", "auto"):
-        with under_way(store, key):
-            if careful:
-                _look_through(config, store, key, records)
+    in_worker = config.speed.executor not in ("serial", "auto")
+    with nullcontext() if in_worker else under_way(store, key):
+        if careful and SLOW in look_through(config, records):
+            store.write(str(config.speed.decode_seconds).encode(), SLOW_NOTES, key)
+        if in_worker:
+            _limited.set()
+        try:
             yield
-        return
-    if careful:
-        _look_through(config, store, key, records)
-    _limited.set()
-    try:
-        yield
-    finally:
-        _limited.clear()
-
-
-def _look_through(config: Config, store: Store, key: str, records: Iterable[ImageRecord]) -> None:
-    if SLOW in look_through(config, records):
-        store.write(str(config.speed.decode_seconds).encode(), SLOW_NOTES, key)
+        finally:
+            _limited.clear()
 
 
 def look_through(config: Config, records: Iterable[ImageRecord]) -> set[str]:
@@ -142,17 +136,18 @@ def crashed(store: Store) -> Iterator[frozenset[str]]:
 @contextmanager
 def under_way(store: Store, name: str) -> Iterator[None]:
     """A note while the main process works on a shard or on the index."""
-    note, noted = Path(store.path(NOTES, name)), store.is_local
+    if not store.is_local:
+        yield
+        return
+    note = Path(store.path(NOTES, name))
     with suppress(OSError):  # it helps after a crash, and is no reason to fail
-        if noted:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.touch()
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
     try:
         yield
     finally:
-        if noted:
-            with suppress(OSError):
-                note.unlink(missing_ok=True)
+        with suppress(OSError):
+            note.unlink(missing_ok=True)
 
 
 SLOW_NOTES = "slow"
@@ -193,52 +188,50 @@ class Decoder:
         """Why no process survives the file; empty if one does. kind: size, image or truth."""
         with self._lock:
             child = self._child or self._start()
-            stdin, stdout = child.stdin, child.stdout
-            if stdin is None or stdout is None:
-                raise RuntimeError("a child without pipes")
+            request = [kind, path, self._max_pixels, self._seconds + ORPHAN_SECONDS]
+            stdin: Any = child.stdin
             with suppress(BrokenPipeError):
-                line = json.dumps([kind, path, self._max_pixels, self._seconds + ORPHAN_SECONDS])
-                stdin.write(line.encode() + b"\n")
+                stdin.write(json.dumps(request).encode() + b"\n")
                 stdin.flush()
-            if not select.select([stdout], [], [], self._seconds)[0]:
-                self._end()
-                return SLOW
-            if stdout.readline():
+            answer = _line(child, self._seconds)
+            if answer:
                 return ""
-            code = child.wait()
+            code = None if answer is None else child.wait()
             self._end()
             if code == -signal.SIGKILL:
                 return ""  # somebody, or the system for want of memory: not the file's doing
-            if code == -getattr(signal, "SIGALRM", 0):
-                return SLOW  # this process was held up for longer than that
+            if code is None or code == -getattr(signal, "SIGALRM", 0):
+                return SLOW  # by SIGALRM if this process was held up for longer than that
             return f"its decoder crashed ({_signal(code)}): mend or remove the file"
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        child = subprocess.Popen(
+        self._child = subprocess.Popen(
             [sys.executable, "-c", SERVE.format(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        self._child, out = child, child.stdout
-        started = out is not None and select.select([out], [], [], START_SECONDS)[0]
-        if not out or not started or out.readline() != READY:
+        if _line(self._child, START_SECONDS) != READY:
             self._end()
             raise WorkError(
                 f"no process to decode files in starts, {START_SECONDS:.0f} s were waited for it: "
                 "run the same command again where there is memory to spare"
             )
-        return child
+        return self._child
 
     def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        child.kill()
-        for stream in (child.stdin, child.stdout):
-            with suppress(OSError):
-                stream.close()  # type: ignore[union-attr]
-        child.wait()
+        if self._child is not None:
+            self._child.kill()
+            with suppress(OSError), self._child:  # closes the pipes and waits
+                pass
+            self._child = None
+
+
+def _line(child: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
+    """What the child writes; empty if it ended, None if nothing comes in time."""
+    stdout: Any = child.stdout
+    ready = select.select([stdout], [], [], seconds)[0]
+    return stdout.readline() if ready else None
 
 
 def _signal(code: int) -> str:
@@ -254,12 +247,11 @@ SERVE = "import sys; sys.path[:] = {!r}; from datus.inputs.safe_decode import se
 def serve() -> None:
     """In the child. A line in: [kind, path, max_pixels, seconds]; a line out: decoded, or an
     ImageError. After `seconds` the child ends by itself: its parent may be gone."""
-    from datus.inputs.images import decode_image, image_size
+    from datus.inputs.decode import decode_image, image_size
     from datus.inputs.labels import decode_labels
 
     decoders: dict[str, Any] = {"size": image_size, "image": decode_image, "truth": decode_labels}
-    sys.stdout.write(READY.decode())
-    sys.stdout.flush()
+    print(READY.decode(), end="", flush=True)
     for line in sys.stdin:
         kind, path, max_pixels, seconds = json.loads(line)
         _end_after(seconds)

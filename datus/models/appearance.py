@@ -30,11 +30,6 @@ SURROUNDINGS = 5
 N_CHANNELS = N_APPEARANCE
 """Twelve of colour and its spread, six of gradients."""
 
-KEY_SHARES, TOKEN_SHARES = (0.6, 0.6, 0.6), (1.0, 0.7, 0.3)
-"""Spread of colour, of its deviations and of gradients beside the keys and beside the tokens, as
-multiples of the spread that these have themselves. Chosen on several labelled sets
-(docs/embedded_backbone.md)."""
-
 LIMIT = 4.0
 """Deviations from its mean at which a channel is cut off."""
 
@@ -155,24 +150,6 @@ class HybridTransformer(VisionTransformer):  # type: ignore[misc]  # timm has no
         channels = channels.to(vectors)
         mean = channels.mean(dim=1, keepdim=True).expand(-1, self.num_prefix_tokens, -1)
         return torch.cat([vectors, torch.cat([mean, channels], dim=1)], dim=2)
-
-    def adjust(
-        self, mean: Tensor, std: Tensor, spreads: tuple[float, float], place_keys: Tensor
-    ) -> None:
-        """Set what the model knows of photographs.
-
-        mean, std: (N_CHANNELS,) of the channels. spreads: root mean square length of keys and of
-        tokens, less their mean at each place. place_keys: (PLACES, PLACES, D) that mean of the
-        keys.
-        """
-        self.channel_mean.copy_(mean)
-        self.channel_std.copy_(std)
-        self.place_keys.copy_(place_keys)
-        for scale, spread, shares in zip(
-            (self.key_scale, self.token_scale), spreads, (KEY_SHARES, TOKEN_SHARES), strict=True
-        ):
-            groups = torch.tensor(shares).repeat_interleave(N_CHANNELS // len(shares))
-            scale.copy_(groups * spread / math.sqrt(N_CHANNELS / len(shares)))
 
     def _channels(self, pixels: Tensor) -> Tensor:
         """float32 (B, P, N_CHANNELS): each in units of its deviation over photographs, at most

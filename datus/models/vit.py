@@ -6,10 +6,10 @@
     backbone = load_backbone("vit_small_patch8_224.dino", "hub", FeaturesConfig(), "cpu", seed=0)
     grids = backbone.features(images, n_threads=2, batch=16)
 
-Models are those of the table in `zoo`, any other ViT of timm by name, and those that the package
-ships: models/NAME.safetensors with the record NAME.json, whose "architecture" holds the arguments
-of timm's VisionTransformer. Crops may be embedded by a CNN too. Importing this module, and
-`weights_id`, load neither torch nor timm.
+Models are those of the table in `registry`, any other ViT of timm by name, and those that the
+package ships: weights/NAME.safetensors with the record NAME.json, whose "architecture" holds the
+arguments of the model's class. Crops may be embedded by a CNN too (paper IV-D, Table VI).
+Importing this module loads neither torch nor timm.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ from datus.config import FeaturesConfig
 from datus.errors import BackboneError
 from datus.models import weights as sources
 from datus.models.checkpoints import load_checkpoint
-from datus.models.cnn import CnnEmbedder
 from datus.models.forward import (
     check_image,
     find_device,
@@ -35,22 +34,14 @@ from datus.models.forward import (
     seeded,
 )
 from datus.models.registry import Row, find
-from datus.models.weights import find_weights, model_path, weights_id
+from datus.models.weights import find_weights, model_path
 from datus.types import Array, FeatureGrid
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "Backbone",
-    "check_keys",
-    "hub_name",
-    "load_backbone",
-    "load_embedder",
-    "model_path",
-    "weights_id",
-    "with_tag",
-]
+PROBE_PX = 224
+"""Side of the black crop that shows what comes out of an unknown CNN."""
 
 
 def load_backbone(
@@ -71,30 +62,6 @@ def load_backbone(
     return Backbone(model, backbone, settings.precision, place)
 
 
-def check_keys(backbone: str) -> None:
-    """BackboneError if the table knows that the model has no keys. Loads nothing."""
-    row = find(backbone)
-    if row and row.is_cnn:
-        raise BackboneError(_no_keys(backbone, "a CNN"))
-
-
-@cache
-def timm_sides(backbone: str) -> tuple[int, int]:
-    """(side of a patch, the only side of images that the model takes or 0), both in pixels.
-
-    Of a timm ViT that neither the table nor its name tells: it is made without memory for weights.
-    Raises BackboneError if timm has no such model, or if it has no keys.
-    """
-    import torch
-
-    with torch.device("meta"):
-        model = _timm_model(backbone, pretrained=False)
-    _check_supported(model, backbone)
-    takes_any = getattr(model, "dynamic_img_size", False)
-    only_px = 0 if takes_any else int(model.patch_embed.img_size[0])
-    return int(model.patch_embed.feat_ratio(as_scalar=True)), only_px
-
-
 def load_embedder(
     backbone: str, weights: str, settings: FeaturesConfig, device: str = "cpu", seed: int = 0
 ) -> "Backbone | CnnEmbedder":
@@ -105,12 +72,12 @@ def load_embedder(
     place = find_device(device)
     source = find_weights(backbone, weights)
     model = _architecture(backbone, source, seed)
-    is_patchwise = is_filters(model) or _has_keys(model)
-    if is_patchwise:
+    if _is_filters(model) or _has_keys(model):
         _check_supported(model, backbone)
+        _fill(model, backbone, source, settings)
+        return Backbone(model, backbone, settings.precision, place)
     _fill(model, backbone, source, settings)
-    kind = Backbone if is_patchwise else CnnEmbedder
-    return kind(model, backbone, settings.precision, place)
+    return CnnEmbedder(model, backbone, settings.precision, place)
 
 
 class Backbone:
@@ -132,7 +99,7 @@ class Backbone:
         self.device = device
         self._n_prefix: int
         self.patch_px: int
-        if is_filters(model):
+        if _is_filters(model):
             self._n_prefix, self.patch_px = 0, model.patch_px
             self.key_dim = self.embed_dim = int(model.size)
             return
@@ -188,7 +155,7 @@ class Backbone:
         import torch
 
         with forward_pass(images, self.device, self._precision) as pixels:
-            if is_filters(self._model):
+            if _is_filters(self._model):
                 codes = self._model(pixels)
                 return codes, codes
             tokens = self._tokens(pixels)
@@ -224,13 +191,66 @@ class Backbone:
                 f"image: expected sides that are multiples of {self.patch_px}, "
                 f"got {height} x {width}"
             )
-        if not (is_filters(self._model) or getattr(self._model, "dynamic_img_size", False)):
-            wants = tuple(self._model.patch_embed.img_size)
-            if (height, width) != wants:
-                raise BackboneError(
-                    f"{self.name}: only takes images of {wants[0]} x {wants[1]}, got {height} x "
-                    f'{width}; set resize = "squash" and image_px = {wants[0]} in [features]'
-                )
+        only_px = 0 if _is_filters(self._model) else _only_px(self._model)
+        if only_px and (height, width) != (only_px, only_px):
+            raise BackboneError(
+                f"{self.name}: only takes images of {only_px} x {only_px}, got {height} x "
+                f'{width}; set resize = "squash" and image_px = {only_px} in [features]'
+            )
+
+
+class CnnEmbedder:
+    """A frozen CNN that embeds crops; it has no keys. Threads may share it.
+
+    name        as given to `load_embedder`
+    patch_px    1: sides need not be multiples of anything
+    embed_dim   E, size of the pooled feature
+    device      cpu, cuda or cuda:N
+    """
+
+    def __init__(self, model: Any, name: str, precision: str, device: str) -> None:
+        """`model`: of timm, made with num_classes = 0. BackboneError if it does not pool."""
+        model.eval().requires_grad_(False).to(device)
+        self._model = model
+        self._precision = precision
+        self.name = name
+        self.patch_px = 1
+        self.device = device
+        features = self._pooled([np.zeros((3, PROBE_PX, PROBE_PX), np.float32)])
+        if features.ndim != 2:
+            raise BackboneError(
+                f"{name}: a {type(model).__name__} gives features of shape {features.shape[1:]} "
+                "for a crop; expected one pooled vector: take another CNN, or a ViT"
+            )
+        self.embed_dim = int(features.shape[1])
+
+    def class_tokens(self, images: Sequence[Array], n_threads: int, batch: int) -> Array:
+        """float32 (B, E): the pooled feature of each image; float32 (3, h, w), normalised.
+
+        Threads and batch as in `Backbone.features`. Raises ValueError if an image is of another
+        kind, BackboneError if the CNN cannot take its size.
+        """
+        for image in images:
+            check_image(image)
+        rows = map_images(
+            lambda several: list(self._pooled(several)), images, self.device, n_threads, batch
+        )
+        return np.array(rows, np.float32).reshape(len(rows), self.embed_dim)
+
+    def _pooled(self, images: list[Array]) -> Array:
+        height, width = images[0].shape[1:]
+        try:
+            with forward_pass(images, self.device, self._precision) as pixels:
+                features: Array = self._model(pixels).float().cpu().numpy()
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BackboneError(
+                f"{self.name}: cannot take images of {height} x {width} ({reason}); "
+                "set embeddings.crop_px to what it takes"
+            ) from error
+        if not np.isfinite(features).all():
+            raise BackboneError(not_finite(self.name, self._precision))
+        return features
 
 
 # --- making a model -----------------------------------------------------------------------------
@@ -269,14 +289,10 @@ def empty_model(record: Mapping[str, Any]) -> Any:
 
     from datus.models.appearance import FilterBank, HybridTransformer
 
-    kinds = {
-        "VisionTransformer": VisionTransformer,
-        "Eva": Eva,
-        "HybridTransformer": HybridTransformer,
-        "FilterBank": FilterBank,
-    }
+    kinds = (VisionTransformer, Eva, HybridTransformer, FilterBank)
+    kind = {kind.__name__: kind for kind in kinds}[record.get("class", "VisionTransformer")]
     options = {**record["architecture"], "dynamic_img_size": True}
-    return kinds[record.get("class", "VisionTransformer")](**options)
+    return kind(**options)
 
 
 def _table_model(row: Row) -> Any:
@@ -329,6 +345,9 @@ def _from_cache(offline: bool) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+# --- what timm has ------------------------------------------------------------------------------
+
+
 def hub_name(name: str) -> str:
     """Of a model of timm, also one outside the table: its repository in timm's part of the hub.
 
@@ -373,6 +392,51 @@ def check_timm_name(name: str, pretrained: bool) -> None:
         )
 
 
+@cache
+def timm_sides(backbone: str) -> tuple[int, int]:
+    """(side of a patch, the only side of images that the model takes or 0), both in pixels.
+
+    Of a timm ViT that neither the table nor its name tells: it is made without memory for weights.
+    Raises BackboneError if timm has no such model, or if it has no keys.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = _timm_model(backbone, pretrained=False)
+    _check_supported(model, backbone)
+    return int(model.patch_embed.feat_ratio(as_scalar=True)), _only_px(model)
+
+
+def _only_px(model: Any) -> int:
+    """The only side of images that a ViT takes; 0 = any."""
+    return 0 if getattr(model, "dynamic_img_size", False) else int(model.patch_embed.img_size[0])
+
+
+# --- what has keys ------------------------------------------------------------------------------
+
+
+def check_keys(backbone: str) -> None:
+    """BackboneError if the table knows that the model has no keys. Loads nothing."""
+    row = find(backbone)
+    if row and row.is_cnn:
+        raise BackboneError(_no_keys(backbone, "a CNN"))
+
+
+def _check_supported(model: Any, name: str) -> None:
+    if _is_filters(model):
+        return
+    if not _has_keys(model):
+        raise BackboneError(_no_keys(name, f"a {type(model).__name__}"))
+    sides = model.patch_embed.feat_ratio(as_scalar=False)
+    if sides[0] != sides[1]:
+        raise BackboneError(f"{name}: patches of {sides} pixels are not square; not supported")
+
+
+def _is_filters(model: Any) -> bool:
+    """The model is a FilterBank: it has neither blocks nor attention."""
+    return hasattr(model, "amplitudes")
+
+
 def _has_keys(model: Any) -> bool:
     """The model is a ViT of a known kind with one attention in its last block."""
     from timm.models.beit import Beit
@@ -383,21 +447,6 @@ def _has_keys(model: Any) -> bool:
         return False
     attention = getattr(model.blocks[-1], "attn", None)
     return any(getattr(attention, part, None) is not None for part in ("qkv", "k_proj"))
-
-
-def is_filters(model: Any) -> bool:
-    """The model is a FilterBank: it has neither blocks nor attention."""
-    return hasattr(model, "amplitudes")
-
-
-def _check_supported(model: Any, name: str) -> None:
-    if is_filters(model):
-        return
-    if not _has_keys(model):
-        raise BackboneError(_no_keys(name, f"a {type(model).__name__}"))
-    sides = model.patch_embed.feat_ratio(as_scalar=False)
-    if sides[0] != sides[1]:
-        raise BackboneError(f"{name}: patches of {sides} pixels are not square; not supported")
 
 
 def _no_keys(name: str, kind: str) -> str:

@@ -1,13 +1,15 @@
-"""Where a model's weights are: shipped, a file, the hub. Looks into folders and fetches nothing.
+"""Where a model's weights are: shipped, a file, the hub; and how they get there.
 
     find_weights("vit_small_patch8_224.dino", "auto")    a file, or "hub"
     weights_id(...)                                      what stands for them in a fingerprint
+    fetch(name)                                          downloads them; nothing else here does
     listing(), describe(name)                            for people
     better_backbone(config)                              what to take in place of the shipped model
 
 The environment variable DATUS_WEIGHTS names a folder that is looked into before the hub: NAME with
 any suffix of a weight file, or the authors' own file name. DATUS_OFFLINE=1 keeps the network out
-of it. Importing this module loads neither torch nor timm.
+of it. Weights of the hub lie in the cache of its client, huggingface_hub, where timm looks for
+them. Importing this module loads neither torch nor timm.
 """
 
 import difflib
@@ -15,20 +17,32 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from datus.config import EMBEDDED_BACKBONE, Config
-from datus.errors import BackboneError, UsageError
-from datus.models.aliases import suggestions
-from datus.models.registry import LARGER, PATCHES_PER_SIDE, RECOMMENDED, ROWS, SUFFIXES, Row, find
+from datus.errors import BackboneError, UsageError, size_text
+from datus.models.registry import (
+    FILTERS,
+    LARGER,
+    PATCHES_PER_SIDE,
+    RECOMMENDED,
+    ROWS,
+    SUFFIXES,
+    Row,
+    find,
+    suggestions,
+)
 
 MODELS = Path(__file__).parent / "weights"
 
 FOLDER, OFFLINE = "DATUS_WEIGHTS", "DATUS_OFFLINE"
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 def find_weights(backbone: str, weights: str) -> Path | str:
@@ -37,10 +51,11 @@ def find_weights(backbone: str, weights: str) -> Path | str:
     Raises UsageError, or BackboneError if there are no such weights, as far as that can be known
     without loading timm.
     """
-    shipped = model_path(backbone)
+    shipped, row = model_path(backbone), find(backbone)
     if shipped and not shipped.is_file():
         raise UsageError(
-            f"features.backbone: {shipped}: no such file; datus pretrain writes such files"
+            f"features.backbone: {shipped}: no such file; pipelines/pretrain/train.py writes such "
+            "files"
         )
     if backbone.startswith("datus_") and shipped is None:
         names = sorted(path.stem for path in MODELS.glob("*.safetensors"))
@@ -50,18 +65,28 @@ def find_weights(backbone: str, weights: str) -> Path | str:
         )
     if weights == "auto" and shipped:
         return shipped
-    if weights == "random" and _is_filters(backbone):
+    if weights == "random" and row and row.family is FILTERS:
         raise UsageError(
             f"features.weights: {backbone} learned nothing that could be random: use auto"
         )
     if weights == "hub" and shipped:
         raise UsageError(f"features.weights: {backbone} is shipped, not on the hub; use auto")
     if weights in ("auto", "hub"):
-        local, row = local_file(backbone), find(backbone)
+        local = local_file(backbone)
         if local is None and row and not row.family.on_hub:
             raise BackboneError(f"{backbone}: timm has no weights for it; {cure(backbone)}")
         return local or "hub"
     return weights if weights == "random" else _given_file(weights)
+
+
+def _given_file(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise UsageError(
+            f"features.weights: expected auto, hub, random or a file, got {weights!r}, "
+            f"which is {'a folder' if path.is_dir() else 'not there'}"
+        )
+    return path
 
 
 def weights_id(backbone: str, weights: str) -> str:
@@ -75,10 +100,21 @@ def weights_id(backbone: str, weights: str) -> str:
     return f"sha256:{_digest(source, 'sha256')}"
 
 
+def _digest(path: Path, kind: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, kind).hexdigest()
+    except OSError as error:
+        raise BackboneError(f"{path}: {error.strerror}") from error
+
+
+# --- models of ours -----------------------------------------------------------------------------
+
+
 def model_path(name: str) -> Path | None:
     """The weights of the shipped model `name`, or None if the package ships no such model.
 
-    A `name` that ends in .safetensors is the path of one that `datus pretrain` made.
+    A `name` that ends in .safetensors is the path of one that pipelines/pretrain/train.py made.
     """
     if name.endswith(".safetensors"):
         return Path(name).expanduser()
@@ -92,9 +128,9 @@ def own_record(weights: Path) -> dict[str, Any]:
     "architecture" are the arguments of its class in timm, "patches_per_side" is the side of the
     grid that it wants at image_px = "auto". Raises BackboneError: missing or damaged.
     """
-    path = weights.with_suffix(".json")
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = weights.with_suffix(".json").read_text(encoding="utf-8")
+        record: dict[str, Any] = json.loads(text)
         sides = {
             "patch_size": record["architecture"].setdefault("patch_size", 16),  # as in timm
             "patches_per_side": record.setdefault("patches_per_side", PATCHES_PER_SIDE),
@@ -109,9 +145,9 @@ def own_record(weights: Path) -> dict[str, Any]:
 
 def unusable_record(weights: Path, error: Exception) -> BackboneError:
     """What to raise if the record beside `weights` describes no model."""
-    cure = "install the package again"
-    if weights.parent != MODELS:
-        cure = "datus pretrain writes it beside the weights; keep the two together"
+    cure = "the training writes it beside the weights; keep the two together"
+    if weights.parent == MODELS:
+        cure = "install the package again"
     path = weights.with_suffix(".json")
     return BackboneError(f"{path}: not a usable training record ({error}); {cure}")
 
@@ -123,6 +159,9 @@ def patches_per_side(name: str) -> int:
     return int(own_record(own)["patches_per_side"]) if own else PATCHES_PER_SIDE
 
 
+# --- files of this machine ----------------------------------------------------------------------
+
+
 def local_file(name: str) -> Path | None:
     """The weights of the model `name` in the folder that DATUS_WEIGHTS names, or None."""
     folder = os.environ.get(FOLDER, "")
@@ -131,8 +170,7 @@ def local_file(name: str) -> Path | None:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UsageError(f"{FOLDER}: expected a folder, got {folder!r}, which is not there")
-    found = (root / file for file in file_names(name))
-    return next((path for path in found if path.is_file()), None)
+    return _first_file(root, file_names(name))
 
 
 def file_names(name: str) -> list[str]:
@@ -140,6 +178,38 @@ def file_names(name: str) -> list[str]:
     row = find(name)
     own = [f"{name}{suffix}" for suffix in SUFFIXES]
     return [*own, row.file] if row and row.file else own
+
+
+def hub_file(name: str) -> Path | None:
+    """The weights of a timm model in the cache of the hub's client, or None.
+
+    Looks where the client looks without a network: in the version that it asked for last.
+    """
+    folder = hub_cache() / f"models--timm--{name}"
+    try:
+        version = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return _first_file(folder / "snapshots" / version, HUB_FILES)
+
+
+def _first_file(folder: Path, names: tuple[str, ...] | list[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def hub_cache() -> Path:
+    """Where the hub's client keeps what it fetched, by the variables that it goes by.
+
+    The client's own constant is fixed when it is imported, which takes a second.
+    """
+    env = os.environ
+    if cache := env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(cache).expanduser()
+    home = env.get("HF_HOME") or f"{env.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+# --- the network --------------------------------------------------------------------------------
 
 
 def is_offline() -> bool:
@@ -166,32 +236,128 @@ def hub_answers() -> bool:
     return True
 
 
-PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+def fetch(name: str) -> list[tuple[str, str]]:
+    """Download the weights of a model unless they are here. What it is -> what there is to say.
 
-
-def hub_file(name: str) -> Path | None:
-    """The weights of a timm model in the cache of the hub's client, or None.
-
-    Looks where the client looks without a network: in the version that it asked for last.
+    name: as in the table, or of any other model of timm, which has to be loaded then. HF_ENDPOINT
+    names a mirror, HF_HOME another place for the cache. The client downloads beside the cache and
+    moves the whole file into it, so a download that ends early leaves nothing that a run would take
+    for weights. Raises UsageError if there is nothing to fetch, BackboneError if it cannot be
+    fetched.
     """
-    folder = hub_cache() / f"models--timm--{name}"
+    from datus.models.vit import hub_name
+
+    if path := model_path(name):
+        raise UsageError(f"{name}: needs no download, its weights are {path}")
+    row = find(name)
+    tagged, done = name, f"already in {FOLDER}, which is used before the hub"
+    path = local_file(name)
+    if path is None:
+        if row and not row.family.on_hub:
+            raise BackboneError(f"{name}: timm has no weights for it; {cure(name)}")
+        tagged, done = name if row else hub_name(name), "already in the hub's cache"
+        path = hub_file(tagged)
+    if path is None:
+        path, done = _download(name, tagged), "fetched from the hub"
+    return [
+        ("name", name),
+        ("weights", done),
+        ("file", str(path)),
+        ("size", size_text(path.stat().st_size)),
+        ("licence", licence(tagged, "hub")),
+        ("use them", f"datus run --images IMAGES --clusters 12 --backbone {name}"),
+    ]
+
+
+def _download(name: str, tagged: str) -> Path:
+    """The first of HUB_FILES that the hub has. Raises BackboneError."""
+    if is_offline():
+        raise BackboneError(
+            f"{name}: {OFFLINE} or HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or "
+            f"{cure(tagged)}"
+        )
+    if not hub_answers():
+        raise BackboneError(f"{tagged}: {_no_answer()}, or {cure(tagged)}")
+    from huggingface_hub import hf_hub_download
+
+    for file in HUB_FILES:
+        try:
+            path = Path(
+                hf_hub_download(
+                    f"timm/{tagged}", file, cache_dir=hub_cache(), endpoint=hub_address()
+                )
+            )
+        except Exception as error:  # the hub's client raises many unrelated types
+            if _status(error) == 404 and file != HUB_FILES[-1]:
+                continue
+            why = _why_not(tagged, error)
+            end = "" if isinstance(error, OSError) and error.strerror else f", or {cure(tagged)}"
+            raise BackboneError(f"{why}{end}") from error
+        _check_whole(tagged, path)
+        return path
+    raise AssertionError("unreachable: the last file is returned or raises")
+
+
+def _status(error: BaseException | None) -> int:
+    """What the hub answered, in HTTP's numbers; 0 = no answer is known."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        if answer is not None:
+            return int(answer.status_code)
+        error = error.__cause__
+    return 0
+
+
+def _why_not(name: str, error: Exception) -> str:
+    """Why a download failed, and what to do about it."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    page, status = f"{hub_address()}/timm/{name}", _status(error)
+    if status in (401, 403):
+        return (
+            f"{name}: the hub refuses {page} ({status}); accept its terms on that page, log in "
+            "with hf auth login or set HF_TOKEN, and try again"
+        )
+    if status == 404:
+        return f"{name}: no weights at {page} (404); check HF_ENDPOINT if it is set"
+    if status:
+        return f"{name}: the hub answered {status} for {page}; try again later"
+    if isinstance(error, LocalEntryNotFoundError):
+        return f"{name}: {_no_answer()}"
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{hub_cache()}: {error.strerror}; make room there or make it writable, or "
+            "set HF_HOME to another folder"
+        )
+    return (
+        f"{name}: the download broke off ({type(error).__name__}) and nothing of it was "
+        "kept; run the same command again"
+    )
+
+
+def _no_answer() -> str:
+    return f"{hub_address()} does not answer; check the network, HTTPS_PROXY and HF_ENDPOINT"
+
+
+def _check_whole(name: str, path: Path) -> None:
+    """A file of tensors from its first byte to its last, else it is removed. BackboneError."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return  # torch's own format is read without running code, and refused, when it is loaded
     try:
-        version = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    found = (folder / "snapshots" / version / file for file in HUB_FILES)
-    return next((path for path in found if path.is_file()), None)
+        with safe_open(path, framework="numpy"):
+            return
+    except SafetensorError as error:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise BackboneError(
+            f"{name}: what {hub_address()} sent is not a file of weights ({error}) and was "
+            f"removed; check HF_ENDPOINT if it is set, or {cure(name)}"
+        ) from error
 
 
-def hub_cache() -> Path:
-    """Where the hub's client keeps what it fetched, by the variables that it goes by."""
-    env = os.environ
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if env.get(variable):
-            return Path(env[variable]).expanduser()
-    if env.get("HF_HOME"):
-        return Path(env["HF_HOME"]).expanduser() / "hub"
-    return Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+# --- cures and terms ----------------------------------------------------------------------------
 
 
 def cure(name: str) -> str:
@@ -209,6 +375,11 @@ def cure(name: str) -> str:
         file = f"a checkpoint of {row.family.source} as {name}.pth"
     asked = f" (gated: ask at {row.family.gated})" if row and row.family.gated else ""
     return f"put {file}{asked} {place}, or set features.weights to the file"
+
+
+def near(name: str, names: list[str]) -> str:
+    """Up to three names like `name`, with commas."""
+    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.5))
 
 
 def not_here(name: str) -> str:
@@ -246,6 +417,16 @@ def licence(backbone: str, known: str) -> str:
         if stated:
             return f"{stated}, as timm states it"
     return "not known here: ask those who made the weights"
+
+
+def check_learnable(backbone: str) -> None:
+    """BackboneError if the model has no features that a segmenter could learn from."""
+    row = find(backbone)
+    if row and row.family is FILTERS:
+        raise BackboneError(
+            f"{backbone}: filters have no features that a segmenter could learn from; take a ViT, "
+            "such as datus_t8, or kind deeplabv3"
+        )
 
 
 # --- for people ---------------------------------------------------------------------------------
@@ -325,61 +506,35 @@ def describe(name: str) -> list[tuple[str, str]]:
             + (f"; did you mean {names}?" if names else "")
             + "\nAny other ViT of timm works too, by name"
         )
-    family = row.family
-    facts = [
-        ("name", row.name),
-        ("scheme", family.scheme),
-        ("kind", _kind(row)),
-        *_auto_size(row),
-        ("parameters", f"{row.parameters:,}"),
-        ("pretraining data", family.data),
-        ("licence", family.licence),
-        ("source", family.source),
-        ("gated", f"the authors' files: ask at {family.gated}" if family.gated else "no"),
-        ("timm", f"{row.model} {_options(row)}".rstrip()),
-        ("on the hub", f"timm/{row.name}, {download_size(row)}" if family.on_hub else "no"),
-        ("authors' file", row.file or "-"),
-        ("address", row.url or "-"),
-        ("digest", row.digest or "not stated by its authors"),
-        ("layout", f"{family.layout}: {_layout(family.layout)}"),
-        *((f"shape of {key}", str(shape)) for key, shape in row.shapes.items()),
-        ("weights here", _here(row)),
-    ]
-    if row.note:
-        facts.append(("note", row.note))
+    return list(_facts(row))
+
+
+def _facts(row: Row) -> Iterator[tuple[str, str]]:
+    family, name = row.family, row.name
+    yield "name", name
+    yield "scheme", family.scheme
+    yield "kind", row.kind
+    if not row.is_cnn:
+        side = patches_per_side(name)
+        yield "image_px = auto", f"{side * row.patch_px} ({side} x {side} patches)"
+    yield "parameters", f"{row.parameters:,}"
+    yield "pretraining data", family.data
+    yield "licence", family.licence
+    yield "source", family.source
+    yield "gated", f"the authors' files: ask at {family.gated}" if family.gated else "no"
+    options = ", ".join(f"{key}={value}" for key, value in row.options.items())
+    yield "timm", f"{row.model} {options}".rstrip()
+    yield "on the hub", f"timm/{name}, {download_size(row)}" if family.on_hub else "no"
+    yield "authors' file", row.file or "-"
+    yield "address", row.url or "-"
+    yield "digest", row.digest or "not stated by its authors"
+    yield "layout", f"{family.layout}: {family.looks}"
+    yield from ((f"shape of {key}", str(shape)) for key, shape in row.shapes.items())
+    yield "weights here", _here(row)
+    if note := row.note or family.note:
+        yield "note", note
     if not (model_path(name) or local_file(name)):
-        facts.append(("to use a file", cure(name)))
-    return facts
-
-
-def check_learnable(backbone: str) -> None:
-    """BackboneError if the model has no features that a segmenter could learn from."""
-    if _is_filters(backbone):
-        raise BackboneError(
-            f"{backbone}: filters have no features that a segmenter could learn from; take a ViT, "
-            "such as datus_t8, or kind deeplabv3"
-        )
-
-
-def _is_filters(name: str) -> bool:
-    row = find(name)
-    return row is not None and row.size == "filters"
-
-
-def _kind(row: Row) -> str:
-    if row.is_cnn:
-        return "CNN, for crops only"
-    if row.size == "filters":
-        return f"filters on patches of {row.patch_px} pixels, no ViT"
-    return f"ViT-{row.size}/{row.patch_px}"
-
-
-def _auto_size(row: Row) -> list[tuple[str, str]]:
-    """The side of images at image_px = "auto"; nothing for a CNN, which sees crops only."""
-    if row.is_cnn:
-        return []
-    side = patches_per_side(row.name)
-    return [("image_px = auto", f"{side * row.patch_px} ({side} x {side} patches)")]
+        yield "to use a file", cure(name)
 
 
 def _here(row: Row) -> str:
@@ -392,36 +547,3 @@ def _here(row: Row) -> str:
         return str(path)
     same = _digest(path, kind).startswith(digits)
     return f"{path}, {'as the authors stated' if same else 'NOT the file that the digest is of'}"
-
-
-def _layout(name: str) -> str:
-    from datus.models.converters import LAYOUTS
-
-    return LAYOUTS[name].looks
-
-
-def _options(row: Row) -> str:
-    return ", ".join(f"{key}={value}" for key, value in row.options.items())
-
-
-def near(name: str, names: list[str]) -> str:
-    """Up to three names like `name`, with commas."""
-    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.5))
-
-
-def _given_file(weights: str) -> Path:
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise UsageError(
-            f"features.weights: expected auto, hub, random or a file, got {weights!r}, "
-            f"which is {'a folder' if path.is_dir() else 'not there'}"
-        )
-    return path
-
-
-def _digest(path: Path, kind: str) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, kind).hexdigest()
-    except OSError as error:
-        raise BackboneError(f"{path}: {error.strerror}") from error

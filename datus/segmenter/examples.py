@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from datus.errors import WorkError
-from datus.inputs.images import fit_size, normalise, resize_image
+from datus.inputs.decode import fit_size, normalise, resize_image
 from datus.segmenter.targets import cell_shares, choose_cut, count_labels, cut, largest_share
 from datus.store import whole_file as wholefile
 from datus.types import Array

@@ -29,14 +29,8 @@ from datus.engine.resources import resolve_device
 from datus.engine.run import Console
 from datus.engine.workers import Advance
 from datus.errors import ImageError, TooManyFailures, UsageError
-from datus.inputs.images import (
-    decode_image,
-    find_images,
-    image_id_of,
-    image_size,
-    read_file,
-    sha256_of,
-)
+from datus.inputs.decode import decode_image, image_size
+from datus.inputs.find import find_images, image_id_of, read_file, sha256_of
 from datus.inputs.labels import decode_labels, find_labels, load_classes, truth_classes
 from datus.models.image_size import denoise_size
 from datus.segmenter.files import model_files

@@ -27,7 +27,7 @@ from torch.nn import functional
 from datus import __version__
 from datus.config import EMBEDDED_BACKBONE, FeaturesConfig
 from datus.errors import BackboneError, UsageError
-from datus.inputs.images import IMAGENET_MEAN, IMAGENET_STD
+from datus.inputs.decode import IMAGENET_MEAN, IMAGENET_STD
 from datus.models.forward import find_device, seeded
 from datus.models.vit import empty_model, load_backbone
 from datus.models.weights import check_learnable, model_path, weights_id

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datus.errors import MissingPackage, UsageError, WorkError
-from datus.inputs.images import IMAGENET_MEAN, IMAGENET_STD
+from datus.inputs.decode import IMAGENET_MEAN, IMAGENET_STD
 from datus.segmenter.files import write_whole
 from datus.segmenter.model import Segmenter, load_segmenter
 from datus.types import Array

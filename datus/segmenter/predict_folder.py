@@ -23,14 +23,8 @@ from PIL import Image
 
 from datus.compute.threads import map_threads
 from datus.errors import ImageError, TooManyFailures, UsageError
-from datus.inputs.images import (
-    decode_image,
-    find_images,
-    image_id_of,
-    image_size,
-    read_file,
-    sha256_of,
-)
+from datus.inputs.decode import decode_image, image_size
+from datus.inputs.find import find_images, image_id_of, read_file, sha256_of
 from datus.method.masks import PALETTE
 from datus.segmenter.files import read_record
 from datus.segmenter.predict_list import Done, held

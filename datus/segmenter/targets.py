@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from datus.errors import ImageError
-from datus.inputs.images import resize_image
+from datus.inputs.decode import resize_image
 from datus.types import IGNORE, Array
 
 FULL = 255

@@ -20,7 +20,7 @@ import numpy as np
 
 from datus.compute.threads import map_threads, n_cores
 from datus.errors import BackboneError, UsageError
-from datus.inputs.images import fit_size, normalise, resize_image
+from datus.inputs.decode import fit_size, normalise, resize_image
 from datus.models.forward import batches, exact_float32
 from datus.segmenter.logits import Blend, logits_to_pixels, tile_starts
 from datus.types import Array

@@ -164,7 +164,7 @@ class _Source:
             yield parts[0][0], {n: p[1].arrays for n, p in zip(names, parts, strict=True)}
 
     def _image(self, shard: dict[str, dict[str, dict[str, Array]]], record: ImageRecord) -> Looked:
-        from datus.inputs.images import preview_size
+        from datus.inputs.decode import preview_size
 
         found = {stage: arrays.get(record.image_id, {}) for stage, arrays in shard.items()}
         masks, segments, embedded = found["masks"], found["segments"], found["embeddings"]

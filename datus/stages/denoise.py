@@ -231,7 +231,7 @@ def _confidence(arrays: dict[str, Arrays]) -> Array | None:
 
 def prepared(segmenter: "Segmenter", image: Array) -> Array:
     """uint8 (H, W, 3) -> float32 (3, h, w) as the segmenter sees it."""
-    from datus.inputs.images import fit_size, normalise, resize_image
+    from datus.inputs.decode import fit_size, normalise, resize_image
 
     spec = segmenter.spec
     size = fit_size(*(image.shape[0], image.shape[1], spec.image_px, segmenter.stride), spec.resize)

@@ -68,7 +68,7 @@ def build(context: Context) -> ShardWork:
 
 def _build_crop_embeddings(context: Context) -> ShardWork:
     """Crops are cut, embedded and dropped, those of a few images at a time."""
-    from datus.inputs.images import normalise
+    from datus.inputs.decode import normalise
     from datus.method.embeddings import embed_crops, make_crops, valid_segments
     from datus.models.vit import load_embedder
 

@@ -35,7 +35,7 @@ def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 
 def build(context: Context) -> ShardWork:
-    from datus.inputs.images import preview_size
+    from datus.inputs.decode import preview_size
     from datus.inputs.labels import truth_classes
     from datus.method.confidence import bin_of, binned
     from datus.method.label_png import labels_of

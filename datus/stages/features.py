@@ -28,7 +28,7 @@ from datus.engine.stage import (
 )
 from datus.engine.workers import Advance
 from datus.errors import BackboneError
-from datus.inputs.images import fit_size
+from datus.inputs.decode import fit_size
 from datus.inputs.index import Index, Shard
 from datus.inputs.read import read_image
 from datus.method.consistency import View, picture_of
@@ -60,7 +60,7 @@ def weights_of(config: Config, backbone: str, weights: str) -> str:
 
 def build(context: Context) -> ShardWork:
     from datus.compute.float16 import as_float16, as_float32, too_large
-    from datus.inputs.images import normalise
+    from datus.inputs.decode import normalise
     from datus.models.vit import load_backbone
 
     config, runtime = context.config, context.runtime
@@ -114,7 +114,7 @@ def build(context: Context) -> ShardWork:
 
 def vit_image(config: Config, record: ImageRecord, size: tuple[int, int], view: View = "") -> Array:
     """uint8 (h, w, 3): the image, or a view of it, as the ViT sees it."""
-    from datus.inputs.images import resize_image
+    from datus.inputs.decode import resize_image
 
     return resize_image(picture_of(read_image(config, record), view), size)
 

@@ -31,7 +31,7 @@ def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 def build(context: Context) -> ShardWork:
     from datus.compute.compiled import value_counts
-    from datus.inputs.images import preview, preview_size
+    from datus.inputs.decode import preview, preview_size
     from datus.method.masks import encode_mask, encode_small
 
     config = context.config

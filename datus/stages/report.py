@@ -338,7 +338,7 @@ CELL_STEP = 4
 
 def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> Baselines | None:
     """The run and k-means on colours, on the small pictures of some images."""
-    from datus.inputs.images import decode_image
+    from datus.inputs.decode import decode_image
     from datus.inputs.labels import decode_labels, truth_classes
     from datus.method.baselines import colour_masks, renumbered
     from datus.method.consistency import place_kappa

@@ -10,14 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer.main
 from commands import call, error_of, rows_of
-from PIL import Image
 from run_tree import tree
 from tiny_runs import SPEED, Dataset, snapshot
-from typer.testing import CliRunner
 
 import datus
 import datus.cli.app
@@ -508,34 +505,3 @@ def test_gated_weights_are_announced_before_the_work(
     assert result.stderr.startswith(
         "vit_small_patch16_dinov3.lvd1689m: the weights have the DINOv3 License. Its authors give"
     )
-
-
-@pytest.mark.slow
-def test_pretrain_makes_a_backbone_that_run_takes(tmp_path: Path) -> None:
-    images = tmp_path / "photos"
-    images.mkdir()
-    for place in range(8):
-        pixels = np.random.default_rng(place).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(images / f"{place}.png")
-    out = tmp_path / "mine"
-    given = ["pretrain", "--images", str(images), "--out", str(out), "--name", "mine"]
-    result = CliRunner().invoke(app, [*given, "--views", "64", "--pairs", "0", "--threads", "1"])
-    assert result.exit_code == 0, result.output
-    weights = out / "mine.safetensors"
-    assert f"--backbone {weights}" in result.output
-    settings = ["--clusters", "2", "--backbone", str(weights), "--run-dir", str(tmp_path / "run")]
-    once = ["run-stage", "features", "--with-needs", "--images", str(images), *settings[2:]]
-    assert CliRunner().invoke(app, once).exit_code == 0
-    missing = ["run", "--images", str(images), "--backbone", str(out / "other.safetensors")]
-    result = CliRunner().invoke(app, missing)
-    assert result.exit_code == 2
-    assert result.output.endswith(
-        f"error: features.backbone: {out}/other.safetensors: no such file; datus pretrain writes "
-        "such files\n"
-    )
-
-
-def test_pretrain_needs_images() -> None:
-    result = CliRunner().invoke(app, ["pretrain"])
-    assert result.exit_code == 2
-    assert "error: no images: give --images FOLDER" in result.output

@@ -212,7 +212,7 @@ def test_a_dry_run_tells_what_it_takes(tiny: Dataset, run_copy: Path) -> None:
 
 
 def test_the_model_predicts_what_the_stage_drew(tiny: Dataset, run_copy: Path) -> None:
-    from datus.inputs.images import decode_image
+    from datus.inputs.decode import decode_image
     from datus.segmenter.logits import logits_to_pixels
     from datus.segmenter.model import load_segmenter
     from datus.segmenter.train import image_logits

@@ -25,7 +25,7 @@ from datus.formats.labelstudio import brush_mask
 from datus.formats.matching import Matched, matched
 from datus.formats.polygons import polygon_mask
 from datus.formats.read import open_corrections
-from datus.inputs.images import sha256_of
+from datus.inputs.find import sha256_of
 from datus.review import edits, frozen
 from datus.segmenter.files import check_architecture
 from datus.segmenter.predict_list import LIST, Done

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from datus.cli.app import app
 from datus.errors import UsageError, WorkError
 from datus.formats.export import _item, cluster_names, find_masks, pixel_confidence
-from datus.inputs.images import sha256_of
+from datus.inputs.find import sha256_of
 from datus.method.masks import labels_to_pixels
 from datus.store.store import Store
 from datus.types import IGNORE, ImageRecord

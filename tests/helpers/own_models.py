@@ -6,6 +6,15 @@ from typing import Any
 
 import torch
 
+SMALL: dict[str, Any] = {
+    "img_size": 128,
+    "patch_size": 8,
+    "embed_dim": 24,
+    "depth": 4,
+    "num_heads": 2,
+    "num_classes": 0,
+}
+
 
 def write_own(path: Path, architecture: dict[str, Any]) -> None:
     from safetensors.torch import save_file

@@ -14,7 +14,8 @@ from PIL import Image
 
 from datus.errors import UsageError
 from datus.inputs.arrays import Wanted, cache_folder, class_table, is_cached, label_array, lay_out
-from datus.inputs.images import decode_image, find_images
+from datus.inputs.decode import decode_image
+from datus.inputs.find import find_images
 from datus.inputs.labels import decode_labels, load_classes
 
 RED = np.full((4, 6, 3), (200, 10, 20), np.uint8)

@@ -16,8 +16,7 @@ from PIL import Image, ImageFile
 
 from datus.errors import ImageError
 from datus.inputs import decode as pixels
-from datus.inputs.decode import load_picture, picture_size
-from datus.inputs.images import decode_image, image_size
+from datus.inputs.decode import decode_image, image_size, load_picture
 
 BIG = 10**7
 NO_PIXELS = "no pixels: height or width is 0, the header is cut short or names no known pixel type"
@@ -81,7 +80,7 @@ def test_exif_orientation_is_applied_and_the_size_agrees(kind, orientation):
     options = {"lossless": True} if kind == "WEBP" else {}
     plain, data = saved(photo(), kind, **options), saved(photo(), kind, exif=exif, **options)
     image = decoded(data, BIG)
-    assert picture_size(data, BIG) == image.shape[:2]
+    assert image_size(data, BIG) == image.shape[:2]
     assert np.array_equal(image, TURNED[orientation](decoded(plain, BIG)))
 
 
@@ -89,7 +88,7 @@ def test_compressed_tiffs_are_turned_too():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = saved(photo(), "TIFF", exif=exif, compression="tiff_lzw")
-    assert picture_size(data, BIG) == (56, 40)
+    assert image_size(data, BIG) == (56, 40)
     assert np.array_equal(decoded(data, BIG), TURNED[6](photo()))
 
 
@@ -100,7 +99,7 @@ def test_exif_behind_the_pixels_of_a_png_counts():
     body = b"eXIf" + exif.tobytes()[6:]
     chunk = struct.pack(">I", len(body) - 4) + body + zlib.crc32(body).to_bytes(4)
     late = data[:-12] + chunk + data[-12:]
-    assert picture_size(late, BIG) == (56, 40)
+    assert image_size(late, BIG) == (56, 40)
     assert np.array_equal(decoded(late, BIG), TURNED[8](photo()))
 
 
@@ -109,7 +108,7 @@ def test_a_broken_exif_block_does_not_spoil_the_pixels_and_does_not_warn(exif):
     data = saved(photo(), "JPEG", exif=exif)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        assert picture_size(data, BIG) == (40, 56)
+        assert image_size(data, BIG) == (40, 56)
         assert decoded(data, BIG).shape[:2] == (40, 56)
     assert heard == []
 
@@ -133,7 +132,7 @@ def test_files_that_are_not_images_say_what_they_are():
     )
 
 
-@pytest.mark.parametrize("call", [picture_size, load_picture])
+@pytest.mark.parametrize("call", [image_size, load_picture])
 def test_a_forged_header_is_refused_before_anything_is_decoded(call, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
     with pytest.raises(ImageError) as caught:

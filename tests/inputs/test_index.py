@@ -15,7 +15,7 @@ from tiny_runs import Listener, save
 import datus.inputs.index
 from datus.config import Config
 from datus.errors import UsageError
-from datus.inputs.images import sha256_of
+from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, Shard, check_inputs, make_index, read_index
 from datus.inputs.labels import LABEL_SUFFIXES
 from datus.store.store import Store

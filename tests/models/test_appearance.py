@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError, UsageError
-from datus.inputs.images import normalise
+from datus.inputs.decode import normalise
 from datus.models.appearance import (
     LIMIT,
     N_CHANNELS,
@@ -28,7 +28,6 @@ from datus.models.appearance import (
 )
 from datus.models.vit import Backbone, load_backbone
 from datus.models.weights import MODELS, own_record
-from datus.pretrain import LEAST_SAMPLE, calibrate
 from datus.segmenter.model import SegmenterSpec, build_segmenter
 from datus.types import Array
 
@@ -58,8 +57,11 @@ def pixels(image: Array) -> torch.Tensor:
 def tiny_hybrid() -> HybridTransformer:
     torch.manual_seed(0)
     model = HybridTransformer(**TINY)
-    places = torch.randn(PLACES, PLACES, 16)
-    model.adjust(torch.rand(N_CHANNELS), torch.rand(N_CHANNELS) + 0.5, (2.0, 3.0), places)
+    model.place_keys.copy_(torch.randn(PLACES, PLACES, 16))
+    model.channel_mean.copy_(torch.rand(N_CHANNELS))
+    model.channel_std.copy_(torch.rand(N_CHANNELS) + 0.5)
+    for scale in (model.key_scale, model.token_scale):
+        scale.copy_(torch.rand(N_CHANNELS) + 0.5)
     return model.eval()
 
 
@@ -142,36 +144,6 @@ def test_keys_lose_the_mean_of_their_place() -> None:
     np.testing.assert_allclose(plain.keys[..., :16] - found.keys[..., :16], places, atol=1e-5)
     np.testing.assert_array_equal(plain.keys[..., 16:], found.keys[..., 16:])
     assert found.keys.shape[2] == backbone.key_dim == 16 + N_CHANNELS
-
-
-def test_calibrated_channels_have_the_spread_that_is_asked_for() -> None:
-    images = [picture(8 * PLACES, 8 * PLACES, seed) for seed in range(LEAST_SAMPLE)]
-    model = tiny_hybrid()
-    calibrate(model, images)
-    backbone = Backbone(model, "tiny", "float32", "cpu")
-    grids = [backbone.features([normalise(one, "rgb")], 1, 1)[0] for one in images]
-    keys = np.stack([grid.keys for grid in grids]).astype(np.float64)
-    spread = np.sqrt((keys[..., :16] ** 2).sum(-1).mean())
-    np.testing.assert_allclose(keys[..., :16].mean(0), 0, atol=1e-4)
-    colour = keys[..., 16:22]
-    found = np.sqrt((colour**2).sum(-1).mean())  # a little is cut off
-    assert found == pytest.approx(0.6 * spread, rel=0.05)
-
-
-@pytest.mark.parametrize("n_images", [1, 3])
-@pytest.mark.parametrize("grey", [False, True])
-def test_few_or_grey_images_leave_a_usable_model(n_images: int, grey: bool) -> None:
-    images = [picture(8 * PLACES, 8 * PLACES, seed) for seed in range(n_images)]
-    if grey:
-        images = [np.ascontiguousarray(one[..., :1].repeat(3, 2)) for one in images]
-    model = tiny_hybrid()
-    calibrate(model, images)
-    assert (model.channel_std >= 0.0099).all(), "rounding errors of grey must not become colours"
-    assert (model.key_scale > 0).all()
-    assert (model.token_scale > 0).all()
-    torch.testing.assert_close(
-        model.place_keys, model.place_keys[:1, :1].expand_as(model.place_keys)
-    )
 
 
 def test_half_precision_leaves_the_channels_as_they_are() -> None:

@@ -14,8 +14,7 @@ from tiny_runs import Dataset, go, made
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError
 from datus.models import forward as inference
-from datus.models.cnn import CnnEmbedder
-from datus.models.vit import Backbone, load_embedder
+from datus.models.vit import Backbone, CnnEmbedder, load_embedder
 from datus.types import Array
 
 SETTINGS = FeaturesConfig()

@@ -20,7 +20,7 @@ from tiny_runs import IDS, go, make_dataset
 
 from datus.config import Config, FeaturesConfig
 from datus.errors import BackboneError
-from datus.inputs.images import fit_size
+from datus.inputs.decode import fit_size
 from datus.models import weights as sources
 from datus.models.image_size import input_size, patch_px_of
 from datus.models.registry import FILTERS, ROWS

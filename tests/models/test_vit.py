@@ -534,7 +534,7 @@ def test_auto_device_is_what_there_is(shipped: Path) -> None:
 def test_fingerprints_load_neither_torch_nor_timm(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"anything")
     code = (
-        "import sys; from datus.models.vit import weights_id; "
+        "import sys; from datus.models.weights import weights_id; "
         f"weights_id('vit_tiny_patch16_224', {str(tmp_path / 'weights.pth')!r}); "
         "print(sorted({'torch', 'timm', 'safetensors', 'cv2'} & set(sys.modules)))"
     )

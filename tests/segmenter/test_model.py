@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from own_models import write_own
+from own_models import SMALL, write_own
 
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError, UsageError
@@ -22,7 +22,6 @@ from datus.segmenter.model import (
     load_segmenter,
     save_segmenter,
 )
-from datus.selfsupervised import ARCHITECTURE
 
 TINY: dict[str, Any] = {"backbone": "vit_tiny_patch16_224", "weights": "random", "n_classes": 3}
 DEEPLAB = SegmenterSpec(kind="deeplabv3", n_classes=3)
@@ -168,10 +167,9 @@ def test_a_saved_model_comes_back(name: str, tmp_path: Path) -> None:
 
 
 def test_a_model_of_ones_own_needs_no_other_file(tmp_path: Path) -> None:
-    """A backbone of `datus pretrain` has no name in timm, and is gone when the model is read."""
+    """A backbone of one's own has no name in timm, and is gone when the model is read."""
     own = tmp_path / "own" / "mine.safetensors"
-    small = {**ARCHITECTURE, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    write_own(own, small)
+    write_own(own, SMALL)
     segmenter = build_segmenter(SegmenterSpec(backbone=str(own), n_classes=3), 0)
     save_segmenter(segmenter, tmp_path / "model", CLASSES, {})
     shutil.rmtree(own.parent)

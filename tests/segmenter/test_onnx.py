@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from own_models import write_own
+from own_models import SMALL, write_own
 
 from datus.errors import MissingPackage, UsageError, WorkError
-from datus.inputs.images import normalise
+from datus.inputs.decode import normalise
 from datus.segmenter import onnx as onnx_export
 from datus.segmenter.files import cluster_classes
 from datus.segmenter.model import Segmenter, SegmenterSpec, build_segmenter, save_segmenter
 from datus.segmenter.onnx import TOLERANCE, export_model
-from datus.selfsupervised import ARCHITECTURE
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
@@ -24,7 +23,6 @@ pytest.importorskip("onnxscript", reason="needs the extra onnx")
 # what torch and onnxscript warn about inside the exporter is not ours
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-SMALL = {**ARCHITECTURE, "embed_dim": 24, "depth": 4, "num_heads": 2}
 SPECS: dict[str, dict[str, Any]] = {
     "ours, no class token, rotary": {"backbone": "OWN", "head": "layers"},
     "timm's ViT, class token, learned positions": {"backbone": "vit_tiny_patch16_224"},

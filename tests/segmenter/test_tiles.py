@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from datus.cli.predict import export_onnx, predict
 from datus.errors import BackboneError, TooManyFailures, UsageError
-from datus.inputs.images import find_images, normalise, resize_image
+from datus.inputs.decode import normalise, resize_image
+from datus.inputs.find import find_images
 from datus.segmenter.files import cluster_classes
 from datus.segmenter.logits import Blend, logits_to_pixels, tile_starts
 from datus.segmenter.model import Segmenter, SegmenterSpec, build_segmenter, save_segmenter

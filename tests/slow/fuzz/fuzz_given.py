@@ -169,7 +169,7 @@ def report_reader(scratch: Path) -> Reader:
     from datus.errors import DatusError
     from datus.finished_run import open_run, settings_of_run
     from datus.formats.names import matched_names
-    from datus.inputs.images import sha256_of
+    from datus.inputs.find import sha256_of
     from datus.store.store import Store, sealed
 
     run_dir = _run_copy(scratch)

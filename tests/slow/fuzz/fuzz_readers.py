@@ -35,7 +35,7 @@ from fuzz_seeds import (
 
 def image_reader(scratch: Path) -> Reader:
     from datus.errors import ImageError
-    from datus.inputs.images import decode_image, image_size
+    from datus.inputs.decode import decode_image, image_size
 
     def read(data: bytes) -> None:
         size = None

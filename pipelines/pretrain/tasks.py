@@ -1,36 +1,32 @@
 """What a backbone can learn from images without labels: two tasks, from pixels to a loss.
 
-    hidden patches   three of four patches are dropped before the encoder; a light decoder predicts
-                     what they look like: gradients and colour (He et al. 2022, Wei et al. 2022)
-    same places      two crops of one image; where they overlap, the tokens of one must tell to
-                     which prototype an averaged copy of the encoder puts the other's (Caron et al.
-                     2020 and 2021, for patches instead of images). A place of the image stands at
-                     different places of the two grids, so position is of no use
+    hidden patches   Three of four patches are dropped before the encoder, and a light decoder
+                     predicts their gradients and colours (He et al. 2022, Wei et al. 2022).
+    same places      Of two crops of one image, the tokens of the first must tell to which prototype
+                     an averaged copy of the encoder puts the same place of the second (Caron et al.
+                     2020 and 2021, for patches instead of images). A place of the image lies at
+                     different places of the two grids, so position is of no use.
 
-The encoder is a `HybridTransformer` whose position embedding is the same left and right: a picture
+The encoder is a `HybridTransformer` whose position embedding is the same left and right: an image
 and its mirror image get the same tokens in mirrored places, but for what their pixels say. Up and
 down differ, since photographs have their sky above.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
 from datus.models.appearance import MEAN, STD, HybridTransformer
 
 PATCH_PX = 8
-N_BINS = 9
-"""Orientations of the histogram of gradients (Dalal & Triggs 2005)."""
-
-N_TARGETS = 2 * (N_BINS + 6)
-"""Histogram, mean and deviation of three colours, of the patch and of its 3 x 3 surroundings."""
-
-ARCHITECTURE: dict[str, Any] = {
+N_BINS = 9  # orientations of the histogram of gradients (Dalal & Triggs 2005)
+N_TARGETS = 2 * (N_BINS + 6)  # histogram, mean and deviation of colours, of the patch and around it
+ARCHITECTURE: dict[str, Any] = {  # of timm's VisionTransformer: 3.6 million parameters
     "img_size": 128,
     "patch_size": PATCH_PX,
     "embed_dim": 192,
@@ -39,59 +35,42 @@ ARCHITECTURE: dict[str, Any] = {
     "num_classes": 0,
     "dynamic_img_size": True,
 }
-"""Arguments of timm's VisionTransformer: 3.6 million parameters."""
+VISIBLE_ALONE, VISIBLE_BOTH = 0.25, 0.5  # shares of the patches that the encoder sees
+N_PROTOTYPES = 256
+STUDENT_TEMPERATURE, SINKHORN_TEMPERATURE = 0.1, 0.05
 
 
 class Views(NamedTuple):
     """Two crops of each image of a batch, and where they lie."""
 
-    first: Tensor
-    """float32 (B, 3, px, px), RGB 0..1."""
+    first: Tensor  # float32 (B, 3, px, px), RGB 0..1
     second: Tensor
-    boxes: Tensor
-    """float32 (B, 2, 4): top, left, bottom, right of both crops, in the frame of the image; left is
-    greater than right in a mirrored one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Of both tasks. The reasons are in docs/embedded_backbone.md."""
-
-    visible_alone: float = 0.25
-    """Share of patches that the encoder sees in the first phase."""
-    visible_both: float = 0.5
-    """... and in the second, where its tokens also tell prototypes."""
-    n_prototypes: int = 256
-    student_temperature: float = 0.1
-    sinkhorn_temperature: float = 0.05
-    places_weight: float = 0.5
+    boxes: Tensor  # float32 (B, 2, 4): top, left, bottom, right; left > right if mirrored
 
 
 class Learner(nn.Module):
     """The encoder and what training needs around it."""
 
-    def __init__(self, settings: Settings, architecture: dict[str, Any] = ARCHITECTURE) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        width = architecture["embed_dim"]
-        self.settings = settings
-        self.encoder = new_encoder(architecture)
+        width = ARCHITECTURE["embed_dim"]
+        self.encoder = HybridTransformer(**ARCHITECTURE)
+        make_symmetric(self.encoder)
         self.decoder = Decoder(width)
         self.projection = nn.Sequential(nn.Linear(width, 512), nn.GELU(), nn.Linear(512, 128))
-        self.prototypes = nn.Parameter(
-            functional.normalize(torch.randn(settings.n_prototypes, 128))
-        )
+        self.prototypes = nn.Parameter(functional.normalize(torch.randn(N_PROTOTYPES, 128)))
 
     def hidden_loss(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """First task alone. image: float32 (B, 3, px, px), RGB 0..1."""
-        places, side = self._visible(image, self.settings.visible_alone, generator)
+        """The loss of the first task alone, on float32 (B, 3, px, px) images, RGB 0..1."""
+        places, side = visible(image, VISIBLE_ALONE, generator)
         tokens = encode(self.encoder, image, places)
         return self._hidden_loss(tokens, places, image, side)
 
     def both_losses(
         self, views: Views, teacher: "Learner", generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """(first task on the first crop, second task from the first crop to the second)."""
-        places, side = self._visible(views.first, self.settings.visible_both, generator)
+        """The first task on the first crop, and the second from the first crop to the second."""
+        places, side = visible(views.first, VISIBLE_BOTH, generator)
         tokens = encode(self.encoder, views.first, places)
         hidden = self._hidden_loss(tokens, places, views.first, side)
         with torch.no_grad():
@@ -99,25 +78,14 @@ class Learner(nn.Module):
             grid = teacher.projection(grid).float().mT.unflatten(2, (side, side))
             where = places_in_second(views.boxes, places, side)
             inside = (where.abs() <= 1 - 1 / side).all(-1)
-            found = functional.grid_sample(grid, where[:, None], align_corners=False)
-            found = functional.normalize(found[:, :, 0].mT[inside], dim=1)
-            wanted = sinkhorn(
-                found
-                @ functional.normalize(teacher.prototypes, dim=1).T
-                / self.settings.sinkhorn_temperature
-            )
-        told = functional.normalize(self.projection(tokens).float()[inside], dim=1)
-        told = told @ functional.normalize(self.prototypes, dim=1).T
-        log = functional.log_softmax(told / self.settings.student_temperature, dim=1)
-        return hidden, -(wanted * log).sum(1).mean()
-
-    def _visible(
-        self, image: Tensor, share: float, generator: torch.Generator
-    ) -> tuple[Tensor, int]:
-        """(int64 (B, n): the patches that are seen, patches along a side)."""
-        side = image.shape[2] // PATCH_PX
-        drawn = torch.rand(len(image), side * side, generator=generator)
-        return drawn.argsort(1)[:, : int(share * side * side)].to(image.device), side
+            expected = functional.grid_sample(grid, where[:, None], align_corners=False)
+            expected = functional.normalize(expected[:, :, 0].mT[inside], dim=1)
+            prototypes = functional.normalize(teacher.prototypes, dim=1)
+            shares = sinkhorn(expected @ prototypes.T / SINKHORN_TEMPERATURE)
+        scores = functional.normalize(self.projection(tokens).float()[inside], dim=1)
+        scores = scores @ functional.normalize(self.prototypes, dim=1).T
+        log = functional.log_softmax(scores / STUDENT_TEMPERATURE, dim=1)
+        return hidden, -(shares * log).sum(1).mean()
 
     def _hidden_loss(self, tokens: Tensor, places: Tensor, image: Tensor, side: int) -> Tensor:
         """Mean squared error over the patches that were not seen."""
@@ -133,29 +101,20 @@ class Decoder(nn.Module):
 
     def __init__(self, width: int, inner: int = 128) -> None:
         super().__init__()
-        from timm.models.vision_transformer import Block
-
         self.embed = nn.Linear(width, inner)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, inner))
         self.blocks = nn.Sequential(*[Block(inner, 4) for _ in range(2)])
         self.norm = nn.LayerNorm(inner)
         self.head = nn.Linear(inner, N_TARGETS)
 
-    def forward(self, visible: Tensor, places: Tensor, side: int) -> Tensor:
-        embedded = self.embed(visible)
-        tokens = self.mask_token.to(embedded.dtype).expand(len(visible), side * side, -1)
-        index = places[..., None].expand(-1, -1, tokens.shape[-1])
-        tokens = tokens.scatter(1, index, embedded)
-        tokens = tokens + waves(side, tokens.shape[-1]).to(tokens)
-        decoded: Tensor = self.head(self.norm(self.blocks(tokens)))
+    def forward(self, tokens: Tensor, places: Tensor, side: int) -> Tensor:
+        embedded = self.embed(tokens)
+        grid = self.mask_token.to(embedded.dtype).expand(len(tokens), side * side, -1)
+        index = places[..., None].expand(-1, -1, grid.shape[-1])
+        grid = grid.scatter(1, index, embedded)
+        grid = grid + sinusoids(side, grid.shape[-1]).to(grid)
+        decoded: Tensor = self.head(self.norm(self.blocks(grid)))
         return decoded
-
-
-def new_encoder(architecture: dict[str, Any]) -> HybridTransformer:
-    """With random weights."""
-    encoder = HybridTransformer(**architecture)
-    make_symmetric(encoder)
-    return encoder
 
 
 def make_symmetric(encoder: Any) -> None:
@@ -171,6 +130,13 @@ def symmetric(positions: Tensor) -> Tensor:
     return torch.cat([positions[:, :1], ((grid + grid.flip(2)) / 2).flatten(1, 2)], dim=1)
 
 
+def visible(image: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, int]:
+    """int64 (B, n), the patches that are seen, and the number of patches along a side."""
+    side = image.shape[2] // PATCH_PX
+    order = torch.rand(len(image), side * side, generator=generator).argsort(1)
+    return order[:, : int(share * side * side)].to(image.device), side
+
+
 def encode(encoder: Any, image: Tensor, places: Tensor | None) -> Tensor:
     """(B, n, D): normed tokens of the patches at `places` (B, n), or of all, without appearance."""
     mean, std = (image.new_tensor(three).view(1, 3, 1, 1) for three in (MEAN, STD))
@@ -180,8 +146,8 @@ def encode(encoder: Any, image: Tensor, places: Tensor | None) -> Tensor:
     tokens = tokens.flatten(1, 2) + positions[:, 1:].to(tokens.dtype)
     if places is not None:
         tokens = tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
-    first = (encoder.cls_token + positions[:, :1]).expand(len(image), -1, -1)
-    tokens = torch.cat([first.to(tokens.dtype), tokens], dim=1)
+    class_token = (encoder.cls_token + positions[:, :1]).expand(len(image), -1, -1)
+    tokens = torch.cat([class_token.to(tokens.dtype), tokens], dim=1)
     for block in encoder.blocks:
         tokens = block(tokens)
     normed: Tensor = encoder.norm(tokens)[:, 1:]
@@ -206,13 +172,13 @@ def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
     return shares
 
 
-def waves(side: int, width: int) -> Tensor:
+def sinusoids(side: int, width: int) -> Tensor:
     """float32 (side * side, width): sines of row and column, as in Vaswani et al. 2017."""
     rates = 100 ** -torch.arange(0, 1, 4 / width)
-    at = torch.arange(side)[:, None] * rates
-    one = torch.cat([at.sin(), at.cos()], 1)
-    rows = one[:, None].expand(-1, side, -1)
-    columns = one[None].expand(side, -1, -1)
+    angles = torch.arange(side)[:, None] * rates
+    codes = torch.cat([angles.sin(), angles.cos()], 1)
+    rows = codes[:, None].expand(-1, side, -1)
+    columns = codes[None].expand(side, -1, -1)
     return torch.cat([rows, columns], 2).reshape(side * side, width)
 
 
@@ -230,12 +196,11 @@ def targets(image: Tensor) -> Tensor:
     square = functional.avg_pool2d(image**2, PATCH_PX)
     parts = []
     for reach in (1, 3):  # the patch alone, then its surroundings
-
-        def pool(of: Tensor, reach: int = reach) -> Tensor:
-            return functional.avg_pool2d(of, reach, 1, reach // 2, count_include_pad=False)
-
-        gradient, colour = pool(histogram), pool(mean)
-        deviation = (pool(square) - colour**2).clamp(min=0).sqrt()
+        gradient, colour, squares = (
+            functional.avg_pool2d(values, reach, 1, reach // 2, count_include_pad=False)
+            for values in (histogram, mean, square)
+        )
+        deviation = (squares - colour**2).clamp(min=0).sqrt()
         parts.append(gradient / (gradient.norm(dim=1, keepdim=True) + 0.02))
         parts.append((colour - 0.45) / 0.25)
         parts.append(deviation / 0.1)

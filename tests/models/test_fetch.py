@@ -20,9 +20,8 @@ from datus.config import FeaturesConfig
 from datus.engine.budget import _check_hub
 from datus.errors import BackboneError
 from datus.models import weights as sources
-from datus.models.download import fetch
 from datus.models.vit import load_backbone
-from datus.models.weights import hub_file, presence
+from datus.models.weights import fetch, hub_file, presence
 
 NAME = "vit_small_patch8_224.dino"
 PLAIN = "vit_tiny_patch16_224"

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError
 from datus.models import registry as zoo
-from datus.models.converters import LAYOUTS, convert, flat_blocks
+from datus.models.checkpoints import convert, flat_blocks
 from datus.models.registry import Family, Row
 from datus.models.vit import Backbone, load_backbone
 
@@ -336,18 +336,13 @@ def test_only_declared_heads_are_dropped(table: Any, tmp_path: Path) -> None:
 
 def test_a_tensor_of_the_model_is_no_head() -> None:
     tensors = head("head.0", "fc.1", "module.head.2")
-    assert list(convert(tensors, "dino", {"fc.1.weight"})) == ["fc.1.weight"]
-    assert list(convert(tensors, "", ())) == list(tensors)
+    assert list(convert(tensors, zoo.DINO.heads, {"fc.1.weight"})) == ["fc.1.weight"]
+    assert list(convert(tensors, (), ())) == list(tensors)
 
 
 def test_flat_blocks_stay_as_they_are() -> None:
     assert list(flat_blocks(MODEL)) == list(MODEL)
     assert list(flat_blocks(chunked(MODEL))) == list(MODEL)
-
-
-def test_every_family_has_a_layout() -> None:
-    assert {row.family.layout for row in zoo.ROWS} <= set(LAYOUTS)
-    assert all(layout.looks for layout in LAYOUTS.values())
 
 
 def test_a_file_of_another_model_names_the_models_that_it_fits(tmp_path: Path) -> None:
