@@ -46,6 +46,7 @@ from datus.method.masks import (
 )
 from datus.method.metrics import add, count_pixels, score
 from datus.review.cluster_arrays import corrected_names
+from datus.review.corrected_clusters import CORRECTED_SHARE
 from datus.segmenter.fit import fit_folders
 from datus.segmenter.predict_folder import Folders, Prediction, predict_folder
 from datus.stages.work import segment_map
@@ -268,7 +269,7 @@ WAYS: dict[str, Way] = {
 
 
 def other_ways(bench: Bench, case: Case, segments: list[Segments]) -> dict[str, dict[str, float]]:
-    share = ClustersConfig().corrected_share
+    share = CORRECTED_SHARE
     names, rest, labelled, label = bench.table.names, [], [], []
     for one in segments:
         valid, fixed = one.arrays["valid"], np.full(len(one.places), -1)

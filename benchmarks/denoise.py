@@ -59,17 +59,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "probe linear, tuned": {**LINEAR, "denoise.freeze": False, "denoise.epochs": 2},
     "probe conv, tuned": {**CONV, "denoise.freeze": False, "denoise.epochs": 2},
     "deeplabv3": {**DEEPLAB, "denoise.epochs": 2},
-    "confidence = margin": {**LINEAR, "denoise.confidence": "margin"},
-    "symmetric = 0.5": {**LINEAR, "denoise.symmetric": 0.5},
-    "ema = 0.99": {**LINEAR, "denoise.ema": 0.99},
-    "rounds = 3": {**LINEAR, "denoise.rounds": 3},
     "conv frozen": {"denoise.head": "conv"},
     "conv tuned": {"denoise.head": "conv", "denoise.freeze": False},
-    "conv tuned, full rate": {
-        "denoise.head": "conv",
-        "denoise.freeze": False,
-        "denoise.backbone_rate": 1.0,
-    },
     "deeplabv3 from scratch": {"denoise.kind": "deeplabv3"},
 }
 """Settings beside the defaults; --set comes after them. Few epochs where one takes minutes."""
@@ -347,8 +338,8 @@ def learnt(
         "accuracy": found.accuracy,
         "n_val": len(photos),
         "minutes": minutes,
-        "first_loss": float(fitted.curve[0, 0]),
-        "last_loss": float(fitted.curve[-1, -1]),
+        "first_loss": float(fitted.curve[0]),
+        "last_loss": float(fitted.curve[-1]),
     }
 
 

@@ -37,7 +37,7 @@ from datus.suggest.suggest import Source, Suggestion, find_source, fit_with, rea
 
 KS = tuple(range(2, 31))
 
-QUICK: dict[str, Any] = {"report.examples": 0, "report.gallery": 0, "speed.threads": 1}
+QUICK: dict[str, Any] = {"speed.threads": 1}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -246,7 +246,7 @@ def figures_of(made: tuple[RunResult, Store], k: int) -> dict[str, float]:
     plan = result.plan
     marks = {name: find_node(plan.nodes, name, k) for name in ("embeddings", "segments")}
     settings = dict(find_node(plan.nodes, "clusters", k).recipe["settings"])
-    known = {n: settings[n] for n in ("pca", "spherical", "restarts", "iterations", "sample")}
+    known = {n: settings[n] for n in ("pca", "spherical", "restarts", "sample")}
     clusters = ClustersConfig(k=(k,), **known)
     source = Source(result.index, marks["embeddings"].mark, marks["segments"].mark, clusters)
     points = read_points(store, source, 0)

@@ -19,7 +19,6 @@ class ClustersConfig:
     the mean over backbones and better in the worst case (docs/decisions.md 72)."""
     restarts: int = 10
     """The run with the least inertia wins."""
-    iterations: int = 50
     sample: int = 1_000_000
     """Vectors to learn from, at most: memory stays bounded. Of more segments, an even sample."""
     frozen: str = ""
@@ -31,18 +30,13 @@ class ClustersConfig:
     corrections: str = ""
     """Masks that a person corrected, as an annotation tool exports them: their classes are the
     first clusters, and what was drawn stays (docs/corrections.md)."""
-    corrected_share: float = 0.5
-    """A segment has the label that covers more than this share of its pixels. With half at least,
-    no two labels can; 0.6 and 0.75 drop segments of small classes and scored the same or less."""
 
 
 CLUSTERS_RANGES: tuple[tuple[str, float, float], ...] = (
     ("clusters.k", 1, MAX_CLUSTERS),
     ("clusters.pca", -1, 65_536),
     ("clusters.restarts", 1, 10_000),
-    ("clusters.iterations", 1, 100_000),
     ("clusters.sample", 256, 10**9),
-    ("clusters.corrected_share", 0.5, 0.999),
 )
 
 

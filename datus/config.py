@@ -67,8 +67,6 @@ class FeaturesConfig:
     A model that takes one size only gets that size, squashed (docs/method.md)."""
     resize: Literal["keep", "squash"] = "keep"
     """keep the aspect ratio, sides rounded to patches; squash to T x T is what the paper did."""
-    channels: Literal["rgb", "bgr"] = "rgb"
-    """The authors fed BGR by mistake; the flag exists to measure it."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the forward pass. Changes bytes, so it is a setting and not a matter of speed."""
     store: Literal["float32", "float16"] = "float16"
@@ -113,7 +111,6 @@ class SegmentsConfig:
     backend: Literal["bits", "scikit-network", "python-louvain", "leiden"] = "bits"
     """bits is ours, on packed bits; scikit-network is what the authors ran; python-louvain is the
     slow reference; leiden needs the extra of that name."""
-    resolution: float = 1.0
     restarts: int = 2
     """Node orders, the best modularity wins; more do not better the masks (decisions 25)."""
 
@@ -230,11 +227,6 @@ class Config:
             )
         check_denoise(self.denoise, self.clusters.k)
         parse_share(self.speed.shards)
-        if self.segments.backend == "python-louvain" and self.segments.resolution != 1.0:
-            raise ConfigError(
-                "segments.resolution: python-louvain is only right at 1.0, "
-                f"got {self.segments.resolution}; use backend scikit-network"
-            )
 
     @property
     def run_path(self) -> str:
@@ -313,7 +305,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("features.image_px", 8, 4096),
     ("graphs.density", 0.001, 0.9),
     ("graphs.threshold", 0.0, 0.999),
-    ("segments.resolution", 0.001, 1000.0),
     ("segments.restarts", 1, 1000),
     ("embeddings.min_patches", 1, 10**6),
     ("embeddings.crop_px", 8, 4096),

@@ -21,7 +21,8 @@ from datus.engine.resources import at_a_time, parallel, runtime_of
 from datus.errors import ClusterError, size_text
 from datus.inputs.index import Shard
 from datus.sampling import REPORT_READS, UNITS, Cost, Sample, sample_of
-from datus.stages.report import BASELINE_PICTURES
+from datus.stages.report import BASELINE_PICTURES, EXAMPLES
+from datus.stages.totals import GALLERY
 from datus.store.store import Store
 from datus.types import ImageRecord
 
@@ -224,10 +225,10 @@ class Forecast:
         settings = self.config.report
 
         def count(n_images: int) -> int:
-            shown = min(settings.gallery, n_images) * self.config.clusters.k[0]
+            shown = min(GALLERY, n_images) * self.config.clusters.k[0]
             shown += min(settings.browse, n_images)
             shown += min(BASELINE_PICTURES, n_images) if settings.baselines else 0
-            return 1 + min(settings.examples, n_images) + shown
+            return 1 + min(EXAMPLES, n_images) + shown
 
         return count(self.n_images) / count(n_sample)
 

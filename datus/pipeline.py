@@ -115,7 +115,7 @@ def _embeddings(config: Config, k: int, index: Index) -> dict[str, Any]:
         return {key: settings[key] for key in ("mode", "min_patches")}
     settings["weights"] = _weights(config, *work.embedder(config))
     settings["backbone"] = work.embedder(config)[0]
-    for name in ("channels", "precision", "allow_missing", "allow_unexpected"):
+    for name in ("precision", "allow_missing", "allow_unexpected"):
         settings[name] = settings_of(config.features)[name]
     return settings
 
@@ -140,7 +140,7 @@ def _edits(config: Config, k: int, index: Index) -> dict[str, Any]:
     return found
 
 
-_OF_SPLITS = ("spherical", "restarts", "iterations", "sample")
+_OF_SPLITS = ("spherical", "restarts", "sample")
 
 
 def _edits_needs(config: Config) -> tuple[str, ...]:
@@ -177,7 +177,6 @@ def _denoise_fit(config: Config, k: int, index: Index) -> dict[str, Any]:
         check_learnable(config.features.backbone)
         settings["backbone"] = config.features.backbone
         settings["weights"] = _weights(config, config.features.backbone, config.features.weights)
-    settings["channels"] = config.features.channels
     return settings | denoise_size(config)._asdict()
 
 
@@ -225,8 +224,7 @@ def _denoise_needs(config: Config) -> tuple[str, ...]:
 
 def _denoise_fit_needs(config: Config) -> tuple[str, ...]:
     tokens = ("features",) if denoising.reads_tokens(config) else ()
-    margins = ("segments",) if config.denoise.confidence == "margin" else ()
-    return (*tokens, *margins, "masks")
+    return (*tokens, "masks")
 
 
 def _evaluate_needs(config: Config) -> tuple[str, ...]:
@@ -389,7 +387,7 @@ STAGES: tuple[Stage, ...] = (
         version=1,
         scope="shard",
         needs=_tallies_needs,
-        settings=lambda config, k, index: {"gallery": config.report.gallery},
+        settings=_no_settings,
         build=tallies.build_tallies,
         per_k=True,
         sees_truth=True,

@@ -7,10 +7,6 @@ from dataclasses import dataclass
 class ReportConfig:
     """report.html, and browse.html beside it (docs/report.md)."""
 
-    examples: int = 12
-    """Images shown with mask and truth."""
-    gallery: int = 8
-    """Segments shown for each cluster, the most confident first."""
     baselines: bool = True
     """k-means on colour, and on colour and position, is shown beside the masks and, with truth,
     scored on the same pixels of 24 images."""
@@ -19,8 +15,4 @@ class ReportConfig:
     and the disk small. 0 = no browse.html."""
 
 
-REPORT_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("report.examples", 0, 1000),
-    ("report.gallery", 0, 1000),
-    ("report.browse", 0, 1_000_000),
-)
+REPORT_RANGES: tuple[tuple[str, float, float], ...] = (("report.browse", 0, 1_000_000),)

@@ -318,12 +318,12 @@ class Sample:
         """Two epochs; the seconds are those of all. A sample must not be left out as too plain."""
         own, spent = self.config.denoise, []
         for epochs in (1, 2):
-            settings = replace(own, epochs=epochs, rounds=1, drop_share=1.0)
+            settings = replace(own, epochs=epochs, drop_share=1.0)
             context = Context(replace(self.config, denoise=settings), node.k, self.runtime)
             started = time.perf_counter()
             data: ShardData = node.row.build(context)(self, _silent)
             spent.append(time.perf_counter() - started)
-        each = max(0.0, spent[1] - spent[0]) * own.epochs * own.rounds
+        each = max(0.0, spent[1] - spent[0]) * own.epochs
         n_images = len(self.index.records)
         return _Timed(data, self.index.records, n_images, max(0.0, 2 * spent[0] - spent[1]), each)
 

@@ -75,14 +75,12 @@ def test_workers_help_as_far_as_there_are_cores_and_shards(
 
 
 def test_the_report_shows_more_pictures_of_more_images(tiny: Dataset, finished: Path) -> None:
-    """Ten images, two in the sample: 10 + 3 clusters of up to 10 + 10 to browse + 4 beside the
+    """Ten images, two in the sample: 10 + 3 clusters of 8 + 10 to browse + 4 beside the
     baselines, against 2 + 3 of up to 2 + 2 + 2; without baselines 4 and 2 less."""
-    config = tiny.config(finished, {"report.examples": 99, "report.gallery": 99})
-    one = forecast(config, finished)
-    assert one._pictures(2) == (1 + 10 + 30 + 10 + 4) / (1 + 2 + 6 + 2 + 2)
-    plain = {"report.examples": 99, "report.gallery": 99, "report.baselines": False}
-    bare = forecast(tiny.config(finished, plain), finished)
-    assert bare._pictures(2) == (1 + 10 + 30 + 10) / (1 + 2 + 6 + 2)
+    one = forecast(tiny.config(finished), finished)
+    assert one._pictures(2) == (1 + 10 + 24 + 10 + 4) / (1 + 2 + 6 + 2 + 2)
+    bare = forecast(tiny.config(finished, {"report.baselines": False}), finished)
+    assert bare._pictures(2) == (1 + 10 + 24 + 10) / (1 + 2 + 6 + 2)
     assert one._pictures(10) == 1.0
 
 

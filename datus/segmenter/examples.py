@@ -2,7 +2,7 @@
 
     CacheWriter(folder, n_classes)     features and label shares to disk, image by image
     FeatureSet(folder)                 ... and back, any image at any time: for frozen backbones
-    ImageSet(sources, ...)             images read again in each epoch, with crops and mirroring
+    ImageSet(sources, ...)             images read again in each epoch, augmented if asked for
 
 Both sets give `Example`s. Only the images of one step are in memory: those of a cache are mapped
 from the disk. An image whose labels are nearly all of one class is left out (paper III-F).
@@ -38,18 +38,16 @@ class Examples(Protocol):
 
     are_features: bool
     """`inputs` go to the head, not through the whole model."""
-    pixels: Array
-    """int64 (C,): how often each label occurs."""
 
     def __len__(self) -> int: ...
     def take(self, places: Sequence[int], rng: np.random.Generator) -> list[Example]: ...
-    def relabel(self, draw: Callable[[Array], Array], round_: int) -> None: ...
 
 
 # --- features on disk ---------------------------------------------------------------------------
 
 _INDEX = "cache.json"
 _FEATURES = "features.f16"
+_SHARES = "shares.u8"
 
 
 @dataclass(slots=True)
@@ -63,8 +61,6 @@ class CacheWriter:
     n_classes: int
     drop_share: float
     grids: list[tuple[int, int]] = field(default_factory=list)
-    pixels: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    n_views: int = 1
     n_features: int = 0
     dropped: list[str] = field(default_factory=list)
     any_label: bool = False
@@ -73,9 +69,8 @@ class CacheWriter:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / _INDEX).unlink(missing_ok=True)
-        for name in (_FEATURES, _shares_name(0)):
+        for name in (_FEATURES, _SHARES):
             (self.folder / name).write_bytes(b"")
-        self.pixels = np.zeros(self.n_classes, np.int64)
 
     def wants(self, image_id: str, labels: Array) -> bool:
         """Whether an image teaches anything; if not, it is noted. labels: uint8 (H, W)."""
@@ -84,26 +79,17 @@ class CacheWriter:
         if not counts.any() or largest_share(counts) > self.drop_share:
             self.dropped.append(image_id)
             return False
-        self.pixels += counts
         return True
 
-    def add(self, views: Sequence[Array], labels: Array, confidence: Array | None = None) -> None:
-        """One image that is wanted.
-
-        views: its features float (F, gh, gw), and those of the mirrored image if that is learnt
-        from too; labels: uint8 (H, W); confidence: float32 (gh, gw), 0..1.
-        """
-        grid = (int(views[0].shape[1]), int(views[0].shape[2]))
-        shares = cell_shares(labels, grid, self.n_classes)
-        if confidence is not None:
-            shares = np.rint(shares * np.clip(confidence, 0, 1)).astype(np.uint8)
-        self.n_views, self.n_features = len(views), len(views[0])
+    def add(self, features: Array, labels: Array) -> None:
+        """One image that is wanted. features: float (F, gh, gw); labels: uint8 (H, W)."""
+        grid = (int(features.shape[1]), int(features.shape[2]))
+        self.n_features = len(features)
         self.grids.append(grid)
         with (self.folder / _FEATURES).open("ab") as file:
-            for view in views:
-                file.write(np.ascontiguousarray(view, np.float16).tobytes())
-        with (self.folder / _shares_name(0)).open("ab") as file:
-            file.write(shares.tobytes())
+            file.write(np.ascontiguousarray(features, np.float16).tobytes())
+        with (self.folder / _SHARES).open("ab") as file:
+            file.write(cell_shares(labels, grid, self.n_classes).tobytes())
 
     def finish(self) -> "FeatureSet":
         """The set is complete. Raises WorkError if no image is left."""
@@ -113,9 +99,7 @@ class CacheWriter:
         table = {
             "n_classes": self.n_classes,
             "n_features": self.n_features,
-            "n_views": self.n_views,
             "grids": self.grids,
-            "pixels": self.pixels.tolist(),
             "dropped": self.dropped,
         }
         write_whole(self.folder / _INDEX, json.dumps(table).encode())
@@ -130,15 +114,13 @@ class FeatureSet:
     def __init__(self, folder: Path) -> None:
         table = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         self.folder = folder
-        self.pixels = np.array(table["pixels"], np.int64)
         self.dropped: list[str] = table["dropped"]
-        self._n_classes = int(table["n_classes"])
-        self._n_features, self._n_views = int(table["n_features"]), int(table["n_views"])
+        self._n_classes, self._n_features = int(table["n_classes"]), int(table["n_features"])
         self._grids = [(int(rows), int(columns)) for rows, columns in table["grids"]]
         cells = np.array([rows * columns for rows, columns in self._grids], np.int64)
         self._starts = np.r_[0, np.cumsum(cells)].tolist()
         self._features = np.memmap(folder / _FEATURES, np.float16, "r")
-        self._shares = np.memmap(folder / _shares_name(0), np.uint8, "r")
+        self._shares = np.memmap(folder / _SHARES, np.uint8, "r")
 
     @staticmethod
     def stored(folder: Path) -> "FeatureSet | None":
@@ -152,38 +134,18 @@ class FeatureSet:
         return len(self._grids)
 
     def take(self, places: Sequence[int], rng: np.random.Generator) -> list[Example]:
-        """Images by number; mirrored or not by chance, if there are mirrored ones."""
-        found = []
-        for place in places:
-            view = int(rng.integers(self._n_views)) if self._n_views > 1 else 0
-            shares = self._shares_of(place)
-            found.append(Example(self._view(place, view), shares[..., ::-1] if view else shares))
-        return found
+        """Images by number. Nothing here is random."""
+        return [self._example(place) for place in places]
 
-    def relabel(self, draw: Callable[[Array], Array], round_: int) -> None:
-        """From now on learn what `draw` makes of the features: float32 (F, gh, gw) -> uint8
-        (C, gh, gw) shares. Written under the number of the round, once."""
-        path = self.folder / _shares_name(round_)
-        if not path.exists():
-            drawn = (draw(self._view(place, 0)).tobytes() for place in range(len(self)))
-            wholefile.write(path, drawn, f".tmp-{path.name}")
-        self._shares = np.memmap(path, np.uint8, "r")
-
-    def _view(self, place: int, view: int) -> Array:
-        rows, columns = self._grids[place]
-        start = (self._n_views * self._starts[place] + view * rows * columns) * self._n_features
-        part = self._features[start : start + self._n_features * rows * columns]
-        return part.reshape(self._n_features, rows, columns).astype(np.float32)
-
-    def _shares_of(self, place: int) -> Array:
-        rows, columns = self._grids[place]
-        start = self._starts[place] * self._n_classes
-        part = self._shares[start : start + self._n_classes * rows * columns]
-        return np.array(part.reshape(self._n_classes, rows, columns))
-
-
-def _shares_name(round_: int) -> str:
-    return f"shares-{round_}.u8"
+    def _example(self, place: int) -> Example:
+        (rows, columns), start = self._grids[place], self._starts[place]
+        end = start + rows * columns
+        features = self._features[start * self._n_features : end * self._n_features]
+        shares = self._shares[start * self._n_classes : end * self._n_classes]
+        return Example(
+            features.reshape(-1, rows, columns).astype(np.float32),
+            np.array(shares.reshape(-1, rows, columns)),
+        )
 
 
 # --- images read again and again ----------------------------------------------------------------
@@ -206,13 +168,12 @@ class View:
 
     image_px: int
     resize: str
-    channels: str
     stride: int
     """Sides are multiples of it; labels are counted in cells of this many pixels."""
     crop: bool = False
     """Always a square of `image_px`, cut at random."""
-    scale: float = 1.0
-    flip: bool = False
+    augment: bool = False
+    """Mirrored, and at other scales."""
 
 
 class ImageSet:
@@ -224,7 +185,6 @@ class ImageSet:
         self, sources: Iterable[Source], n_classes: int, drop_share: float, view: View
     ) -> None:
         """Reads all labels once. Raises ImageError, or WorkError if no image is left."""
-        self.pixels = np.zeros(n_classes, np.int64)
         self.dropped: list[str] = []
         self._sources, self._n_classes, self._view = [], n_classes, view
         any_label = False
@@ -235,7 +195,6 @@ class ImageSet:
                 self.dropped.append(one.image_id)
             else:
                 self._sources.append(one)
-                self.pixels += counts
         if not self._sources:
             raise WorkError(nothing_left(len(self.dropped), drop_share, any_label))
 
@@ -246,23 +205,17 @@ class ImageSet:
         """Images by number, each cut and mirrored as chance and the settings want."""
         return [self._one(self._sources[place], rng) for place in places]
 
-    def relabel(self, draw: Callable[[Array], Array], round_: int) -> None:
-        """Not possible: labels are read again from their files."""
-        raise ValueError("relabel: only for features that are made once")
-
     def _one(self, source: Source, rng: np.random.Generator) -> Example:
         view = self._view
         image, labels = source.image(), source.labels()
         height, width = image.shape[:2]
         size = fit_size(height, width, view.image_px, view.stride, _resize(view))
-        if view.crop or view.scale > 1:
+        if view.crop or view.augment:
             side = fit_size(1, 1, view.image_px, view.stride, "squash") if view.crop else size
-            image, labels = cut(image, labels, choose_cut(size, side, view.scale, view.flip, rng))
+            image, labels = cut(image, labels, choose_cut(size, side, view.augment, rng))
         else:
             image = resize_image(image, size)
-            if view.flip and rng.integers(2):
-                image, labels = image[:, ::-1], labels[:, ::-1]
-        pixels = normalise(image, "bgr" if view.channels == "bgr" else "rgb")
+        pixels = normalise(image)
         grid = (pixels.shape[1] // view.stride, pixels.shape[2] // view.stride)
         return Example(pixels, cell_shares(labels, grid, self._n_classes))
 

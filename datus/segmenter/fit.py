@@ -21,8 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from datus.compute.threads import map_threads, n_cores
 from datus.config import Config, settings_of
 from datus.engine.resources import resolve_device
@@ -72,7 +70,7 @@ class Fitted:
     n_unlabelled: int
     """Images that have no label file."""
     curve: Array
-    """float64 (rounds, epochs): mean losses."""
+    """float64 (epochs,): mean losses."""
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -193,8 +191,7 @@ def _recipe(config: Config, classes: ClassTable, weights: str) -> dict[str, obje
     """All that the model depends on, but for the files."""
     settings = {**settings_of(config.denoise), "seed": config.seed}
     del settings["enabled"]
-    for name in ("backbone", "channels"):
-        settings[name] = getattr(config.features, name)
+    settings["backbone"] = config.features.backbone
     settings |= denoise_size(config)._asdict()
     names = [classes.name, list(classes.names), classes.lookup.tolist()]
     return {"settings": settings, "weights": weights, "classes": names}
@@ -216,7 +213,7 @@ class _Job:
         from datus.segmenter.train import Place, train
 
         examples, own = self.examples(pairs, console), self.config.denoise
-        with console.bar("fit", len(examples) * own.epochs * own.rounds) as bar:
+        with console.bar("fit", len(examples) * own.epochs) as bar:
             seed, n_threads = self.config.seed, self.n_threads
             place = Place(self.folder, seed, n_threads, lambda done, total: bar(len(examples)))
             return examples, train(self.segmenter, examples, own, place)
@@ -240,12 +237,12 @@ class _Job:
 
         writer = CacheWriter(self.folder, self.classes.n_classes, self.config.denoise.drop_share)
 
-        def one(pair: Pair) -> tuple[Array, list[Array]] | str:
+        def one(pair: Pair) -> tuple[Array, Array] | str:
             try:
                 labels, image = self._labels(pair), self._image(pair)
             except ImageError as error:
                 return str(error)
-            return labels, self._views(image)
+            return labels, features_of(self.segmenter, prepared(self.segmenter, image))
 
         for start in range(0, len(pairs), 2 * self.n_threads):
             some = pairs[start : start + 2 * self.n_threads]
@@ -257,15 +254,6 @@ class _Job:
             advance(len(some))
         self._check()
         return writer.finish()
-
-    def _views(self, image: Array) -> list[Array]:
-        """Features of the image, and of it mirrored where that is learnt from."""
-        seen = prepared(self.segmenter, image)
-        views = [features_of(self.segmenter, seen)]
-        if self.config.denoise.flip:
-            mirrored = np.ascontiguousarray(seen[..., ::-1])
-            views.append(features_of(self.segmenter, mirrored))
-        return views
 
     def _usable(self, pairs: list[Pair], advance: Advance) -> list[Pair]:
         """Pairs that can be read; the others are recorded."""

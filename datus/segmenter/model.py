@@ -86,13 +86,11 @@ class SegmenterSpec:
     n_classes: int = 2
     image_px: int = 224
     resize: Literal["keep", "squash"] = "keep"
-    channels: Literal["rgb", "bgr"] = "rgb"
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, KINDS)
         _one_of("head", self.head, HEADS)
         _one_of("resize", self.resize, ("keep", "squash"))
-        _one_of("channels", self.channels, ("rgb", "bgr"))
         if not 1 <= self.image_px <= MAX_IMAGE_PX:
             raise UsageError(
                 f"segmenter.image_px: expected 1 to {MAX_IMAGE_PX}, got {self.image_px}"
@@ -371,7 +369,7 @@ def _preprocessing(segmenter: Segmenter) -> dict[str, Any]:
     return {
         "image_px": spec.image_px,
         "resize": spec.resize,
-        "channels": spec.channels,
+        "channels": "rgb",
         "multiple_of": segmenter.stride,
         "mean": list(IMAGENET_MEAN),
         "deviation": list(IMAGENET_STD),

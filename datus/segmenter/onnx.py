@@ -10,7 +10,7 @@
     found = export_model(Path("scenes"), Path("scenes.onnx"))
     found.difference                  largest difference from torch, seen by onnxruntime on a CPU
 
-Normalisation and the order of the channels are inside. Batch, height and width are free; where a
+Normalisation is inside. Batch, height and width are free; where a
 backbone takes one size only, or a size is asked for, it is fixed. Needs the extra onnx.
 """
 
@@ -98,13 +98,10 @@ class Whole(nn.Module):
         super().__init__()
         self.body, self.head = segmenter.body, segmenter.head
         self.is_probe = segmenter.spec.kind == "probe"
-        self.is_bgr = segmenter.spec.channels == "bgr"
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None])
         self.register_buffer("deviation", torch.tensor(IMAGENET_STD)[:, None, None])
 
     def forward(self, image: Tensor) -> Tensor:
-        if self.is_bgr:
-            image = image.flip(1)
         logits: Tensor = self.head(self.body((image / 255 - self.mean) / self.deviation))
         if self.is_probe:
             return logits

@@ -3,7 +3,6 @@
     cell_shares(labels, grid, n)     uint8 (n, gh, gw): how much of each cell has which label
     largest_share(labels)            of the labelled pixels, the most frequent label
     count_labels(labels, n)          int64 (n,): pixels of each label
-    class_weights(pixels, balance)   float32 (n,): weights of the classes in a loss
     cut(image, labels, choice)       one crop of both, at one scale, mirrored or not
 
 Labels are uint8 (H, W), IGNORE where nothing is known. They are counted or picked, never
@@ -11,7 +10,6 @@ interpolated. A cell is a patch of the ViT: every known pixel in it counts, be i
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -62,18 +60,6 @@ def largest_share(counts: Array) -> float:
     return int(counts.max(initial=0)) / total if total else 1.0
 
 
-def class_weights(pixels: Array, balance: Literal["none", "sqrt", "full"]) -> Array:
-    """float32 (n,): 1, or falling with a class's share of the pixels; 1 on average over pixels.
-
-    A class without pixels weighs nothing: no label asks for it.
-    """
-    share = pixels / max(int(pixels.sum()), 1)
-    power = {"none": 0.0, "sqrt": -0.5, "full": -1.0}[balance]
-    weights = np.where(share > 0, np.maximum(share, 1e-12) ** power, 0.0)
-    weights /= max(float((weights * share).sum()), 1e-12)
-    return weights.astype(np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Which part of an image, at which size. Pixels of the image as it was made larger."""
@@ -85,16 +71,20 @@ class Cut:
     mirrored: bool
 
 
+SCALE = 1.5
+"""Augmented images are this much larger or smaller at most."""
+
+
 def choose_cut(
-    size: tuple[int, int], side: tuple[int, int], scale: float, flip: bool, rng: np.random.Generator
+    size: tuple[int, int], side: tuple[int, int], augment: bool, rng: np.random.Generator
 ) -> Cut:
-    """A crop of `side` (h, w) from an image of `size` (h, w), made up to `scale` larger or
-    smaller, anywhere in it."""
-    factor = float(np.exp(rng.uniform(-np.log(scale), np.log(scale)))) if scale > 1 else 1.0
+    """A crop of `side` (h, w) from an image of `size` (h, w), anywhere in it; augmented, at another
+    scale, and mirrored or not."""
+    factor = float(np.exp(rng.uniform(-np.log(SCALE), np.log(SCALE)))) if augment else 1.0
     height, width = (max(1, round(one * factor)) for one in size)
     top = int(rng.integers(0, max(0, height - side[0]) + 1))
     left = int(rng.integers(0, max(0, width - side[1]) + 1))
-    return Cut((height, width), (top, left, *side), bool(flip and rng.integers(2)))
+    return Cut((height, width), (top, left, *side), bool(augment and rng.integers(2)))
 
 
 def cut(image: Array, labels: Array, choice: Cut) -> tuple[Array, Array]:

@@ -152,7 +152,7 @@ def _forward(segmenter: "Segmenter", tiles: list[_Tile]) -> Array:
     """float32 (B, C, gh, gw) logits of tiles of one size, of views of one size."""
     import torch
 
-    pixels = np.stack([normalise(one.pixels, segmenter.spec.channels) for one in tiles])
+    pixels = np.stack([normalise(one.pixels) for one in tiles])
     device = next(segmenter.parameters()).device
     size = pixels.shape[2] // segmenter.stride, pixels.shape[3] // segmenter.stride
     places = [(one.top, one.left) for one in tiles]

@@ -13,7 +13,7 @@ import numpy as np
 
 from datus.compute.threads import map_threads
 from datus.config import Config, settings_of
-from datus.engine.stage import Arrays, Context, Inputs, ShardWork, per_image, read_image
+from datus.engine.stage import Context, Inputs, ShardWork, per_image, read_image
 from datus.engine.workers import Advance
 from datus.inputs.index import Shard
 from datus.models.image_size import denoise_size
@@ -33,7 +33,7 @@ MODEL = "model"
 def reads_tokens(config: Config) -> bool:
     """A frozen probe on last tokens learns from what the features stage stored: no second pass."""
     own = config.denoise
-    return own.kind == "probe" and own.freeze and own.head != "layers" and not own.flip
+    return own.kind == "probe" and own.freeze and own.head != "layers"
 
 
 def segmenter_spec(config: Config, n_classes: int) -> Any:
@@ -49,11 +49,10 @@ def segmenter_spec(config: Config, n_classes: int) -> Any:
         freeze=own.freeze,
         n_classes=n_classes,
         **denoise_size(config)._asdict(),
-        channels=seen.channels,
     )
 
 
-# --- denoise-fit: what was learnt, by name; curve float64 (rounds, epochs); files: the model ----
+# --- denoise-fit: what was learnt, by name; curve float64 (epochs,); files: the model ------------
 
 
 def build_denoise_fit(context: Context) -> DatasetWork:
@@ -78,8 +77,8 @@ def build_denoise_fit(context: Context) -> DatasetWork:
         figures = {
             "n_trained": float(len(examples)),
             "n_dropped": float(len(examples.dropped)),
-            "first_loss": float(curve[-1, 0]),
-            "last_loss": float(curve[-1, -1]),
+            "first_loss": float(curve[0]),
+            "last_loss": float(curve[-1]),
         }
         arrays = {**trained_state(segmenter), "curve": curve}
         return ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: figures}, files=files)
@@ -117,10 +116,9 @@ def training_view(config: Config, segmenter: "Segmenter") -> "View":
 
     own, spec = config.denoise, segmenter.spec
     return View(
-        *(spec.image_px, spec.resize, spec.channels, segmenter.stride),
+        *(spec.image_px, spec.resize, segmenter.stride),
         crop=own.kind == "deeplabv3",
-        scale=own.scale,
-        flip=own.flip,
+        augment=own.augment,
     )
 
 
@@ -154,7 +152,6 @@ def _cached(
     config, k = context.config, context.k
     writer = CacheWriter(folder, labels_of(config, k), config.denoise.drop_share)
     needs = ["masks", *(["features"] if reads_tokens(config) else [])]
-    needs += ["segments"] if config.denoise.confidence == "margin" else []
     streams = [dataset.data(need, k) for need in needs]
     for parts in zip(*streams, strict=True):
         shard = parts[0][0]
@@ -164,31 +161,13 @@ def _cached(
                 continue
             labels = _mask(config, dataset, k, record)
             if writer.wants(record.image_id, labels):
-                arrays = {need: found[need][record.image_id] for need in needs}
-                views = list(_views(context, segmenter, record, arrays))
-                writer.add(views, labels, _confidence(arrays))
+                if "features" in found:
+                    features = np.moveaxis(found["features"][record.image_id]["tokens"], -1, 0)
+                else:
+                    image = prepared(segmenter, read_image(config, record))
+                    features = features_of(segmenter, image)
+                writer.add(features, labels)
     return writer.finish()
-
-
-def _views(
-    context: Context, segmenter: "Segmenter", record: ImageRecord, arrays: dict[str, Arrays]
-) -> Iterator[Array]:
-    """float (F, gh, gw): stored tokens, or features of the image, and of it mirrored."""
-    if "features" in arrays:
-        yield np.moveaxis(arrays["features"]["tokens"], -1, 0)
-        return
-    image = prepared(segmenter, read_image(context.config, record))
-    yield features_of(segmenter, image)
-    if context.config.denoise.flip:
-        yield features_of(segmenter, np.ascontiguousarray(image[..., ::-1]))
-
-
-def _confidence(arrays: dict[str, Arrays]) -> Array | None:
-    """float32 (gh, gw): the margin of each patch's segment; None where it is not asked for."""
-    if "segments" not in arrays:
-        return None
-    found: Array = arrays["masks"]["margin"][arrays["segments"]["labels"]]
-    return found
 
 
 def prepared(segmenter: "Segmenter", image: Array) -> Array:
@@ -197,7 +176,7 @@ def prepared(segmenter: "Segmenter", image: Array) -> Array:
 
     spec = segmenter.spec
     size = fit_size(*(image.shape[0], image.shape[1], spec.image_px, segmenter.stride), spec.resize)
-    return normalise(resize_image(image, size), spec.channels)
+    return normalise(resize_image(image, size))
 
 
 def features_of(segmenter: "Segmenter", image: Array) -> Array:

@@ -35,7 +35,7 @@ from datus.report.summary import HEADLINE
 from datus.review import corrections as corrected
 from datus.review import frozen, review
 from datus.stages.gather import Dataset, DatasetWork, cluster_arrays_of, label_centroids, model_of
-from datus.stages.totals import Candidate, Tally, tally_of
+from datus.stages.totals import GALLERY, Candidate, Tally, tally_of
 from datus.stages.views import figures_of
 from datus.stages.warnings import few_labelled, few_valid
 from datus.types import WHOLE, Confusion, ImageRecord, ShardData, Verdict
@@ -146,7 +146,7 @@ def _tally(config: Config, dataset: Dataset, k: int, advance: Advance) -> Tally:
     main = k == config.clusters.k[0]
     n_labels = len(label_centroids(config, dataset, k))
     if main:
-        return tally_of(dataset, k, n_labels, config.report.gallery, advance)
+        return tally_of(dataset, k, n_labels, GALLERY, advance)
     return tally_of(dataset, k, n_labels)
 
 
@@ -357,6 +357,10 @@ def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> 
     )
 
 
+EXAMPLES = 12
+"""Images that the report shows with mask and truth; browse.html has all of them."""
+
+
 def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example]:
     """Images spread evenly over the dataset; those with truth, where there is truth."""
     from datus.method.masks import decode_labels, truth_classes
@@ -365,7 +369,7 @@ def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example
     stages = ("masks", "denoise") if config.denoise.enabled else ("masks",)
     usable = [r for r in dataset.index.records if r.image_id in told.images]
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
-    for record in _spread(usable, config.report.examples):
+    for record in _spread(usable, EXAMPLES):
         name, limit = f"{record.image_id}.png", config.data.max_pixels
         masks = [decode_labels(dataset.file(stage, k, name), limit) for stage in stages]
         labels = read_truth(config, record) if classes else None

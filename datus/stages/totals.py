@@ -64,14 +64,16 @@ class Stored(Protocol):
     def data(self, stage: str, k: int) -> Iterator[tuple[Shard, ShardData]]: ...
 
 
+GALLERY = 8
+"""Segments that the report shows of each cluster, the most confident first."""
+
+
 # --- tallies: of the shard, pixels, denoised_pixels, counts, denoised as in `Tally`; by_confidence
 #     int64 (n, 4) as `confidence.binned`; margin float32, cluster int16, segment int32 (m,), box
 #     float64 (m, 4), images text: candidates of the gallery -------------------------------------
 
 
 def build_tallies(context: Context) -> ShardWork:
-    n_best = context.config.report.gallery
-
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
         advance(len(shard.records))
         masks, segments = inputs["masks"].arrays, inputs["segments"].arrays
@@ -86,7 +88,7 @@ def build_tallies(context: Context) -> ShardWork:
             whole |= _scored(_of(usable, inputs["evaluate"].arrays))
         pairs = ((r, masks[r.image_id], segments[r.image_id]) for r in usable)
         found = (pair for one in pairs for pair in candidates(*one))
-        best = surest(found, len(whole["pixels"]) - 1, n_best)
+        best = surest(found, len(whole["pixels"]) - 1, GALLERY)
         return ShardData(arrays={WHOLE: whole | _packed(best)})
 
     return work

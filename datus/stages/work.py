@@ -47,6 +47,9 @@ from datus.types import (
 
 # --- features: keys (gh, gw, D), tokens (gh, gw, E), cls (E,), size int32 (2,) ------------------
 
+RESOLUTION = 1.0
+"""Of the modularity (paper, eq. 2). Others gained nothing (docs/decisions.md 19)."""
+
 
 def build_features(context: Context) -> ShardWork:
     from datus.compute.float16 import as_float16, as_float32, too_large
@@ -62,7 +65,7 @@ def build_features(context: Context) -> ShardWork:
 
     def decode(record: ImageRecord) -> Array:
         size = fit_size(record.height, record.width, seen.image_px, backbone.patch_px, seen.resize)
-        return normalise(vit_image(config, record, size, context.view), settings.channels)
+        return normalise(vit_image(config, record, size, context.view))
 
     def rounded(values: Array) -> Array:
         if not halved or (largest := too_large(values)) is None:
@@ -197,7 +200,7 @@ def build_segments(context: Context) -> ShardWork:
         found = partition(
             AffinityGraph(graph["bits"]),
             settings.backend,
-            settings.resolution,
+            RESOLUTION,
             settings.restarts,
             int(seeds.generate_state(1)[0]),
         )
@@ -271,7 +274,7 @@ def _build_crop_embeddings(context: Context) -> ShardWork:
         valid = valid_segments(segments, settings.min_patches)
         patch_px = height // segments.labels.shape[0]
         crops = make_crops(image, segments, valid, settings, (patch_px, backbone.patch_px))
-        return [normalise(crop, config.features.channels) for crop in crops], valid
+        return [normalise(crop) for crop in crops], valid
 
     def embedded(record: ImageRecord, found: Arrays, tokens: Array, valid: Array) -> ShardData:
         return _embedded(record, segment_map(found), embed_crops(tokens, valid))

@@ -114,13 +114,10 @@ def test_nothing_to_learn_from_says_so(tiny: Dataset, run_copy: Path) -> None:
     "more",
     [
         {},
-        pytest.param({"denoise.head": "conv", "denoise.flip": True}, marks=pytest.mark.slow),
-        pytest.param(
-            {"denoise.head": "layers", "denoise.confidence": "margin"}, marks=pytest.mark.slow
-        ),
-        {"denoise.freeze": False, "denoise.scale": 1.5, "denoise.epochs": 1},
+        pytest.param({"denoise.head": "layers"}, marks=pytest.mark.slow),
+        {"denoise.freeze": False, "denoise.augment": True, "denoise.epochs": 1},
     ],
-    ids=["tokens", "mirrored", "layers", "tuned"],
+    ids=["tokens", "layers", "tuned"],
 )
 def test_threads_and_what_is_kept_change_no_byte(
     tiny: Dataset, run_copy: Path, more: dict[str, Any]
@@ -155,7 +152,7 @@ save = denoise._Learner.save
 
 def save_and_die(learner):
     save(learner)
-    if learner.n_epochs == {epoch}:
+    if len(learner.curve) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 denoise._Learner.save = save_and_die
@@ -164,13 +161,11 @@ go(Dataset(Path({root!r})).config({run!r}, {more!r}))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("epoch", "rounds"), [(1, 1), (4, 2)])
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
-    epoch: int, rounds: int, tiny: Dataset, run_copy: Path
+    tiny: Dataset, run_copy: Path
 ) -> None:
-    more = {**ON, "denoise.rounds": rounds, "denoise.ema": 0.9}
-    config = tiny.config(run_copy, more)
-    text = KILLED.format(epoch=epoch, root=str(tiny.root), run=str(run_copy), more=more)
+    config = tiny.config(run_copy, ON)
+    text = KILLED.format(root=str(tiny.root), run=str(run_copy), more=ON)
     paths = os.pathsep.join([str(Path(__file__).resolve().parents[1] / "helpers"), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", text], env={**os.environ, "PYTHONPATH": paths}, check=False

@@ -144,7 +144,7 @@ def test_one_view_equals_the_model_by_hand(segmenter: Segmenter) -> None:
     image = picture(50, 81)
     ((labels, sure),) = predict_images(segmenter, [image], Prediction(confidence=True))
     size = seen_size(segmenter, 50, 81, Prediction())
-    pixels = torch.from_numpy(normalise(resize_image(image, size), "rgb"))[None]
+    pixels = torch.from_numpy(normalise(resize_image(image, size)))[None]
     with torch.no_grad():
         logits = functional.interpolate(segmenter(pixels), size=(50, 81), mode="bilinear")[0]
     assert (labels == logits.argmax(0).numpy()).mean() > 0.999
@@ -170,7 +170,7 @@ def trained(spec: SegmenterSpec) -> Segmenter:
     segmenter = build_segmenter(spec, 0)
     side = 160 // segmenter.stride * segmenter.stride
     images = [picture(side, side, seed) for seed in range(10, 18)]
-    pixels = torch.from_numpy(np.stack([normalise(one, "rgb") for one in images]))
+    pixels = torch.from_numpy(np.stack([normalise(one) for one in images]))
     features = segmenter.features(pixels)
     cells = side // segmenter.stride
     seen = np.stack([resize_image(one, (cells, cells)) for one in images]).astype(np.float32)

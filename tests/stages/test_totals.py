@@ -1,6 +1,7 @@
 """What a shard adds up for the report, against the arrays of its images, however shards are cut."""
 
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ class Images:
 
     def cut(self, size: int, n_best: int) -> None:
         """Tallies of shards of `size` images."""
-        config = Config.load(None, {"data.images": "x", "report.gallery": n_best})
+        config = Config.load(None, {"data.images": "x"})
         work = build_tallies(Context(config, N_LABELS, Runtime("cpu", 1, 1)))
         self.shards, self.counted = list[tuple[Shard, ShardData]](), list[int]()
         for start in range(0, len(self.records), size):
@@ -74,7 +75,8 @@ class Images:
                     ("evaluate", self.scores),
                 )
             }
-            self.shards.append((shard, work(shard, inputs, self.counted.append)))
+            with patch("datus.stages.totals.GALLERY", n_best):
+                self.shards.append((shard, work(shard, inputs, self.counted.append)))
 
 
 @settings(max_examples=40, deadline=None)
