@@ -28,8 +28,7 @@ import numpy as np
 from PIL import Image
 
 from datus.cli.fit import DEFAULTS
-from datus.clusters_config import ClustersConfig
-from datus.config import Config
+from datus.config import ClustersConfig, Config
 from datus.engine.plan import find_node
 from datus.engine.run import QUIET, run
 from datus.formats.read_pngs import MAX_PIXELS

@@ -13,9 +13,9 @@ ROOT = Path(datus.__file__).parent
 
 WINGS = (
     ("errors",),
-    ("types", "shares"),
+    ("types",),
     ("compute", "models.registry"),
-    ("models.aliases", "clusters_config", "denoise_config", "report_config"),
+    ("models.aliases",),
     ("config",),
     ("models",),
     ("method",),

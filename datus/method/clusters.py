@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from datus.clusters_config import ClustersConfig
 from datus.compute.threads import map_threads
+from datus.config import ClustersConfig
 from datus.errors import ClusterError, MissingPackage
 from datus.types import Array, Assignments, ClusterModel, SegmentEmbeddings
 

@@ -15,8 +15,8 @@ import functools
 
 import numpy as np
 
-from datus.clusters_config import ClustersConfig
 from datus.compute.threads import map_threads
+from datus.config import ClustersConfig
 from datus.errors import ClusterError
 from datus.method.clusters import ITERATIONS
 from datus.types import IGNORE, Array

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datus.compute.threads import thread_pool
-from datus.denoise_config import DenoiseConfig
+from datus.config import DenoiseConfig
 from datus.models.forward import exact_float32, seeded
 from datus.segmenter.examples import Example, Examples, write_whole
 from datus.segmenter.model import Segmenter

@@ -19,8 +19,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from datus.cli.fit import fit
-from datus.config import Config
-from datus.denoise_config import DenoiseConfig
+from datus.config import Config, DenoiseConfig
 from datus.engine.run import QUIET
 from datus.errors import ImageError, TooManyFailures, UsageError, WorkError
 from datus.segmenter.examples import CacheWriter, Example, FeatureSet, ImageSet, Source, View
