@@ -40,10 +40,17 @@ from datus.method.metrics import RULES, add, count_pixels, fit_match, score
 from datus.method.refine import refine
 from datus.review.cluster_arrays import cluster_model
 from datus.segmenter.fit import fit_folders
-from datus.segmenter.logits import logits_to_pixels
-from datus.segmenter.model import build_segmenter, load_segmenter
-from datus.segmenter.train import fill, head_logits, image_logits
-from datus.stages.denoise import prepared, reads_tokens, segmenter_spec
+from datus.segmenter.model import (
+    build_segmenter,
+    head_logits,
+    image_logits,
+    load_segmenter,
+    prepared,
+    segmenter_spec,
+)
+from datus.segmenter.tiles import logits_to_pixels
+from datus.segmenter.train import fill
+from datus.stages.denoise import reads_tokens
 from datus.stages.work import segment_map
 from datus.store.store import Store
 from datus.types import IGNORE, WHOLE, Array, Confusion, ImageRecord, SegmentEmbeddings

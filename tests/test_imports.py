@@ -48,7 +48,7 @@ LEFT = {
     *(("engine.finished_run", "stages.totals"), ("engine.resources", "engine.stage")),
     *(("inputs.index", "store.store"), ("inputs.safe_decode", "store.store")),
     *(("method.masks", "inputs.decode"), ("method.verdict", "suggest.stability")),
-    *(("review.corrected_clusters", "stages.sample"), ("segmenter.fit", "stages.denoise")),
+    ("review.corrected_clusters", "stages.sample"),
 }
 """Arrows that still run back up."""
 

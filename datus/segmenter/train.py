@@ -29,9 +29,8 @@ from torch.nn import functional
 from datus.compute.threads import thread_pool
 from datus.config import DenoiseConfig
 from datus.models.forward import exact_float32, seeded
-from datus.segmenter.examples import Example, Examples, write_whole
+from datus.segmenter.examples import FULL, Example, Examples, write_whole
 from datus.segmenter.model import Segmenter
-from datus.segmenter.targets import FULL
 from datus.types import Array
 
 WARM_UP = 0.05
@@ -91,24 +90,6 @@ def fill(segmenter: Segmenter, state: Mapping[str, Array]) -> None:
     tensors = {name: torch.from_numpy(np.array(one)) for name, one in state.items()}
     segmenter.load_state_dict(tensors, strict=False)
     segmenter.eval()
-
-
-def head_logits(segmenter: Segmenter, features: Array) -> Array:
-    """float32 (C, gh, gw) logits of features float (F, gh, gw)."""
-    device = next(segmenter.head.parameters()).device
-    with torch.inference_mode(), exact_float32():
-        inputs = torch.from_numpy(features.astype(np.float32))[None].to(device)
-        logits: Array = segmenter.head(inputs)[0].float().cpu().numpy()
-    return logits
-
-
-def image_logits(segmenter: Segmenter, image: Array) -> Array:
-    """float32 (C, gh, gw) logits of an image, float32 (3, h, w) normalised."""
-    device = next(segmenter.head.parameters()).device
-    with torch.inference_mode(), exact_float32():
-        found = segmenter.grid_logits(torch.from_numpy(image)[None].to(device))
-        logits: Array = found[0].float().cpu().numpy()
-    return logits
 
 
 # --- training -----------------------------------------------------------------------------------

@@ -7,23 +7,21 @@ and model.safetensors, for `datus predict`. The bodies have the shape of those i
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datus.compute.threads import map_threads
 from datus.config import Config, settings_of
 from datus.engine.stage import Context, Inputs, ShardWork, per_image, read_image
 from datus.engine.workers import Advance
 from datus.inputs.index import Shard
-from datus.models.image_size import denoise_size
 from datus.review.corrections import drawn_in
 from datus.review.review import labels_of
 from datus.stages.gather import Dataset, DatasetWork
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
 if TYPE_CHECKING:
-    from datus.segmenter.examples import FeatureSet, ImageSet, Source, View
+    from datus.segmenter.examples import FeatureSet, ImageSet, Source
     from datus.segmenter.model import Segmenter
 
 MODEL = "model"
@@ -36,27 +34,11 @@ def reads_tokens(config: Config) -> bool:
     return own.kind == "probe" and own.freeze and own.head != "layers"
 
 
-def segmenter_spec(config: Config, n_classes: int) -> Any:
-    """The SegmenterSpec of a run's [denoise] and [features]."""
-    from datus.segmenter.model import SegmenterSpec
-
-    own, seen = config.denoise, config.features
-    return SegmenterSpec(
-        kind=own.kind,
-        head=own.head,
-        backbone=seen.backbone,
-        weights=seen.weights,
-        freeze=own.freeze,
-        n_classes=n_classes,
-        **denoise_size(config)._asdict(),
-    )
-
-
 # --- denoise-fit: what was learnt, by name; curve float64 (epochs,); files: the model ------------
 
 
 def build_denoise_fit(context: Context) -> DatasetWork:
-    from datus.segmenter.model import build_segmenter
+    from datus.segmenter.model import build_segmenter, segmenter_spec
     from datus.segmenter.train import Place, train, trained_state
 
     config, runtime = context.config, context.runtime
@@ -100,7 +82,7 @@ def _examples(
     context: Context, dataset: Dataset, segmenter: "Segmenter", folder: Path
 ) -> "FeatureSet | ImageSet":
     """Pseudo-masks and what is learnt from them; features once to the disk, or images by name."""
-    from datus.segmenter.examples import FeatureSet, ImageSet
+    from datus.segmenter.examples import FeatureSet, ImageSet, training_view
 
     if segmenter.is_frozen:
         return FeatureSet.stored(folder) or _cached(context, dataset, segmenter, folder)
@@ -108,18 +90,6 @@ def _examples(
     view = training_view(context.config, segmenter)
     n_labels = labels_of(context.config, context.k)
     return ImageSet(sources, n_labels, context.config.denoise.drop_share, view)
-
-
-def training_view(config: Config, segmenter: "Segmenter") -> "View":
-    """How a model that is not frozen sees images while it learns."""
-    from datus.segmenter.examples import View
-
-    own, spec = config.denoise, segmenter.spec
-    return View(
-        *(spec.image_px, spec.resize, segmenter.stride),
-        crop=own.kind == "deeplabv3",
-        augment=own.augment,
-    )
 
 
 def _sources(config: Config, dataset: Dataset, k: int) -> Iterator["Source"]:
@@ -148,6 +118,7 @@ def _cached(
 ) -> "FeatureSet":
     """One pass over the dataset: features and label shares of every image to the work folder."""
     from datus.segmenter.examples import CacheWriter
+    from datus.segmenter.model import features_of, prepared
 
     config, k = context.config, context.k
     writer = CacheWriter(folder, labels_of(config, k), config.denoise.drop_share)
@@ -170,38 +141,19 @@ def _cached(
     return writer.finish()
 
 
-def prepared(segmenter: "Segmenter", image: Array) -> Array:
-    """uint8 (H, W, 3) -> float32 (3, h, w) as the segmenter sees it."""
-    from datus.inputs.images import fit_size, normalise, resize_image
-
-    spec = segmenter.spec
-    size = fit_size(*(image.shape[0], image.shape[1], spec.image_px, segmenter.stride), spec.resize)
-    return normalise(resize_image(image, size))
-
-
-def features_of(segmenter: "Segmenter", image: Array) -> Array:
-    """float32 (F, gh, gw) features of a prepared image, on one thread."""
-    import torch
-
-    from datus.models.forward import exact_float32
-
-    def one(image: Array) -> Array:
-        with torch.inference_mode(), exact_float32():
-            device = next(segmenter.parameters()).device
-            found = segmenter.features(torch.from_numpy(image)[None].to(device))
-            features: Array = found[0].float().cpu().numpy()
-        return features
-
-    return map_threads(one, [image], 1)[0]
-
-
 # --- denoise: png uint8 (n,), pixels int64 (K + 1,); files: mask PNGs ---------------------------
 
 
 def build_denoise(context: Context) -> ShardWork:
     from datus.method.masks import encode_mask
-    from datus.segmenter.model import build_segmenter
-    from datus.segmenter.train import fill, head_logits, image_logits
+    from datus.segmenter.model import (
+        build_segmenter,
+        head_logits,
+        image_logits,
+        prepared,
+        segmenter_spec,
+    )
+    from datus.segmenter.train import fill
 
     config = context.config
     n_labels = labels_of(config, context.k)
@@ -247,7 +199,7 @@ def _drawn(config: Config, record: ImageRecord, logits: Array) -> Array:
     place. DeepLabV3 was measured to lose by it (docs/denoise.md).
     """
     from datus.method.refine import refine
-    from datus.segmenter.logits import logits_to_pixels
+    from datus.segmenter.tiles import logits_to_pixels
 
     if config.masks.refine == "none" or config.denoise.kind == "deeplabv3":
         return logits_to_pixels(logits, record.height, record.width)[0]

@@ -204,10 +204,8 @@ def test_a_dry_run_tells_what_it_takes(tiny: Dataset, run_copy: Path) -> None:
 
 def test_the_model_predicts_what_the_stage_drew(tiny: Dataset, run_copy: Path) -> None:
     from datus.inputs.images import decode_image
-    from datus.segmenter.logits import logits_to_pixels
-    from datus.segmenter.model import load_segmenter
-    from datus.segmenter.train import image_logits
-    from datus.stages.denoise import prepared
+    from datus.segmenter.model import image_logits, load_segmenter, prepared
+    from datus.segmenter.tiles import logits_to_pixels
 
     config = tiny.config(run_copy, {**ON, "masks.refine": "none"})
     go(config)

@@ -14,11 +14,11 @@ from own_models import write_own
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError, UsageError
 from datus.models.vit import load_backbone
+from datus.segmenter.files import cluster_classes
 from datus.segmenter.model import (
     Segmenter,
     SegmenterSpec,
     build_segmenter,
-    cluster_classes,
     load_segmenter,
     save_segmenter,
 )

@@ -13,11 +13,11 @@ from own_models import write_own
 from datus.errors import MissingPackage, UsageError, WorkError
 from datus.inputs.images import normalise
 from datus.segmenter import onnx as onnx_export
+from datus.segmenter.files import cluster_classes
 from datus.segmenter.model import (
     Segmenter,
     SegmenterSpec,
     build_segmenter,
-    cluster_classes,
     save_segmenter,
 )
 from datus.segmenter.onnx import TOLERANCE, export_model

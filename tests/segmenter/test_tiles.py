@@ -21,16 +21,23 @@ from typer.testing import CliRunner
 from datus.cli.predict import export_onnx, predict
 from datus.errors import BackboneError, TooManyFailures, UsageError
 from datus.inputs.images import find_images, normalise, resize_image
-from datus.segmenter.logits import Blend, logits_to_pixels, tile_starts
+from datus.segmenter.files import cluster_classes
 from datus.segmenter.model import (
     Segmenter,
     SegmenterSpec,
     build_segmenter,
-    cluster_classes,
     save_segmenter,
 )
 from datus.segmenter.predict_folder import Folders, predict_folder
-from datus.segmenter.tiles import NATIVE, Prediction, predict_images, seen_size
+from datus.segmenter.tiles import (
+    NATIVE,
+    Blend,
+    Prediction,
+    logits_to_pixels,
+    predict_images,
+    seen_size,
+    tile_starts,
+)
 from datus.types import Array
 
 SHIPPED = SegmenterSpec(n_classes=3, head="linear", image_px=64)
@@ -70,7 +77,7 @@ def test_pixels_are_the_argmax_of_bilinear_logits(grid: Any, size: Any) -> None:
 def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.random.default_rng(2).normal(size=(3, 8, 9)).astype(np.float32)
     whole = logits_to_pixels(logits, 61, 80, True)
-    monkeypatch.setattr("datus.segmenter.logits.STRIP_PIXELS", 240)
+    monkeypatch.setattr("datus.segmenter.tiles.STRIP_PIXELS", 240)
     for one, other in zip(whole, logits_to_pixels(logits, 61, 80, True), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -22,16 +22,32 @@ from datus.cli.fit import fit
 from datus.config import Config, DenoiseConfig
 from datus.engine.run import QUIET
 from datus.errors import ImageError, TooManyFailures, UsageError, WorkError
-from datus.segmenter.examples import CacheWriter, Example, FeatureSet, ImageSet, Source, View
+from datus.segmenter.examples import (
+    CacheWriter,
+    Cut,
+    Example,
+    FeatureSet,
+    ImageSet,
+    Source,
+    View,
+    cell_shares,
+    choose_cut,
+    cut,
+    largest_share,
+)
 from datus.segmenter.fit import fit_folders
-from datus.segmenter.model import Segmenter, SegmenterSpec, build_segmenter, load_segmenter
-from datus.segmenter.targets import Cut, cell_shares, choose_cut, cut, largest_share
+from datus.segmenter.model import (
+    Segmenter,
+    SegmenterSpec,
+    build_segmenter,
+    head_logits,
+    load_segmenter,
+)
 from datus.segmenter.train import (
     CHECKPOINT,
     Place,
     _Learner,
     _loss,
-    head_logits,
     train,
     trained_state,
 )
@@ -163,7 +179,7 @@ def test_plain_and_empty_masks_are_left_out(tmp_path: Path) -> None:
     writer = CacheWriter(tmp_path, 2, 0.7)
     assert not writer.wants("empty", np.full((4, 4), 255, U8))
     assert not writer.wants("plain", np.zeros((4, 4), U8))
-    assert writer.dropped == ["empty", "plain"]
+    assert writer.selection.dropped == ["empty", "plain"]
     with pytest.raises(WorkError, match="nothing to learn from: of 2 masks all have no label"):
         writer.finish()
 
