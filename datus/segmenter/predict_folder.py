@@ -36,7 +36,7 @@ from datus.inputs.images import (
 )
 from datus.method.masks import PALETTE
 from datus.segmenter.files import read_record, write_whole
-from datus.segmenter.tiles import Answer, Bar, Prediction, predict_images
+from datus.segmenter.tiles import Answer, Bar, Prediction, no_progress, predict_images
 from datus.types import Array
 
 if TYPE_CHECKING:
@@ -102,13 +102,13 @@ def predict_folder(
         segmenter = load_segmenter(model, settings.device)
         items = (_read(root, path, folders.max_pixels, log) for path in paths)
         result = Predicted()
-        with bar("predict", len(paths), "image") if bar else nullcontext(_no_progress) as update:
+        with bar("predict", len(paths), "image") if bar else nullcontext(no_progress) as advance:
             for group in _groups(items, settings.n_threads):
                 _predict_group(segmenter, group, settings, log, bar)
                 result.failures |= {one.image_id: one.reason for one in group if one.reason}
                 result.made += sum(one.pixels is not None for one in group)
                 result.kept += sum(one.is_done for one in group)
-                update(len(group))
+                advance(len(group))
     if len(result.failures) > folders.max_failed:
         raise TooManyFailures(_too_many(result.failures, folders.max_failed))
     return result
@@ -131,10 +131,6 @@ def _predict_group(
         settings.n_threads,
     )
     log.fail({one.image_id: one.reason for one in group if one.reason})
-
-
-def _no_progress(n_done: int) -> None:
-    """Nobody watches."""
 
 
 # --- in -----------------------------------------------------------------------------------------
@@ -422,11 +418,8 @@ class PredictionLog:
         return {"image": image_id, "ours": [*ours, *(one for one in more if one not in ours)]}
 
     def _ours(self, image_id: str) -> list[str]:
-        line = self._lines.get(image_id, {})
-        ours = line.get("ours")
-        if isinstance(ours, list):
-            return list(ours)
-        return [name for kind, name in self._names.items() if kind in line]  # of older versions
+        ours = self._lines.get(image_id, {}).get("ours")
+        return list(ours) if isinstance(ours, list) else []
 
     def _files(self, image_id: str) -> dict[str, Path]:
         return {kind: folder / f"{image_id}.png" for kind, folder in self._folders.items()}

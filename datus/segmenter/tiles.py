@@ -1,9 +1,10 @@
 """A segmenter on images of any size: one view, or overlapping tiles whose logits are blended.
 
     in    a Segmenter, uint8 (H, W, 3) RGB images
-    out   for each the labels, uint8 (H, W), and if asked for how sure they are, uint8 (H, W)
+    out   for each the labels, uint8 (H, W), and if asked for their probability, uint8 (H, W)
 
-    ((labels, sure),) = predict_images(segmenter, [image], Prediction(confidence=True))
+    ((labels, confidence),) = predict_images(segmenter, [image], Prediction(confidence=True))
+    logits_to_pixels(logits, height, width)     labels of pixels from logits on a grid
 
 An image is seen at the size that the model was trained at, unless another is asked for. What is
 larger than a tile then goes in tiles. Beside images and labels memory is one tile a thread and
@@ -11,8 +12,8 @@ the logits on the model's grid: float32 for each class, at 1 / stride² of the p
 Folders are in `predict_folder`.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ MANY_TILES = 32
 
 Answer = tuple[Array, Array | None]
 
-Bar = Callable[[str, int, str], contextlib.AbstractContextManager[Callable[[int], Any]]]
+Bar = Callable[[str, int, str], AbstractContextManager[Callable[[int], Any]]]
 """(name, total, unit) -> a context that gives what is called with steps done."""
 
 
@@ -93,11 +94,11 @@ def predict_images(
         grid = size[0] // segmenter.stride, size[1] // segmenter.stride
         blends.append(Blend(segmenter.spec.n_classes, *grid))
         tiles += _tiles(number, seen, segmenter.stride, settings)
-    many = bar is not None and len(tiles) >= max(MANY_TILES, 4 * len(images))
-    with bar("tiles", len(tiles), "tile") if bar and many else _no_bar() as update:
-        for tile, found in zip(tiles, _logits(segmenter, tiles, settings), strict=True):
-            blends[tile.image].add(found, tile.top, tile.left)
-            update(1)
+    many = len(tiles) >= max(MANY_TILES, 4 * len(images))
+    with bar("tiles", len(tiles), "tile") if bar and many else nullcontext(no_progress) as advance:
+        for tile, logits in zip(tiles, _logits(segmenter, tiles, settings), strict=True):
+            blends[tile.image].add(logits, tile.top, tile.left)
+            advance(1)
 
     def answer(number: int) -> Answer:
         height, width = images[number].shape[:2]
@@ -141,11 +142,11 @@ def _logits(segmenter: "Segmenter", tiles: list[_Tile], settings: Prediction) ->
             continue
         with exact_float32():
             kinds = [(*one.view, *one.pixels.shape) for one in part]
-            found: dict[int, Array] = {}
+            by_tile: dict[int, Array] = {}
             for members in batches(kinds, settings.batch):
                 logits = _forward(segmenter, [part[i] for i in members])
-                found |= dict(zip(members, logits, strict=True))
-        yield from (found[i] for i in range(len(part)))
+                by_tile |= dict(zip(members, logits, strict=True))
+        yield from (by_tile[i] for i in range(len(part)))
 
 
 def _forward(segmenter: "Segmenter", tiles: list[_Tile]) -> Array:
@@ -157,16 +158,16 @@ def _forward(segmenter: "Segmenter", tiles: list[_Tile]) -> Array:
     size = pixels.shape[2] // segmenter.stride, pixels.shape[3] // segmenter.stride
     places = [(one.top, one.left) for one in tiles]
     with torch.inference_mode(), segmenter.placed(places, size, tiles[0].view):
-        found = segmenter.grid_logits(torch.from_numpy(pixels).to(device))
-        logits: Array = found.float().cpu().numpy()
+        logits: Array = (
+            segmenter.grid_logits(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+        )
     if not np.isfinite(logits).all():
         raise BackboneError("infinite values or NaN came out of the model: train it again")
     return logits
 
 
-@contextlib.contextmanager
-def _no_bar() -> Iterator[Callable[[int], Any]]:
-    yield lambda n: None
+def no_progress(n_done: int) -> None:
+    """Nobody watches."""
 
 
 def seen_size(

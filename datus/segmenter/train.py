@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from datus.compute.threads import thread_pool
 from datus.config import DenoiseConfig
-from datus.models.forward import exact_float32, seeded
+from datus.models.forward import batches, exact_float32, seeded
 from datus.segmenter.examples import FULL, Example, Examples, write_whole
 from datus.segmenter.model import Segmenter
 from datus.types import Array
@@ -110,7 +110,7 @@ class _Learner:
         self._device = next(segmenter.head.parameters()).device
         self._initial = {n: torch.from_numpy(a) for n, a in trained_state(segmenter).items()}
         self._parameters = [p for p in segmenter.parameters() if p.requires_grad]
-        self._whole = segmenter.spec.kind != "probe" or self._device.type != "cpu"
+        self._by_size = segmenter.spec.kind != "probe" or self._device.type != "cpu"
         self._new_optimizer()
 
     def _new_optimizer(self) -> None:
@@ -126,12 +126,11 @@ class _Learner:
     def resume(self) -> None:
         """Go on at the last checkpoint; a damaged one counts as none."""
         try:
-            found = torch.load(
-                self.place.folder / CHECKPOINT, map_location=self._device, weights_only=True
-            )
-            self.segmenter.load_state_dict(found["model"], strict=False)
-            self._optimizer.load_state_dict(found["optimizer"])
-            self.curve = found["curve"]
+            path = self.place.folder / CHECKPOINT
+            checkpoint = torch.load(path, map_location=self._device, weights_only=True)
+            self.segmenter.load_state_dict(checkpoint["model"], strict=False)
+            self._optimizer.load_state_dict(checkpoint["optimizer"])
+            self.curve = checkpoint["curve"]
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
             self.segmenter.load_state_dict(self._initial, strict=False)
             self._new_optimizer()
@@ -153,19 +152,19 @@ class _Learner:
         steps = self._batches(rng.permutation(len(self.examples)).tolist())
         loss_sum, weight_sum = 0.0, 0.0
         with seeded(int(rng.integers(2**31))):
-            for number, places in enumerate(steps):
+            for number, images in enumerate(steps):
                 done = (epoch * len(steps) + number) / (self.settings.epochs * len(steps))
-                loss, weight = self._step(self.examples.take(places, rng), self._rate(done))
+                loss, weight = self._step(self.examples.take(images, rng), self._rate(done))
                 loss_sum, weight_sum = loss_sum + loss, weight_sum + weight
         self.curve.append(loss_sum / max(weight_sum, 1e-12))
 
     def _batches(self, order: list[int]) -> list[list[int]]:
         size = self.settings.batch
-        found = [order[start : start + size] for start in range(0, len(order), size)]
-        if len(found) > 1 and len(found[-1]) == 1:  # nothing to normalise over in a batch of one
-            last = found.pop()
-            found[-1] += last
-        return found
+        steps = [order[start : start + size] for start in range(0, len(order), size)]
+        if len(steps) > 1 and len(steps[-1]) == 1:  # nothing to normalise over in a batch of one
+            last = steps.pop()
+            steps[-1] += last
+        return steps
 
     def _rate(self, done: float) -> float:
         """Of the learning rate, at a share of all steps."""
@@ -208,13 +207,9 @@ class _Learner:
             gradients = torch.autograd.grad(loss / weight, self._parameters, materialize_grads=True)
             return float(loss.detach()), gradients
 
-        if self._whole:
-            groups: dict[tuple[int, ...], list[int]] = {}
-            for i, example in enumerate(batch):
-                groups.setdefault(example.inputs.shape, []).append(i)
-            units = list(groups.values())
-        else:
-            units = [[i] for i in range(len(batch))]
+        units = [[number] for number in range(len(batch))]
+        if self._by_size:
+            units = list(batches([example.inputs.shape for example in batch], len(batch)))
         for start in range(0, len(units), self.place.threads):
             yield from self.mapped(one, units[start : start + self.place.threads])
 
