@@ -101,7 +101,7 @@ def real(
             side = SIDE * model.patch_px
             size = fit_size(record.height, record.width, side, model.patch_px, "keep")
             image = resize_image(picture(read_image(given.config, record), view), size)
-            grid = model.features([normalise(image, "rgb")], 1, 1)[0]
+            grid = model.features([normalise(image)], 1, 1)[0]
             return grid.keys.astype(np.float16), grid.tokens.astype(np.float16)
 
         found = map_threads(one, records, 2)

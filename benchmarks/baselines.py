@@ -28,9 +28,8 @@ from zlib import crc32
 
 import numpy as np
 
-from datus.clusters_config import ClustersConfig
 from datus.compute.threads import map_threads, n_cores
-from datus.config import FeaturesConfig
+from datus.config import ClustersConfig, FeaturesConfig
 from datus.errors import DatusError, ImageError, UsageError
 from datus.inputs.decode import decode_image, fit_size, image_size, normalise, resize_image
 from datus.inputs.find import find_images, image_id_of
@@ -179,7 +178,7 @@ def token_grids(
     def prepare(item: Item) -> Array:
         image = read_image(item)
         size = fit_size(*image.shape[:2], seen.image_px, backbone.patch_px, seen.resize)
-        return normalise(resize_image(image, size), settings.channels)
+        return normalise(resize_image(image, size))
 
     step = 2 * n_cores()
     for start in range(0, len(job.items), step):

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from datus.clusters_config import ClustersConfig
 from datus.compute.threads import n_cores
+from datus.config import ClustersConfig
 from datus.inputs.index import Shard
 from datus.method.clusters import assign, fit_clusters
 from datus.stages.sample import sample_vectors

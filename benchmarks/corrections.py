@@ -28,8 +28,7 @@ import numpy as np
 from PIL import Image
 
 from datus.cli.fit import DEFAULTS
-from datus.clusters_config import ClustersConfig
-from datus.config import Config
+from datus.config import ClustersConfig, Config
 from datus.engine.plan import find_node
 from datus.engine.run import QUIET
 from datus.formats.files import MAX_PIXELS
@@ -44,6 +43,7 @@ from datus.review.cluster_arrays import corrected_names
 from datus.segmenter.fit import fit_folders
 from datus.segmenter.predict_folder import Folders, predict_folder
 from datus.segmenter.tiles import Prediction
+from datus.stages.corrected_clusters import CORRECTED_SHARE
 from datus.stages.segments import segment_map
 from datus.store.store import Store
 from datus.types import WHOLE, Array, Assignments, Confusion
@@ -264,7 +264,7 @@ WAYS: dict[str, Way] = {
 
 
 def other_ways(bench: Bench, case: Case, segments: list[Segments]) -> dict[str, dict[str, float]]:
-    share = ClustersConfig().corrected_share
+    share = CORRECTED_SHARE
     names, rest, labelled, label = bench.table.names, [], [], []
     for one in segments:
         valid, fixed = one.arrays["valid"], np.full(len(one.places), -1)

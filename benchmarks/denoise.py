@@ -41,10 +41,17 @@ from datus.method.refine import refine
 from datus.pipeline import make_plan, run
 from datus.review.cluster_arrays import cluster_model
 from datus.segmenter.fit import fit_folders
-from datus.segmenter.logits import logits_to_pixels
-from datus.segmenter.model import build_segmenter, load_segmenter
-from datus.segmenter.train import fill, head_logits, image_logits
-from datus.stages.denoise import prepared, reads_tokens, segmenter_spec
+from datus.segmenter.model import (
+    build_segmenter,
+    head_logits,
+    image_logits,
+    load_segmenter,
+    prepared,
+    segmenter_spec,
+)
+from datus.segmenter.tiles import logits_to_pixels
+from datus.segmenter.train import fill
+from datus.stages.denoise import reads_tokens
 from datus.stages.segments import segment_map
 from datus.store.store import Store
 from datus.types import IGNORE, WHOLE, Array, Confusion, ImageRecord, SegmentEmbeddings
@@ -60,17 +67,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "probe linear, tuned": {**LINEAR, "denoise.freeze": False, "denoise.epochs": 2},
     "probe conv, tuned": {**CONV, "denoise.freeze": False, "denoise.epochs": 2},
     "deeplabv3": {**DEEPLAB, "denoise.epochs": 2},
-    "confidence = margin": {**LINEAR, "denoise.confidence": "margin"},
-    "symmetric = 0.5": {**LINEAR, "denoise.symmetric": 0.5},
-    "ema = 0.99": {**LINEAR, "denoise.ema": 0.99},
-    "rounds = 3": {**LINEAR, "denoise.rounds": 3},
     "conv frozen": {"denoise.head": "conv"},
     "conv tuned": {"denoise.head": "conv", "denoise.freeze": False},
-    "conv tuned, full rate": {
-        "denoise.head": "conv",
-        "denoise.freeze": False,
-        "denoise.backbone_rate": 1.0,
-    },
     "deeplabv3 from scratch": {"denoise.kind": "deeplabv3"},
 }
 """Settings beside the defaults; --set comes after them. Few epochs where one takes minutes."""
@@ -348,8 +346,8 @@ def learnt(
         "accuracy": found.accuracy,
         "n_val": len(photos),
         "minutes": minutes,
-        "first_loss": float(fitted.curve[0, 0]),
-        "last_loss": float(fitted.curve[-1, -1]),
+        "first_loss": float(fitted.curve[0]),
+        "last_loss": float(fitted.curve[-1]),
     }
 
 

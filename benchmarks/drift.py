@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datus.clusters_config import ClustersConfig
+from datus.config import ClustersConfig
 from datus.method.clusters import fit_clusters, offsets
 from datus.method.drift import Drift, drift, reference
 from datus.review.frozen import known_k, load

@@ -168,7 +168,7 @@ def load(items: list[Item], args: argparse.Namespace) -> list[Photograph]:
     def one(item: Item) -> Photograph:
         image = read_image(item)
         size = fit_size(*image.shape[:2], seen.image_px, backbone.patch_px, seen.resize)
-        grid = backbone.features([normalise(resize_image(image, size), settings.channels)], 1, 1)[0]
+        grid = backbone.features([normalise(resize_image(image, size))], 1, 1)[0]
         keys, tokens = grid.keys.astype(settings.store), grid.tokens.astype(settings.store)
         truth = read_truth(item, classes)
         return Photograph(keys, tokens, truth, image.shape[:2])

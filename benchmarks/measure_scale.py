@@ -43,7 +43,7 @@ from datus.inputs.index import Index
 from datus.pipeline import make_plan
 from datus.stages import report as reporting
 from datus.stages.sample import sample_vectors, taken
-from datus.stages.totals import tally_of
+from datus.stages.totals import GALLERY, tally_of
 from datus.store.store import ShardReport, Store
 from datus.types import ImageRecord, ShardData
 
@@ -170,7 +170,7 @@ def _of_one_process(
     all_of["clusters: a sample of what shards kept"] = lambda: taken(
         dataset, k, 1, 0, shardjobs.no_progress
     )
-    n_labels, gallery = config.clusters.k[0], config.report.gallery
+    n_labels, gallery = config.clusters.k[0], GALLERY
     all_of["report: tallies"] = lambda: tally_of(dataset, k, n_labels, gallery)
     all_of["report: what shards say of their images"] = lambda: reporting._read_reports(
         config, dataset

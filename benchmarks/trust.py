@@ -27,8 +27,7 @@ import numpy as np
 from PIL import Image
 from scipy.stats import spearmanr
 
-from datus.clusters_config import ClustersConfig
-from datus.config import Config
+from datus.config import ClustersConfig, Config
 from datus.engine.plan import find_node
 from datus.engine.run import RunResult
 from datus.method.verdict import recommend
@@ -39,7 +38,7 @@ from datus.suggest.suggest import Source, Suggestion, find_source, fit_with, rea
 
 KS = tuple(range(2, 31))
 
-QUICK: dict[str, Any] = {"report.examples": 0, "report.gallery": 0, "speed.threads": 1}
+QUICK: dict[str, Any] = {"speed.threads": 1}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -248,7 +247,7 @@ def figures_of(made: tuple[RunResult, Store], k: int) -> dict[str, float]:
     plan = result.plan
     marks = {name: find_node(plan.nodes, name, k) for name in ("embeddings", "segments")}
     settings = dict(find_node(plan.nodes, "clusters", k).recipe["settings"])
-    known = {n: settings[n] for n in ("pca", "spherical", "restarts", "iterations", "sample")}
+    known = {n: settings[n] for n in ("pca", "spherical", "restarts", "sample")}
     clusters = ClustersConfig(k=(k,), **known)
     source = Source(
         result.index, marks["embeddings"].fingerprint, marks["segments"].fingerprint, clusters

@@ -16,10 +16,10 @@ import types
 import typing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from datus.cli.options import OPTIONS
-from datus.config import _RANGES, PRESETS, Config
+from datus.config import PRESETS, Config
 
 PAGE = Path(__file__).with_name("settings.md")
 
@@ -66,7 +66,7 @@ def page() -> str:
 
 
 def _section(title: str, about: str, cls: Any, before: str, names: list[str]) -> str:
-    texts, hints = _texts(cls), typing.get_type_hints(cls)
+    texts, hints = _texts(cls), typing.get_type_hints(cls, include_extras=True)
     lines = [f"## {title}", "", about, "", "| setting | default | allowed | |", "|---|---|---|---|"]
     defaults = cls()
     for name in names:
@@ -81,7 +81,7 @@ def _section(title: str, about: str, cls: Any, before: str, names: list[str]) ->
         if option:
             said.append(f"*option: `--{option.replace('_', '-')}`*")
         text = " ".join(filter(None, said))
-        lines.append(f"| `{full}` | {default} | {_allowed(hints[name], full)} | {text} |")
+        lines.append(f"| `{full}` | {default} | {_allowed(hints[name])} | {text} |")
     return "\n".join(lines) + "\n"
 
 
@@ -106,20 +106,17 @@ def _value(value: Any) -> str:
     return f"`{value}`" if value != "" else "empty"
 
 
-def _allowed(hint: Any, name: str) -> str:
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # a number, or a word
-        number, words = typing.get_args(hint)
-        return f"{_allowed(number, name)}, or {_allowed(words, name)}"
-    if typing.get_origin(hint) is Literal:
-        return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
-    if hint is bool:
-        return "`true`, `false`"
-    several = typing.get_origin(hint) is tuple
-    ranges = {one: (low, high) for one, low, high in _RANGES}
-    if name in ranges:
-        low, high = (f"{number:,.10g}" for number in ranges[name])
-        return f"{low} to {high}{', one or several' if several else ''}"
-    return "texts" if several else "text"
+def _allowed(hint: Any) -> str:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):  # a number, or a word
+        return f"{_allowed(parts[0])}, or {_allowed(parts[1])}"
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in parts)
+    if origin is tuple:
+        return "texts" if parts[0] is str else f"{_allowed(parts[0])}, one or several"
+    if origin is Annotated:
+        return f"{parts[1].ge:,.10g} to {parts[1].le:,.10g}"
+    return "`true`, `false`" if hint is bool else "text"
 
 
 def _cell(text: str) -> str:

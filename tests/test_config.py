@@ -80,7 +80,6 @@ def test_what_both_presets_share_is_what_the_paper_says() -> None:
     for preset in PRESETS:
         config = load(preset=preset)
         assert config.embeddings.crop_px == 224
-        assert config.features.channels == "rgb"
         assert config.embeddings.min_patches == 6
 
 
@@ -177,7 +176,7 @@ ALL_NAMES = sorted(leaves(Config()))
             "segments.restart: unknown setting; did you mean segments.restarts?",
         ),
         ("clusters.K", "clusters.K: unknown setting; did you mean clusters.k?"),
-        ("report.xyz", "report.xyz: unknown setting; known: examples, gallery, baselines, browse"),
+        ("report.xyz", "report.xyz: unknown setting; known: baselines, browse"),
         (
             "a.b.c",
             "a.b: unknown setting; known: preset, seed, run_dir, data, features, graphs, segments, "
@@ -223,7 +222,7 @@ def test_a_section_that_is_none(file: Write) -> None:
         ("clusters.spherical", 1, "clusters.spherical: expected bool, got 1"),
         ("clusters.k", "3", "clusters.k: expected int, got '3'"),
         ("clusters.k", [3, 4.5], "clusters.k: expected int, got 4.5"),
-        ("segments.resolution", "1", "segments.resolution: expected float, got '1'"),
+        ("graphs.density", "1", "graphs.density: expected float, got '1'"),
         ("data.images", 3, "data.images: expected str, got 3"),
         ("preset", "peper", "preset: expected best or paper, got 'peper'"),
         ("preset", [], "preset: expected best or paper, got []"),
@@ -250,18 +249,10 @@ def test_a_value_of_the_wrong_kind(name: str, value: Any, text: str) -> None:
         ("clusters.k", [3, 256], "clusters.k: expected 1 to 255, got 256"),
         ("clusters.k", [], "clusters.k: expected different numbers, got ()"),
         ("clusters.k", [3, 4, 3], "clusters.k: expected different numbers, got (3, 4, 3)"),
-        ("features.image_px", 0, "features.image_px: expected 8 to 4096, got 0"),
-        ("features.image_px", 7, "features.image_px: expected 8 to 4096, got 7"),
-        (
-            "segments.resolution",
-            float("nan"),
-            "segments.resolution: expected 0.001 to 1000.0, got nan",
-        ),
-        (
-            "segments.resolution",
-            float("inf"),
-            "segments.resolution: expected 0.001 to 1000.0, got inf",
-        ),
+        ("features.image_px", 0, "features.image_px: expected 8 to 4096 or 'auto', got 0"),
+        ("features.image_px", 7, "features.image_px: expected 8 to 4096 or 'auto', got 7"),
+        ("graphs.density", float("nan"), "graphs.density: expected 0.001 to 0.9, got nan"),
+        ("graphs.density", float("inf"), "graphs.density: expected 0.001 to 0.9, got inf"),
         ("speed.batch", 0, "speed.batch: expected 1 to 65536, got 0"),
         ("data.shard_images", 0, "data.shard_images: expected 1 to 100000, got 0"),
     ],
@@ -273,24 +264,15 @@ def test_a_value_out_of_range(name: str, value: Any, text: str) -> None:
 
 
 def test_settings_that_do_not_go_together() -> None:
-    assert error(segments__backend="python-louvain", segments__resolution=2) == (
-        "segments.resolution: python-louvain is only right at 1.0, got 2.0; "
-        "use backend scikit-network"
-    )
-    assert load(segments__backend="python-louvain").segments.resolution == 1.0
     on = {"denoise__enabled": True}
     assert error(**on, clusters__k=[1, 3]) == (
         "denoise: a model needs two clusters or more, got clusters.k = [1, 3]"
     )
-    assert error(**on, denoise__rounds=2, denoise__freeze=False) == (
-        "denoise.rounds: needs a frozen probe, got kind probe and freeze false; leave it out, or "
-        'set kind = "probe" and freeze = true'
-    )
-    assert error(**on, denoise__scale=2.0) == (
-        "denoise.scale: a frozen probe learns on the tokens of [features]; "
+    assert error(**on, denoise__augment=True) == (
+        "denoise.augment: a frozen probe learns on the tokens of [features]; "
         "leave it out, or set freeze = false"
     )
-    assert load(denoise__scale=2.0).denoise.scale == 2.0  # of no meaning while it is off
+    assert load(denoise__augment=True).denoise.augment  # of no meaning while it is off
     assert error(masks__noise="pool", embeddings__mode="crop") == (
         "masks.noise: pool needs embeddings.mode = pool, got crop; use nearest or ignore"
     )
@@ -298,9 +280,9 @@ def test_settings_that_do_not_go_together() -> None:
 
 def test_a_number_passes_for_a_list_and_a_whole_one_for_a_fraction() -> None:
     assert load(clusters__k=6).clusters.k == (6,)
-    resolution = load(segments__resolution=2).segments.resolution
-    assert resolution == 2.0
-    assert type(resolution) is float
+    rate = load(denoise__rate=2).denoise.rate
+    assert rate == 2.0
+    assert type(rate) is float
     assert load(features__allow_missing="head.*").features.allow_missing == ("head.*",)
 
 
@@ -341,7 +323,7 @@ def test_files_that_cannot_be_read(file: Write, tmp_path: Path) -> None:
         (" segments.restarts = 8 ", "segments.restarts", 8),
         ("clusters.k=[6, 8]", "clusters.k", [6, 8]),
         ("clusters.spherical=false", "clusters.spherical", False),
-        ("segments.resolution=1e-1", "segments.resolution", 0.1),
+        ("graphs.density=1e-1", "graphs.density", 0.1),
         ("graphs.center=none", "graphs.center", "none"),
         ('graphs.center="none"', "graphs.center", "none"),
         ("features.weights=/a b/c=d.pth", "features.weights", "/a b/c=d.pth"),
@@ -383,7 +365,7 @@ def test_the_run_folder_is_named_after_the_images() -> None:
 
 def test_hashed_settings_are_plain_and_leave_out_what_is_only_kept() -> None:
     config = load(features__allow_missing=["a", "b"], clusters__k=[3, 4])
-    report = {"examples": 12, "gallery": 8, "baselines": True, "browse": 10_000}
+    report = {"baselines": True, "browse": 10_000}
     assert settings_of(config.report) == report
     assert settings_of(config.features)["allow_missing"] == ["a", "b"]
     for section in (config.features, config.graphs):

@@ -13,9 +13,8 @@ ROOT = Path(datus.__file__).parent
 
 WINGS = (
     ("errors",),
-    ("types", "shares"),
+    ("types",),
     ("compute", "models.registry"),
-    ("clusters_config", "denoise_config", "report_config"),
     ("config",),
     ("models",),
     ("method",),
@@ -37,7 +36,6 @@ WINGS = (
 LEFT = {
     *(("api.functions", "cli.terminal"), ("api.result", "cli.terminal")),
     ("method.verdict", "suggest.stability"),
-    ("segmenter.fit", "stages.denoise"),
 }
 """Arrows that still run back up."""
 

@@ -92,10 +92,7 @@ def _tell(done: "Fitted") -> None:
         f"{done.n_trained} images learnt, {done.n_dropped} left out (no label, or nearly all "
         f"one class), {done.n_unlabelled} without labels"
     )
-    print(
-        f"mean loss {done.curve[-1, 0]:.3f} in the first epoch, {done.curve[-1, -1]:.3f} in "
-        "the last"
-    )
+    print(f"mean loss {done.curve[0]:.3f} in the first epoch, {done.curve[-1]:.3f} in the last")
     print(f"model: {done.model}, {size_text(done.n_bytes)}")
     print(f"use it: datus predict {done.model} IMAGES --out DIR")
 

@@ -19,7 +19,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from datus.config import Config, build, read_toml, unknown_key
 from datus.errors import ConfigError, UsageError
@@ -145,9 +145,7 @@ def load_grid(
     the same order. Raises UsageError or ConfigError before anything runs.
     """
     table = {**(_read(path) if path else {"base": {}}), **(lists or {})}
-    settings = cast(
-        GridSettings, build(GridSettings, {k: v for k, v in table.items() if k in OWN}, "")
-    )
+    settings = build(GridSettings, {k: v for k, v in table.items() if k in OWN})
     settings = replace(settings, name=settings.name or (path.stem if path else "grid"))
     _check_name(settings.name)
     base = _base(table)
@@ -212,7 +210,7 @@ def _entries(cls: type[Entry], key: str, table: Mapping[str, Any]) -> list[Entry
             raise ConfigError(f'{where}set: expected {{ "section.key" = value }}, got {more!r}')
         if "settings" in plain:
             raise ConfigError(f"{where}settings: unknown setting; did you mean {where}set?")
-        built = cast(Entry, build(cls, plain, where))
+        built = build(cls, plain, where)
         found.append(replace(built, settings=tuple(sorted(more.items()))))
     return found
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from datus.compute.memory import be_frugal, frugal
-from datus.config import Config
+from datus.config import Config, parse_share
 from datus.engine import workers as executors
 from datus.engine.budget import check_disk_space
 from datus.engine.dataset import WORKPLACE, Dataset
@@ -28,7 +28,6 @@ from datus.engine.workers import Advance, ExecutorSettings, Outcome
 from datus.errors import DatusError, TooManyFailures, WorkError
 from datus.inputs.index import Index, Shard, check_inputs, make_index
 from datus.inputs.safe_decode import too_slow, under_way
-from datus.shares import parse_share
 from datus.store.disk import explained
 from datus.store.finished import dropped, reports, undone
 from datus.store.latest import point

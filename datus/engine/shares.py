@@ -21,11 +21,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from datus.config import Share
 from datus.engine.plan import Node, Plan
 from datus.errors import StoreError, WorkError
 from datus.inputs.index import Index
 from datus.inputs.safe_decode import NOTES, crashed
-from datus.shares import Share
 from datus.store.finished import Place, undone
 from datus.store.leftovers import end_notes
 from datus.store.store import Store, in_use

@@ -338,13 +338,9 @@ def resize_image(image: Array, size: tuple[int, int]) -> Array:
     return _cv2_resize(shrunk, (height, width), cv2.INTER_CUBIC)
 
 
-def normalise(image: Array, channels: Literal["rgb", "bgr"]) -> Array:
-    """uint8 (h, w, 3) RGB -> float32 (3, h, w): / 255, minus ImageNet mean, by standard deviation.
-
-    bgr: the channels change places first, the statistics do not: what the authors' code did.
-    """
-    planes = np.moveaxis(image if channels == "rgb" else image[..., ::-1], -1, 0)
-    normal: Array = np.ascontiguousarray(planes).astype(np.float32)
+def normalise(image: Array) -> Array:
+    """uint8 (h, w, 3) RGB -> float32 (3, h, w): / 255, less ImageNet's mean, by its deviation."""
+    normal: Array = np.ascontiguousarray(np.moveaxis(image, -1, 0)).astype(np.float32)
     normal /= np.float32(255)
     normal -= _MEAN
     normal /= _STD

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datus.clusters_config import ClustersConfig
+from datus.config import ClustersConfig
 from datus.errors import ClusterError
 from datus.method.clusters import fit_clusters
 from datus.types import Array, ClusterModel

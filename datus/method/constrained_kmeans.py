@@ -15,9 +15,10 @@ from functools import partial
 
 import numpy as np
 
-from datus.clusters_config import ClustersConfig
 from datus.compute.threads import map_threads
+from datus.config import ClustersConfig
 from datus.errors import ClusterError
+from datus.method.clusters import ITERATIONS
 from datus.types import IGNORE, Array
 
 _CELLS = 2**23
@@ -98,7 +99,7 @@ def _train(
     if centroids is None:
         return None
     before = np.full(len(places), -2)
-    for _ in range(settings.iterations):
+    for _ in range(ITERATIONS):
         score, nearest = _best(places, centroids)
         nearest = np.where(score > near, nearest, -1)
         if (nearest == before).all():

@@ -47,7 +47,7 @@ def hashed(config: Config, records: Sequence[ImageRecord]) -> dict[str, Any]:
     """
     settings, found = settings_of(config.clusters), load(config, records)
     if found is None:
-        del settings["corrections"], settings["corrected_share"]
+        del settings["corrections"]
         return settings
     return {**settings, "corrections": found.digest}
 

@@ -1,26 +1,34 @@
 """What a segmenter learns from: images and labels, or features that were made once.
 
-    CacheWriter(folder, n_classes)     features and label shares to disk, image by image
-    FeatureSet(folder)                 ... and back, any image at any time: for frozen backbones
-    ImageSet(sources, ...)             images read again in each epoch, with crops and mirroring
+    CacheWriter(folder, n_classes, drop_share)     features and label shares to disk, one by one
+    FeatureSet(folder)                             ... and back: for frozen backbones
+    ImageSet(sources, n_classes, drop_share, view) images read again in each epoch
+    cell_shares(labels, grid, n_classes)           labels as both sets hold them
 
 Both sets give `Example`s. Only the images of one step are in memory: those of a cache are mapped
 from the disk. An image whose labels are nearly all of one class is left out (paper III-F).
+
+Labels are uint8 (H, W), IGNORE where nothing is known: dense masks, scribbles and points alike.
+They are counted or picked, never interpolated. A cell is a patch of the ViT: every known pixel in
+it counts, be it one.
 """
 
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from datus.errors import WorkError
+from datus.config import Config
+from datus.errors import ImageError, WorkError
 from datus.inputs.decode import fit_size, normalise, resize_image
-from datus.segmenter.targets import cell_shares, choose_cut, count_labels, cut, largest_share
-from datus.store import whole_file as wholefile
-from datus.types import Array
+from datus.store import whole_file
+from datus.types import IGNORE, Array
+
+if TYPE_CHECKING:
+    from datus.segmenter.model import Segmenter
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,86 +46,91 @@ class Examples(Protocol):
 
     are_features: bool
     """`inputs` go to the head, not through the whole model."""
-    pixels: Array
-    """int64 (C,): how often each label occurs."""
 
     def __len__(self) -> int: ...
-    def take(self, places: Sequence[int], rng: np.random.Generator) -> list[Example]: ...
-    def relabel(self, draw: Callable[[Array], Array], round_: int) -> None: ...
+    def take(self, numbers: Sequence[int], rng: np.random.Generator) -> list[Example]: ...
+
+
+@dataclass(slots=True)
+class Selection:
+    """Which images teach something: those with labels that are not nearly all of one class."""
+
+    n_classes: int
+    drop_share: float
+    n_taken: int = 0
+    dropped: list[str] = field(default_factory=list)
+    any_label: bool = False
+    """A label was seen, if only in an image that is left out."""
+
+    def takes(self, image_id: str, labels: Array) -> bool:
+        """Whether an image is taken; it is counted. labels: uint8 (H, W)."""
+        counts = count_labels(labels, self.n_classes)
+        self.any_label |= bool(counts.any())
+        taken = bool(counts.any()) and largest_share(counts) <= self.drop_share
+        self.n_taken += taken
+        self.dropped += [] if taken else [image_id]
+        return taken
+
+    def check(self) -> None:
+        """WorkError if no image was taken."""
+        n_images = len(self.dropped)
+        if self.n_taken:
+            return
+        if not n_images:
+            raise WorkError(
+                "nothing to learn from: no image has labels that can be used; mend or add some"
+            )
+        if not self.any_label:
+            raise WorkError(
+                f"nothing to learn from: no pixel of {n_images} masks has a label, all are 255 or "
+                "ignored; label some, or put their ids into a class of the class table"
+            )
+        raise WorkError(
+            f"nothing to learn from: of {n_images} masks all have no label, or one label on more "
+            f"than {100 * self.drop_share:.0f} % of the pixels; look at the masks, or raise "
+            "denoise.drop_share"
+        )
 
 
 # --- features on disk ---------------------------------------------------------------------------
 
 _INDEX = "cache.json"
 _FEATURES = "features.f16"
+_SHARES = "shares.u8"
 
 
-@dataclass(slots=True)
 class CacheWriter:
     """Fills a folder. Without `finish` the folder counts as empty, so a kill leaves no half set.
 
     float16: half the disk, and tokens keep three decimals, far more than the labels know.
     """
 
-    folder: Path
-    n_classes: int
-    drop_share: float
-    grids: list[tuple[int, int]] = field(default_factory=list)
-    pixels: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    n_views: int = 1
-    n_features: int = 0
-    dropped: list[str] = field(default_factory=list)
-    any_label: bool = False
-    """A label was seen, if only in an image that is left out."""
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / _INDEX).unlink(missing_ok=True)
-        for name in (_FEATURES, _shares_name(0)):
-            (self.folder / name).write_bytes(b"")
-        self.pixels = np.zeros(self.n_classes, np.int64)
+    def __init__(self, folder: Path, n_classes: int, drop_share: float) -> None:
+        self.folder, self.selection = folder, Selection(n_classes, drop_share)
+        self.grids: list[tuple[int, int]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _INDEX).unlink(missing_ok=True)
+        for name in (_FEATURES, _SHARES):
+            (folder / name).write_bytes(b"")
 
     def wants(self, image_id: str, labels: Array) -> bool:
         """Whether an image teaches anything; if not, it is noted. labels: uint8 (H, W)."""
-        counts = count_labels(labels, self.n_classes)
-        self.any_label |= bool(counts.any())
-        if not counts.any() or largest_share(counts) > self.drop_share:
-            self.dropped.append(image_id)
-            return False
-        self.pixels += counts
-        return True
+        return self.selection.takes(image_id, labels)
 
-    def add(self, views: Sequence[Array], labels: Array, confidence: Array | None = None) -> None:
-        """One image that is wanted.
-
-        views: its features float (F, gh, gw), and those of the mirrored image if that is learnt
-        from too; labels: uint8 (H, W); confidence: float32 (gh, gw), 0..1.
-        """
-        grid = (int(views[0].shape[1]), int(views[0].shape[2]))
-        shares = cell_shares(labels, grid, self.n_classes)
-        if confidence is not None:
-            shares = np.rint(shares * np.clip(confidence, 0, 1)).astype(np.uint8)
-        self.n_views, self.n_features = len(views), len(views[0])
+    def add(self, features: Array, labels: Array) -> None:
+        """One image that is wanted. features: float (F, gh, gw); labels: uint8 (H, W)."""
+        grid = (int(features.shape[1]), int(features.shape[2]))
+        shares = cell_shares(labels, grid, self.selection.n_classes)
         self.grids.append(grid)
         with (self.folder / _FEATURES).open("ab") as file:
-            for view in views:
-                file.write(np.ascontiguousarray(view, np.float16).tobytes())
-        with (self.folder / _shares_name(0)).open("ab") as file:
+            file.write(np.ascontiguousarray(features, np.float16).tobytes())
+        with (self.folder / _SHARES).open("ab") as file:
             file.write(shares.tobytes())
 
     def finish(self) -> "FeatureSet":
         """The set is complete. Raises WorkError if no image is left."""
-        n_images = len(self.grids) + len(self.dropped)
-        if not self.grids:
-            raise WorkError(nothing_left(n_images, self.drop_share, self.any_label))
-        table = {
-            "n_classes": self.n_classes,
-            "n_features": self.n_features,
-            "n_views": self.n_views,
-            "grids": self.grids,
-            "pixels": self.pixels.tolist(),
-            "dropped": self.dropped,
-        }
+        self.selection.check()
+        table = {"grids": self.grids, "dropped": self.selection.dropped}
         write_whole(self.folder / _INDEX, json.dumps(table).encode())
         return FeatureSet(self.folder)
 
@@ -129,16 +142,14 @@ class FeatureSet:
 
     def __init__(self, folder: Path) -> None:
         table = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        self.folder = folder
-        self.pixels = np.array(table["pixels"], np.int64)
         self.dropped: list[str] = table["dropped"]
-        self._n_classes = int(table["n_classes"])
-        self._n_features, self._n_views = int(table["n_features"]), int(table["n_views"])
         self._grids = [(int(rows), int(columns)) for rows, columns in table["grids"]]
-        cells = np.array([rows * columns for rows, columns in self._grids], np.int64)
-        self._starts = np.r_[0, np.cumsum(cells)].tolist()
-        self._features = np.memmap(folder / _FEATURES, np.float16, "r")
-        self._shares = np.memmap(folder / _shares_name(0), np.uint8, "r")
+        cells = [rows * columns for rows, columns in self._grids]
+        self._starts = [0, *np.cumsum(cells).tolist()]
+        features = np.memmap(folder / _FEATURES, np.float16, "r")
+        shares = np.memmap(folder / _SHARES, np.uint8, "r")
+        n_cells = self._starts[-1]
+        self._parts = ((features, len(features) // n_cells), (shares, len(shares) // n_cells))
 
     @staticmethod
     def stored(folder: Path) -> "FeatureSet | None":
@@ -151,39 +162,17 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self._grids)
 
-    def take(self, places: Sequence[int], rng: np.random.Generator) -> list[Example]:
-        """Images by number; mirrored or not by chance, if there are mirrored ones."""
-        found = []
-        for place in places:
-            view = int(rng.integers(self._n_views)) if self._n_views > 1 else 0
-            shares = self._shares_of(place)
-            found.append(Example(self._view(place, view), shares[..., ::-1] if view else shares))
-        return found
+    def take(self, numbers: Sequence[int], rng: np.random.Generator) -> list[Example]:
+        """Images by number. Nothing here is random."""
+        return [self._example(number) for number in numbers]
 
-    def relabel(self, draw: Callable[[Array], Array], round_: int) -> None:
-        """From now on learn what `draw` makes of the features: float32 (F, gh, gw) -> uint8
-        (C, gh, gw) shares. Written under the number of the round, once."""
-        path = self.folder / _shares_name(round_)
-        if not path.exists():
-            drawn = (draw(self._view(place, 0)).tobytes() for place in range(len(self)))
-            wholefile.write(path, drawn, f".tmp-{path.name}")
-        self._shares = np.memmap(path, np.uint8, "r")
-
-    def _view(self, place: int, view: int) -> Array:
-        rows, columns = self._grids[place]
-        start = (self._n_views * self._starts[place] + view * rows * columns) * self._n_features
-        part = self._features[start : start + self._n_features * rows * columns]
-        return part.reshape(self._n_features, rows, columns).astype(np.float32)
-
-    def _shares_of(self, place: int) -> Array:
-        rows, columns = self._grids[place]
-        start = self._starts[place] * self._n_classes
-        part = self._shares[start : start + self._n_classes * rows * columns]
-        return np.array(part.reshape(self._n_classes, rows, columns))
-
-
-def _shares_name(round_: int) -> str:
-    return f"shares-{round_}.u8"
+    def _example(self, number: int) -> Example:
+        start, end = self._starts[number : number + 2]
+        features, shares = (
+            part[start * depth : end * depth].reshape(depth, *self._grids[number])
+            for part, depth in self._parts
+        )
+        return Example(features.astype(np.float32), np.array(shares))
 
 
 # --- images read again and again ----------------------------------------------------------------
@@ -205,14 +194,19 @@ class View:
     """How a model sees images."""
 
     image_px: int
-    resize: str
-    channels: str
+    resize: Literal["keep", "squash"]
     stride: int
     """Sides are multiples of it; labels are counted in cells of this many pixels."""
     crop: bool = False
     """Always a square of `image_px`, cut at random."""
-    scale: float = 1.0
-    flip: bool = False
+    augment: bool = False
+    """Mirrored, and at other scales."""
+
+
+def training_view(config: Config, segmenter: "Segmenter") -> View:
+    """How a model that is not frozen sees images while it learns."""
+    spec, crop = segmenter.spec, config.denoise.kind == "deeplabv3"
+    return View(spec.image_px, spec.resize, segmenter.stride, crop, config.denoise.augment)
 
 
 class ImageSet:
@@ -224,68 +218,124 @@ class ImageSet:
         self, sources: Iterable[Source], n_classes: int, drop_share: float, view: View
     ) -> None:
         """Reads all labels once. Raises ImageError, or WorkError if no image is left."""
-        self.pixels = np.zeros(n_classes, np.int64)
-        self.dropped: list[str] = []
-        self._sources, self._n_classes, self._view = [], n_classes, view
-        any_label = False
-        for one in sources:
-            counts = count_labels(one.labels(), n_classes)
-            any_label |= bool(counts.any())
-            if not counts.any() or largest_share(counts) > drop_share:
-                self.dropped.append(one.image_id)
-            else:
-                self._sources.append(one)
-                self.pixels += counts
-        if not self._sources:
-            raise WorkError(nothing_left(len(self.dropped), drop_share, any_label))
+        selection = Selection(n_classes, drop_share)
+        self._sources = [one for one in sources if selection.takes(one.image_id, one.labels())]
+        selection.check()
+        self.dropped = selection.dropped
+        self._n_classes, self._view = n_classes, view
 
     def __len__(self) -> int:
         return len(self._sources)
 
-    def take(self, places: Sequence[int], rng: np.random.Generator) -> list[Example]:
+    def take(self, numbers: Sequence[int], rng: np.random.Generator) -> list[Example]:
         """Images by number, each cut and mirrored as chance and the settings want."""
-        return [self._one(self._sources[place], rng) for place in places]
+        return [self._example(self._sources[number], rng) for number in numbers]
 
-    def relabel(self, draw: Callable[[Array], Array], round_: int) -> None:
-        """Not possible: labels are read again from their files."""
-        raise ValueError("relabel: only for features that are made once")
-
-    def _one(self, source: Source, rng: np.random.Generator) -> Example:
+    def _example(self, source: Source, rng: np.random.Generator) -> Example:
         view = self._view
         image, labels = source.image(), source.labels()
         height, width = image.shape[:2]
-        size = fit_size(height, width, view.image_px, view.stride, _resize(view))
-        if view.crop or view.scale > 1:
+        size = fit_size(height, width, view.image_px, view.stride, view.resize)
+        if view.crop or view.augment:
             side = fit_size(1, 1, view.image_px, view.stride, "squash") if view.crop else size
-            image, labels = cut(image, labels, choose_cut(size, side, view.scale, view.flip, rng))
+            image, labels = cut(image, labels, choose_cut(size, side, view.augment, rng))
         else:
             image = resize_image(image, size)
-            if view.flip and rng.integers(2):
-                image, labels = image[:, ::-1], labels[:, ::-1]
-        pixels = normalise(image, "bgr" if view.channels == "bgr" else "rgb")
+        pixels = normalise(image)
         grid = (pixels.shape[1] // view.stride, pixels.shape[2] // view.stride)
         return Example(pixels, cell_shares(labels, grid, self._n_classes))
 
 
-def _resize(view: View) -> Literal["keep", "squash"]:
-    return "squash" if view.resize == "squash" else "keep"
-
-
-def nothing_left(n_images: int, drop_share: float, any_label: bool) -> str:
-    """The error text where every image was left out."""
-    if not n_images:
-        return "nothing to learn from: no image has labels that can be used; mend or add some"
-    if not any_label:
-        return (
-            f"nothing to learn from: no pixel of {n_images} masks has a label, all are 255 or "
-            "ignored; label some, or put their ids into a class of the class table"
-        )
-    return (
-        f"nothing to learn from: of {n_images} masks all have no label, or one label on more than "
-        f"{100 * drop_share:.0f} % of the pixels; look at the masks, or raise denoise.drop_share"
-    )
-
-
 def write_whole(path: Path, data: bytes) -> None:
     """The whole file, on disk, or what was there before. Raises OSError."""
-    wholefile.write(path, [data], f".tmp-{path.name}")  # what a kill leaves is written over
+    whole_file.write(path, [data], f".tmp-{path.name}")  # what a kill leaves is written over
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+FULL = 255
+"""A cell share of 1: all pixels of the cell have the label."""
+
+
+def cell_shares(labels: Array, grid: tuple[int, int], n_classes: int) -> Array:
+    """uint8 (n_classes, gh, gw), in 255ths of the cell's pixels; at least 1 where there is one.
+
+    A pixel belongs to the cell under its centre. An image with fewer pixels than cells gives cells
+    without any. Raises ImageError on a label that is neither below `n_classes` nor IGNORE.
+    """
+    count_labels(labels, n_classes)
+    (height, width), (rows, columns) = labels.shape, grid
+    row = (2 * np.arange(height) + 1) * rows // (2 * height)
+    column = (2 * np.arange(width) + 1) * columns // (2 * width)
+    cell = (row * columns)[:, None] + column
+    known = labels != IGNORE
+    place = labels[known].astype(np.int64) * (rows * columns) + cell[known]
+    counts = np.bincount(place, minlength=n_classes * rows * columns)
+    sizes = np.bincount(row, minlength=rows)[:, None] * np.bincount(column, minlength=columns)
+    counts = counts.reshape(n_classes, rows, columns)
+    # rounded up: a single point in a large cell must not vanish
+    shares: Array = -(-FULL * counts // np.maximum(sizes, 1))
+    return shares.astype(np.uint8)
+
+
+def count_labels(labels: Array, n_classes: int) -> Array:
+    """int64 (n_classes,). Raises ImageError on other labels than these and IGNORE."""
+    counts = np.bincount(labels.ravel(), minlength=256).astype(np.int64)
+    wrong = np.flatnonzero(counts[n_classes:IGNORE])
+    if len(wrong):
+        raise ImageError(
+            f"labels: expected ids below {n_classes}, or {IGNORE} for unknown, "
+            f"got {wrong[0] + n_classes}; were they made for another class table?"
+        )
+    return counts[:n_classes]
+
+
+def largest_share(counts: Array) -> float:
+    """Of `count_labels`: 0..1, and 1 where no pixel is labelled: nothing to learn there."""
+    total = int(counts.sum())
+    return int(counts.max(initial=0)) / total if total else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which part of an image, at which size. Pixels of the image as it was made larger."""
+
+    size: tuple[int, int]
+    """(h, w) of the whole image when it is cut."""
+    box: tuple[int, int, int, int]
+    """(top, left, height, width) in it; what lies outside is black and unlabelled."""
+    mirrored: bool
+
+
+SCALE = 1.5
+"""Augmented images are this much larger or smaller at most."""
+
+
+def choose_cut(
+    size: tuple[int, int], side: tuple[int, int], augment: bool, rng: np.random.Generator
+) -> Cut:
+    """A crop of `side` (h, w) from an image of `size` (h, w), anywhere in it; augmented, at another
+    scale, and mirrored or not."""
+    factor = float(np.exp(rng.uniform(-np.log(SCALE), np.log(SCALE)))) if augment else 1.0
+    height, width = (max(1, round(one * factor)) for one in size)
+    top = int(rng.integers(0, max(0, height - side[0]) + 1))
+    left = int(rng.integers(0, max(0, width - side[1]) + 1))
+    return Cut((height, width), (top, left, *side), bool(augment and rng.integers(2)))
+
+
+def cut(image: Array, labels: Array, choice: Cut) -> tuple[Array, Array]:
+    """(uint8 (h, w, 3), uint8 (h, w)) of the chosen part. `labels` may have another size than
+    `image` but must show the same."""
+    top, left, height, width = choice.box
+    whole = resize_image(image, choice.size)
+    part = whole[top : top + height, left : left + width]
+    rows = (2 * np.arange(choice.size[0]) + 1) * labels.shape[0] // (2 * choice.size[0])
+    columns = (2 * np.arange(choice.size[1]) + 1) * labels.shape[1] // (2 * choice.size[1])
+    known = labels[rows[top : top + height]][:, columns[left : left + width]]
+    pixels = np.zeros((height, width, 3), np.uint8)
+    marks = np.full((height, width), IGNORE, np.uint8)
+    pixels[: part.shape[0], : part.shape[1]] = part
+    marks[: known.shape[0], : known.shape[1]] = known
+    if choice.mirrored:
+        pixels, marks = pixels[:, ::-1], marks[:, ::-1]
+    return np.ascontiguousarray(pixels), np.ascontiguousarray(marks)

@@ -14,14 +14,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from datus.compute.threads import map_threads, n_cores
 from datus.config import Config, settings_of
@@ -34,7 +32,6 @@ from datus.inputs.find import find_images, image_id_of, read_file, sha256_of
 from datus.inputs.labels import decode_labels, find_labels, load_classes, truth_classes
 from datus.models.image_size import denoise_size
 from datus.segmenter.files import model_files
-from datus.stages.denoise import features_of, prepared, segmenter_spec, training_view
 from datus.store.disk import check_writable, explained
 from datus.store.store import fingerprint
 from datus.types import Array, ClassTable
@@ -42,6 +39,8 @@ from datus.types import Array, ClassTable
 if TYPE_CHECKING:
     from datus.segmenter.examples import FeatureSet, ImageSet
     from datus.segmenter.model import Segmenter
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class Fitted:
     n_unlabelled: int
     """Images that have no label file."""
     curve: Array
-    """float64 (rounds, epochs): mean losses."""
+    """float64 (epochs,): mean losses."""
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,7 +77,7 @@ def fit_folders(
     a disk that refuses).
     """
     from datus.segmenter.files import table_classes
-    from datus.segmenter.model import build_segmenter, save_segmenter
+    from datus.segmenter.model import build_segmenter, save_segmenter, segmenter_spec
 
     model = new_model(out)
     classes = load_classes(Path(config.data.classes))
@@ -154,40 +153,39 @@ def _kept_if_useful(folder: Path) -> Iterator[None]:
 
 def find_pairs(images: Path, labels: Path) -> tuple[list[Pair], int, dict[str, str]]:
     """(pairs of one name, images without labels, labels without image and why that is wrong)."""
-    found = {image_id_of(path): path for path in find_images(images).paths}
-    marks = find_labels(labels)
-    shared = sorted(found.keys() & marks.keys())
+    image_paths = {image_id_of(path): path for path in find_images(images).paths}
+    label_paths = find_labels(labels)
+    shared = sorted(image_paths.keys() & label_paths.keys())
     if not shared:
         raise UsageError(
             f"{images} and {labels} share no file name: expected for example "
-            f"{next(iter(found))}.png in {labels}"
+            f"{next(iter(image_paths))}.png in {labels}"
         )
-    failures = dict.fromkeys(sorted(marks.keys() - found.keys()), f"no image in {images}")
-    pairs = [Pair(name, images / found[name], labels / marks[name]) for name in shared]
-    return pairs, len(found) - len(shared), failures
+    alone = sorted(label_paths.keys() - image_paths.keys())
+    pairs = [Pair(name, images / image_paths[name], labels / label_paths[name]) for name in shared]
+    return pairs, len(image_paths) - len(shared), dict.fromkeys(alone, f"no image in {images}")
 
 
 def _digest(pairs: Sequence[Pair], failures: dict[str, str]) -> tuple[list[Pair], str]:
     """(pairs that can be read, hash of their files); the others are recorded."""
-    digest, found = hashlib.sha256(), []
+    digest, readable = hashlib.sha256(), []
     for pair in pairs:
         try:
             sums = [sha256_of(read_file(path)) for path in (pair.image, pair.labels)]
         except ImageError as error:
             failures[pair.image_id] = str(error)
             continue
-        found.append(pair)
-        for one in sums:
-            digest.update(f"{pair.image_id} {one}\n".encode())
-    return found, digest.hexdigest()
+        readable.append(pair)
+        for sha256 in sums:
+            digest.update(f"{pair.image_id} {sha256}\n".encode())
+    return readable, digest.hexdigest()
 
 
 def _recipe(config: Config, classes: ClassTable, weights: str) -> dict[str, object]:
     """All that the model depends on, but for the files."""
     settings = {**settings_of(config.denoise), "seed": config.seed}
     del settings["enabled"]
-    for name in ("backbone", "channels"):
-        settings[name] = getattr(config.features, name)
+    settings["backbone"] = config.features.backbone
     settings |= denoise_size(config)._asdict()
     names = [classes.name, list(classes.names), classes.lookup.tolist()]
     return {"settings": settings, "weights": weights, "classes": names}
@@ -195,7 +193,7 @@ def _recipe(config: Config, classes: ClassTable, weights: str) -> dict[str, obje
 
 @dataclass(slots=True)
 class _Job:
-    """What reading the pairs needs."""
+    """What reading the pairs and learning from them needs."""
 
     config: Config
     classes: ClassTable
@@ -208,86 +206,67 @@ class _Job:
         """(what was learnt from, the loss curve); the segmenter is trained in place."""
         from datus.segmenter.train import Place, train
 
-        examples, own = self.examples(pairs, console), self.config.denoise
-        with console.bar("fit", len(examples) * own.epochs * own.rounds) as bar:
+        examples, own = self._examples(pairs, console), self.config.denoise
+        with console.bar("fit", len(examples) * own.epochs) as advance:
             seed, n_threads = self.config.seed, self.n_threads
-            place = Place(self.folder, seed, n_threads, lambda done, total: bar(len(examples)))
+            place = Place(self.folder, seed, n_threads, lambda done, total: advance(len(examples)))
             return examples, train(self.segmenter, examples, own, place)
 
-    def examples(self, pairs: list[Pair], console: Console) -> "FeatureSet | ImageSet":
+    def _examples(self, pairs: list[Pair], console: Console) -> "FeatureSet | ImageSet":
         """Features on the disk for a frozen backbone, else the images themselves."""
-        from datus.segmenter.examples import FeatureSet
+        from datus.segmenter.examples import FeatureSet, ImageSet, Source, training_view
 
-        if self.segmenter.is_frozen:
-            stored = FeatureSet.stored(self.folder)
-            if stored is not None:
-                return stored
+        is_frozen, n_classes = self.segmenter.is_frozen, self.classes.n_classes
+        if is_frozen and (stored := FeatureSet.stored(self.folder)):
+            return stored
         with console.bar("read", len(pairs)) as advance:
-            if self.segmenter.is_frozen:
+            if is_frozen:
                 return self._cached(pairs, advance)
-            return self._image_set(self._usable(pairs, advance))
+            usable = [pair for pair, _ in self._each(self._labels, pairs, advance)]
+        sources = (
+            Source(pair.image_id, partial(self._image, pair), partial(self._labels, pair))
+            for pair in usable
+        )
+        view = training_view(self.config, self.segmenter)
+        return ImageSet(sources, n_classes, self.config.denoise.drop_share, view)
 
     def _cached(self, pairs: list[Pair], advance: Advance) -> "FeatureSet":
-        """One pass over the images, a few at a time."""
         from datus.segmenter.examples import CacheWriter
+        from datus.segmenter.model import features_of, prepared
+
+        def read(pair: Pair) -> tuple[Array, Array]:
+            labels, image = self._labels(pair), self._image(pair)
+            return labels, features_of(self.segmenter, prepared(self.segmenter, image))
 
         writer = CacheWriter(self.folder, self.classes.n_classes, self.config.denoise.drop_share)
+        for pair, (labels, features) in self._each(read, pairs, advance):
+            if writer.wants(pair.image_id, labels):
+                writer.add(features, labels)
+        return writer.finish()
 
-        def one(pair: Pair) -> tuple[Array, list[Array]] | str:
+    def _each(
+        self, work: Callable[[Pair], Result], pairs: list[Pair], advance: Advance
+    ) -> Iterator[tuple[Pair, Result]]:
+        """`work` on every pair, a few at a time; what cannot be used is recorded and left out.
+
+        Raises TooManyFailures, after the last one.
+        """
+
+        def attempt(pair: Pair) -> Result | ImageError:
             try:
-                labels, image = self._labels(pair), self._image(pair)
+                return work(pair)
             except ImageError as error:
-                return str(error)
-            return labels, self._views(image)
+                return error
 
         for start in range(0, len(pairs), 2 * self.n_threads):
             some = pairs[start : start + 2 * self.n_threads]
-            for pair, found in zip(some, map_threads(one, some, self.n_threads), strict=True):
-                if isinstance(found, str):
-                    self.failures[pair.image_id] = found
-                elif writer.wants(pair.image_id, found[0]):
-                    writer.add(found[1], found[0])
+            for pair, result in zip(some, map_threads(attempt, some, self.n_threads), strict=True):
+                if isinstance(result, ImageError):
+                    self.failures[pair.image_id] = str(result)
+                else:
+                    yield pair, result
             advance(len(some))
         self._check()
-        return writer.finish()
-
-    def _views(self, image: Array) -> list[Array]:
-        """Features of the image, and of it mirrored where that is learnt from."""
-        seen = prepared(self.segmenter, image)
-        views = [features_of(self.segmenter, seen)]
-        if self.config.denoise.flip:
-            mirrored = np.ascontiguousarray(seen[..., ::-1])
-            views.append(features_of(self.segmenter, mirrored))
-        return views
-
-    def _usable(self, pairs: list[Pair], advance: Advance) -> list[Pair]:
-        """Pairs that can be read; the others are recorded."""
-
-        def one(pair: Pair) -> str:
-            try:
-                self._labels(pair)
-            except ImageError as error:
-                return str(error)
-            finally:
-                advance(1)
-            return ""
-
-        reasons = map_threads(one, pairs, self.n_threads)
-        bad = {pair.image_id: why for pair, why in zip(pairs, reasons, strict=True) if why}
-        self.failures.update(bad)
-        self._check()
-        return [pair for pair in pairs if pair.image_id not in bad]
-
-    def _image_set(self, pairs: list[Pair]) -> "ImageSet":
-        from datus.segmenter.examples import ImageSet, Source
-
-        own = self.config.denoise
-        sources = (
-            Source(pair.image_id, partial(self._image, pair), partial(self._labels, pair))
-            for pair in pairs
-        )
-        view = training_view(self.config, self.segmenter)
-        return ImageSet(sources, self.classes.n_classes, own.drop_share, view)
 
     def _image(self, pair: Pair) -> Array:
         return decode_image(read_file(pair.image), self.config.data.max_pixels)
@@ -299,7 +278,6 @@ class _Job:
         return truth_classes(labels, self.classes, image_size(read_file(pair.image), limit))
 
     def _check(self) -> None:
-        """TooManyFailures if there are more than allowed."""
         allowed, failed = self.config.speed.max_failed, self.failures
         if len(failed) > allowed:
             rows = [f"  {name}: {why}" for name, why in sorted(failed.items())[:10]]

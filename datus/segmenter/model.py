@@ -9,56 +9,57 @@
 
 A saved model is NAME.safetensors and NAME.json and needs nothing else: the backbone is inside, or,
 where that was asked for, named by the sha256 of its weights and looked for again. Training is in
-`denoise`, use on new images in `predict`. Loads torch: import it where it is needed.
+`train`, use on images of any size in `tiles`. Loads torch: import it where it is needed.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from datus import __version__
-from datus.config import EMBEDDED_BACKBONE, FeaturesConfig
+from datus.compute.threads import map_threads
+from datus.config import EMBEDDED_BACKBONE, Config, FeaturesConfig
 from datus.errors import BackboneError, UsageError
-from datus.inputs.decode import IMAGENET_MEAN, IMAGENET_STD
-from datus.models.forward import find_device, seeded
+from datus.inputs.decode import IMAGENET_MEAN, IMAGENET_STD, fit_size, normalise, resize_image
+from datus.models.forward import exact_float32, find_device, seeded
+from datus.models.image_size import denoise_size
 from datus.models.vit import empty_model, load_backbone
 from datus.models.weights import check_learnable, model_path, weights_id
 from datus.segmenter.files import (
     FORMAT,
     check_architecture,
     check_classes,
-    cluster_classes,
     damaged,
     model_files,
     read_record,
     read_tensors,
-    table_classes,
     tensor_bytes,
     write_whole,
 )
-from datus.segmenter.heads import HEADS, Grid, Head, Place, ResNetBody, Tokens
-from datus.types import IGNORE
+from datus.types import IGNORE, Array
 
-__all__ = [
-    "Segmenter",
-    "SegmenterSpec",
-    "build_segmenter",
-    "cluster_classes",
-    "load_segmenter",
-    "read_record",
-    "save_segmenter",
-    "table_classes",
-]
+CHOICES = {
+    "kind": ("probe", "deeplabv3"),
+    "head": ("linear", "conv", "layers"),
+    "resize": ("keep", "squash"),
+}
+"""Of the words in a SegmenterSpec."""
 
-KINDS = ("probe", "deeplabv3")
+Grid = tuple[int, int]
+"""Rows and columns of cells."""
+
+Place = tuple[int, int]
+"""Of a tile in its view: its first row and column of cells."""
 
 N_LAYERS = 4
 """Blocks that the head `layers` reads, evenly spaced, the last one among them."""
@@ -86,19 +87,30 @@ class SegmenterSpec:
     n_classes: int = 2
     image_px: int = 224
     resize: Literal["keep", "squash"] = "keep"
-    channels: Literal["rgb", "bgr"] = "rgb"
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, KINDS)
-        _one_of("head", self.head, HEADS)
-        _one_of("resize", self.resize, ("keep", "squash"))
-        _one_of("channels", self.channels, ("rgb", "bgr"))
+        for name, known in CHOICES.items():
+            if (given := getattr(self, name)) not in known:
+                raise UsageError(f"segmenter.{name}: expected {' or '.join(known)}, got {given!r}")
         if not 1 <= self.image_px <= MAX_IMAGE_PX:
             raise UsageError(
                 f"segmenter.image_px: expected 1 to {MAX_IMAGE_PX}, got {self.image_px}"
             )
         if not 2 <= self.n_classes <= IGNORE:
             raise UsageError(f"segmenter: expected 2 to {IGNORE} classes, got {self.n_classes}")
+
+
+def segmenter_spec(config: Config, n_classes: int) -> SegmenterSpec:
+    """What a run's [denoise] and [features] ask for."""
+    return SegmenterSpec(
+        kind=config.denoise.kind,
+        head=config.denoise.head,
+        backbone=config.features.backbone,
+        weights=config.features.weights,
+        freeze=config.denoise.freeze,
+        n_classes=n_classes,
+        **denoise_size(config)._asdict(),
+    )
 
 
 def build_segmenter(spec: SegmenterSpec, seed: int, device: str = "cpu") -> "Segmenter":
@@ -204,7 +216,39 @@ class Segmenter(nn.Module):
         return found
 
 
-# --- parts --------------------------------------------------------------------------------------
+# --- on arrays ----------------------------------------------------------------------------------
+
+
+def prepared(segmenter: Segmenter, image: Array) -> Array:
+    """uint8 (H, W, 3) -> float32 (3, h, w) as the segmenter sees it while it learns."""
+    spec, (height, width) = segmenter.spec, image.shape[:2]
+    size = fit_size(height, width, spec.image_px, segmenter.stride, spec.resize)
+    return normalise(resize_image(image, size))
+
+
+def features_of(segmenter: Segmenter, image: Array) -> Array:
+    """float32 (F, gh, gw) features of a prepared image, on one thread."""
+    return map_threads(lambda one: _evaluated(segmenter, segmenter.features, one), [image], 1)[0]
+
+
+def image_logits(segmenter: Segmenter, image: Array) -> Array:
+    """float32 (C, gh, gw) logits of a prepared image."""
+    return _evaluated(segmenter, segmenter.grid_logits, image)
+
+
+def head_logits(segmenter: Segmenter, features: Array) -> Array:
+    """float32 (C, gh, gw) logits of features float (F, gh, gw)."""
+    return _evaluated(segmenter, segmenter.head, features.astype(np.float32))
+
+
+def _evaluated(segmenter: Segmenter, part: Callable[[Tensor], Tensor], array: Array) -> Array:
+    device = next(segmenter.parameters()).device
+    with torch.inference_mode(), exact_float32():
+        result: Array = part(torch.from_numpy(array)[None].to(device))[0].float().cpu().numpy()
+    return result
+
+
+# --- building -----------------------------------------------------------------------------------
 
 
 def _probe(spec: SegmenterSpec, vit: Any, origin: dict[str, Any], seed: int) -> Segmenter:
@@ -282,13 +326,19 @@ def save_segmenter(
             raise UsageError("save: only a frozen backbone with known weights can be left out")
         state = {name: one for name, one in state.items() if not name.startswith("body.")}
     data = tensor_bytes(state)
-    spec = segmenter.spec
     record = {
         "format": FORMAT,
         "datus": __version__,
-        "spec": asdict(spec),
+        "spec": asdict(segmenter.spec),
         "classes": dict(classes),
-        "preprocessing": _preprocessing(segmenter),
+        "preprocessing": {
+            "image_px": segmenter.spec.image_px,
+            "resize": segmenter.spec.resize,
+            "channels": "rgb",
+            "multiple_of": segmenter.stride,
+            "mean": list(IMAGENET_MEAN),
+            "deviation": list(IMAGENET_STD),
+        },
         "backbone": {**origin, "stored": with_backbone},
         "weights": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
         "provenance": dict(provenance),
@@ -312,7 +362,7 @@ def load_segmenter(path: Path, device: str = "cpu") -> Segmenter:
     record = read_record(path)
     tensors = read_tensors(weights, record)
     try:
-        spec, origin = _spec(record["spec"]), dict(record["backbone"])
+        spec, origin = SegmenterSpec(**record["spec"]), dict(record["backbone"])
         stored = origin.pop("stored")
         if stored and "architecture" in origin:
             check_architecture(origin["architecture"], tensors)
@@ -358,26 +408,130 @@ def _empty(spec: SegmenterSpec, origin: dict[str, Any], stored: bool, weights: P
     return build_segmenter(spec, 0)
 
 
-def _spec(given: Mapping[str, Any]) -> SegmenterSpec:
-    """Settings that later versions add have defaults that mean what was done before."""
-    known = {one.name for one in fields(SegmenterSpec)}
-    if more := sorted(given.keys() - known):
-        raise ValueError(f"unknown settings {', '.join(more)}")
-    return SegmenterSpec(**given)
+# --- bodies and heads ----------------------------------------------------------------------------
+
+HIDDEN = 256
+"""Channels between the convolutions of a head, as in DeepLabV3's."""
 
 
-def _preprocessing(segmenter: Segmenter) -> dict[str, Any]:
-    spec = segmenter.spec
-    return {
-        "image_px": spec.image_px,
-        "resize": spec.resize,
-        "channels": spec.channels,
-        "multiple_of": segmenter.stride,
-        "mean": list(IMAGENET_MEAN),
-        "deviation": list(IMAGENET_STD),
-    }
+class Tokens(nn.Module):
+    """(B, 3, h, w) images -> (B, F, gh, gw) tokens of a ViT: of the last block after the final norm
+    (F = E), or of several blocks as they are (F = n * E)."""
+
+    def __init__(self, vit: Any, blocks: tuple[int, ...]) -> None:
+        """blocks: which ones; empty = the last, normed."""
+        super().__init__()
+        self.vit = vit
+        self.blocks = blocks
+        self.patch_px: int = vit.patch_embed.feat_ratio(as_scalar=True)
+        # a block's output may lack what a model of ours puts behind its tokens
+        self.size = int(vit.num_features) * len(blocks) if blocks else int(vit.embed_dim)
+        vit.patch_embed.register_forward_hook(_add_moved)
+        dynamic = getattr(vit, "dynamic_img_size", False)
+        self.only_size = None if dynamic else tuple(vit.patch_embed.img_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid = images.shape[2] // self.patch_px, images.shape[3] // self.patch_px
+        if self.blocks:
+            parts = self.vit.forward_intermediates(
+                *(images, list(self.blocks)), output_fmt="NLC", intermediates_only=True
+            )
+            tokens = torch.cat(parts, dim=2)
+        else:
+            tokens = self.vit.forward_features(images)[:, self.vit.num_prefix_tokens :]
+            if isinstance(self.vit.norm, nn.Identity):
+                # ViTs trained on mean tokens keep their final norm behind the pooling
+                tokens = self.vit.fc_norm(tokens)
+        batch, _, size = tokens.shape
+        return tokens.transpose(1, 2).reshape(batch, size, *grid)
+
+    @contextlib.contextmanager
+    def inside(self, places: Sequence[Place], tile: Grid, view: Grid) -> Iterator[None]:
+        """Within, the images are tiles at `places` of larger views and get the positions that they
+        have there. Otherwise a ViT with learned positions takes each tile for a whole picture,
+        with its sky at the top. Nothing changes for rotary positions, or if the tile is all."""
+        token = _MOVED.set(self._moved(places, tile, view))
+        try:
+            yield
+        finally:
+            _MOVED.reset(token)
+
+    def _moved(self, places: Sequence[Place], tile: Grid, view: Grid) -> Tensor | None:
+        """(B, th, tw, E) positions in the view, less those that the ViT gives the tile."""
+        positions = getattr(self.vit, "pos_embed", None)
+        if tile == view or positions is None or self.only_size:
+            return None
+        old = tuple(self.vit.patch_embed.grid_size)
+        spare = positions.shape[1] - old[0] * old[1]
+        grid = positions[0, spare:].reshape(*old, -1)
+
+        def at(size: Grid, place: Place) -> Tensor:
+            rows = _resizing(old[0], size[0], grid)[place[0] :][: tile[0]]
+            columns = _resizing(old[1], size[1], grid)[place[1] :][: tile[1]]
+            return torch.einsum("yi,ije,xj->yxe", rows, grid, columns)
+
+        alone = at(tile, (0, 0))
+        return torch.stack([at(view, place) - alone for place in places])
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"segmenter.{name}: expected {' or '.join(known)}, got {value!r}")
+def _resizing(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old) matrix that resizes positions along one side as timm does: bicubic, antialiased.
+    The whole grid of a large view would take gigabytes; these take nothing."""
+    unit = torch.eye(old, device=like.device)[None, None]
+    found = functional.interpolate(unit, size=(new, old), mode="bicubic", antialias=True)
+    return found[0, 0]
+
+
+_MOVED: ContextVar[Tensor | None] = ContextVar("moved", default=None)
+"""What to add to the tokens of patches; every thread has its own."""
+
+
+def _add_moved(patch_embed: Any, images: Any, tokens: Tensor) -> Tensor | None:
+    """Hook: positions are added to tokens later, so a difference can be added now."""
+    moved = _MOVED.get()
+    return None if moved is None else tokens + moved
+
+
+class Head(nn.Module):
+    """(B, F, gh, gw) features -> (B, C, gh, gw) logits."""
+
+    def __init__(self, kind: str, n_features: int, n_parts: int, n_classes: int) -> None:
+        """n_parts: blocks whose tokens lie side by side in the features."""
+        super().__init__()
+        self.n_parts = n_parts
+        steps: dict[str, tuple[nn.Module, ...]] = {
+            "linear": (nn.Conv2d(n_features, n_classes, 1),),
+            "conv": (
+                nn.Conv2d(n_features, HIDDEN, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(HIDDEN, n_classes, 1),
+            ),
+            "layers": (
+                *(nn.Conv2d(n_features, HIDDEN, 1), nn.GELU()),
+                *(nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1), nn.GELU()),
+                nn.Conv2d(HIDDEN, n_classes, 1),
+            ),
+        }
+        self.steps = nn.Sequential(*steps[kind])
+
+    def forward(self, features: Tensor) -> Tensor:
+        # tokens of all backbones and blocks on one scale, so that one learning rate serves them
+        batch, _, *grid = features.shape
+        parts = features.float().reshape(batch, self.n_parts, -1, *grid)
+        spread = parts.var(dim=2, keepdim=True, correction=0)
+        parts = (parts - parts.mean(dim=2, keepdim=True)) * torch.rsqrt(spread + 1e-6)
+        logits: Tensor = self.steps(parts.flatten(1, 2))
+        return logits
+
+
+class ResNetBody(nn.Module):
+    """(B, 3, h, w) images -> (B, 2048, h / 8, w / 8)."""
+
+    def __init__(self, resnet: nn.Module) -> None:
+        """`resnet`: torchvision's body, which gives a dict with one entry, out."""
+        super().__init__()
+        self.resnet = resnet
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.resnet(images)["out"]
+        return found

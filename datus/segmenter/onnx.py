@@ -10,7 +10,7 @@
     found = export_model(Path("scenes"), Path("scenes.onnx"))
     found.difference                  largest difference from torch, seen by onnxruntime on a CPU
 
-Normalisation and the order of the channels are inside. Batch, height and width are free; where a
+Normalisation is inside. Batch, height and width are free; where a
 backbone takes one size only, or a size is asked for, it is fixed. Needs the extra onnx.
 """
 
@@ -59,14 +59,14 @@ class Exported:
     """Largest logit there."""
 
 
-def export_model(model: Path, out: Path, size: tuple[int, int] | None = None) -> Exported:
+def export_model(path: Path, out: Path, size: tuple[int, int] | None = None) -> Exported:
     """Write the .onnx file. size: (height, width), if they shall be fixed, and the batch with them.
 
     Raises MissingPackage, UsageError (a size that is no multiple of the stride), what
     `load_segmenter` raises, and WorkError if onnxruntime does not get what torch gets.
     """
     onnxruntime = _packages()
-    segmenter = load_segmenter(model, "cpu")
+    segmenter = load_segmenter(path, "cpu")
     only = getattr(segmenter.body, "only_size", None)
     size = size or only
     if size:
@@ -74,10 +74,10 @@ def export_model(model: Path, out: Path, size: tuple[int, int] | None = None) ->
             segmenter.check_sides(*size)
         except ValueError as error:
             raise UsageError(f"--size {size[0]}x{size[1]}: {error}") from None
-    whole = Whole(segmenter).eval()
-    data = _export(whole, segmenter, size)
+    model = ImageModel(segmenter).eval()
+    data = _export(model, segmenter, size)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    difference, scale = _compare(whole, session, _shapes(segmenter, size))
+    difference, scale = _compare(model, session, _shapes(segmenter, size))
     if not difference <= TOLERANCE * max(1.0, scale):
         raise WorkError(
             f"{out}: not written: onnxruntime differs from torch by {difference:.1e}, allowed "
@@ -88,7 +88,7 @@ def export_model(model: Path, out: Path, size: tuple[int, int] | None = None) ->
     return Exported(len(data), {end.name: list(end.shape) for end in ends}, difference, scale)
 
 
-class Whole(nn.Module):
+class ImageModel(nn.Module):
     """float32 (B, 3, h, w) RGB 0..255 -> what `Segmenter.forward` gives for it, normalised."""
 
     mean: Tensor
@@ -98,13 +98,10 @@ class Whole(nn.Module):
         super().__init__()
         self.body, self.head = segmenter.body, segmenter.head
         self.is_probe = segmenter.spec.kind == "probe"
-        self.is_bgr = segmenter.spec.channels == "bgr"
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None])
         self.register_buffer("deviation", torch.tensor(IMAGENET_STD)[:, None, None])
 
     def forward(self, image: Tensor) -> Tensor:
-        if self.is_bgr:
-            image = image.flip(1)
         logits: Tensor = self.head(self.body((image / 255 - self.mean) / self.deviation))
         if self.is_probe:
             return logits
@@ -112,7 +109,7 @@ class Whole(nn.Module):
         return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-def _export(whole: Whole, segmenter: Segmenter, size: tuple[int, int] | None) -> bytes:
+def _export(model: ImageModel, segmenter: Segmenter, size: tuple[int, int] | None) -> bytes:
     """The file's bytes; all free sides without a size."""
     stride, free = segmenter.stride, None
     shape = (1, 3, *size) if size else (2, 3, 6 * stride, 10 * stride)
@@ -122,7 +119,7 @@ def _export(whole: Whole, segmenter: Segmenter, size: tuple[int, int] | None) ->
         free = {"image": {0: dim("batch"), 2: stride * rows, 3: stride * columns}}
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            whole,
+            model,
             (torch.zeros(shape),),
             dynamo=True,
             opset_version=OPSET,
@@ -134,7 +131,10 @@ def _export(whole: Whole, segmenter: Segmenter, size: tuple[int, int] | None) ->
     if program is None:
         raise WorkError("torch exported nothing; update torch")
     program.model.metadata_props["datus"] = json.dumps(segmenter.record, sort_keys=True)
-    data: bytes = program.model_proto.SerializeToString(deterministic=True)
+    proto = program.model_proto
+    for node in proto.graph.node:  # where in our code it was made, with paths of this machine
+        del node.metadata_props[:]
+    data: bytes = proto.SerializeToString(deterministic=True)
     return data
 
 
@@ -147,20 +147,20 @@ def _shapes(segmenter: Segmenter, size: tuple[int, int] | None) -> list[tuple[in
     return [(1, 3, usual, usual), (2, 3, 9 * stride, 5 * stride), (1, 3, usual // 2, usual * 2)]
 
 
-def _compare(whole: Whole, session: Any, shapes: list[tuple[int, ...]]) -> tuple[float, float]:
+def _compare(model: ImageModel, session: Any, shapes: list[tuple[int, ...]]) -> tuple[float, float]:
     """(largest difference, largest logit of torch) over noise images of these shapes."""
     rng = np.random.default_rng(0)
     difference, scale = 0.0, 0.0
     for shape in shapes:
         image: Array = rng.integers(0, 256, shape).astype(np.float32)
-        (found,) = session.run(["logits"], {"image": image})
+        (logits,) = session.run(["logits"], {"image": image})
         with torch.no_grad():
-            expected = whole(torch.from_numpy(image)).numpy()
-        if found.shape != expected.shape:
+            expected = model(torch.from_numpy(image)).numpy()
+        if logits.shape != expected.shape:
             raise WorkError(
-                f"onnxruntime gives logits of shape {found.shape}, torch {expected.shape}"
+                f"onnxruntime gives logits of shape {logits.shape}, torch {expected.shape}"
             )
-        difference = max(difference, float(np.abs(found - expected).max()))
+        difference = max(difference, float(np.abs(logits - expected).max()))
         scale = max(scale, float(np.abs(expected).max()))
     return difference, scale
 

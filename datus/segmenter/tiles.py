@@ -1,9 +1,10 @@
 """A segmenter on images of any size: one view, or overlapping tiles whose logits are blended.
 
     in    a Segmenter, uint8 (H, W, 3) RGB images
-    out   for each the labels, uint8 (H, W), and if asked for how sure they are, uint8 (H, W)
+    out   for each the labels, uint8 (H, W), and if asked for their probability, uint8 (H, W)
 
-    ((labels, sure),) = predict_images(segmenter, [image], Prediction(confidence=True))
+    ((labels, confidence),) = predict_images(segmenter, [image], Prediction(confidence=True))
+    logits_to_pixels(logits, height, width)     labels of pixels from logits on a grid
 
 An image is seen at the size that the model was trained at, unless another is asked for. What is
 larger than a tile then goes in tiles. Beside images and labels memory is one tile a thread and
@@ -11,18 +12,18 @@ the logits on the model's grid: float32 for each class, at 1 / stride² of the p
 Folders are in `predict_folder`.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from datus.compute.threads import map_threads, n_cores
 from datus.errors import BackboneError, UsageError
 from datus.inputs.decode import fit_size, normalise, resize_image
 from datus.models.forward import batches, exact_float32
-from datus.segmenter.logits import Blend, logits_to_pixels, tile_starts
 from datus.types import Array
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ MANY_TILES = 32
 
 Answer = tuple[Array, Array | None]
 
-Bar = Callable[[str, int, str], contextlib.AbstractContextManager[Callable[[int], Any]]]
+Bar = Callable[[str, int, str], AbstractContextManager[Callable[[int], Any]]]
 """(name, total, unit) -> a context that gives what is called with steps done."""
 
 
@@ -93,11 +94,11 @@ def predict_images(
         grid = size[0] // segmenter.stride, size[1] // segmenter.stride
         blends.append(Blend(segmenter.spec.n_classes, *grid))
         tiles += _tiles(number, seen, segmenter.stride, settings)
-    many = bar is not None and len(tiles) >= max(MANY_TILES, 4 * len(images))
-    with bar("tiles", len(tiles), "tile") if bar and many else _no_bar() as update:
-        for tile, found in zip(tiles, _logits(segmenter, tiles, settings), strict=True):
-            blends[tile.image].add(found, tile.top, tile.left)
-            update(1)
+    many = len(tiles) >= max(MANY_TILES, 4 * len(images))
+    with bar("tiles", len(tiles), "tile") if bar and many else nullcontext(no_progress) as advance:
+        for tile, logits in zip(tiles, _logits(segmenter, tiles, settings), strict=True):
+            blends[tile.image].add(logits, tile.top, tile.left)
+            advance(1)
 
     def answer(number: int) -> Answer:
         height, width = images[number].shape[:2]
@@ -141,32 +142,32 @@ def _logits(segmenter: "Segmenter", tiles: list[_Tile], settings: Prediction) ->
             continue
         with exact_float32():
             kinds = [(*one.view, *one.pixels.shape) for one in part]
-            found: dict[int, Array] = {}
+            by_tile: dict[int, Array] = {}
             for members in batches(kinds, settings.batch):
                 logits = _forward(segmenter, [part[i] for i in members])
-                found |= dict(zip(members, logits, strict=True))
-        yield from (found[i] for i in range(len(part)))
+                by_tile |= dict(zip(members, logits, strict=True))
+        yield from (by_tile[i] for i in range(len(part)))
 
 
 def _forward(segmenter: "Segmenter", tiles: list[_Tile]) -> Array:
     """float32 (B, C, gh, gw) logits of tiles of one size, of views of one size."""
     import torch
 
-    pixels = np.stack([normalise(one.pixels, segmenter.spec.channels) for one in tiles])
+    pixels = np.stack([normalise(one.pixels) for one in tiles])
     device = next(segmenter.parameters()).device
     size = pixels.shape[2] // segmenter.stride, pixels.shape[3] // segmenter.stride
     places = [(one.top, one.left) for one in tiles]
     with torch.inference_mode(), segmenter.placed(places, size, tiles[0].view):
-        found = segmenter.grid_logits(torch.from_numpy(pixels).to(device))
-        logits: Array = found.float().cpu().numpy()
+        logits: Array = (
+            segmenter.grid_logits(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+        )
     if not np.isfinite(logits).all():
         raise BackboneError("infinite values or NaN came out of the model: train it again")
     return logits
 
 
-@contextlib.contextmanager
-def _no_bar() -> Iterator[Callable[[int], Any]]:
-    yield lambda n: None
+def no_progress(n_done: int) -> None:
+    """Nobody watches."""
 
 
 def seen_size(
@@ -178,3 +179,99 @@ def seen_size(
         rows, columns = (max(1, round(side / stride)) for side in (height, width))
         return rows * stride, columns * stride
     return fit_size(height, width, settings.image_px or spec.image_px, stride, spec.resize)
+
+
+# --- logits --------------------------------------------------------------------------------------
+
+
+def logits_to_pixels(
+    logits: Array, height: int, width: int, confidence: bool = False
+) -> tuple[Array, Array | None]:
+    """(labels uint8 (height, width), probability of that label in 255ths or None).
+
+    logits: float32 (C, gh, gw). They are resized bilinearly (centres of pixels), then compared: the
+    first of equal ones wins. Works in strips, one class at a time: beside the output it takes a few
+    MB, however large the image and however many the classes.
+    """
+    labels = np.empty((height, width), np.uint8)
+    sure = np.empty((height, width), np.uint8) if confidence else None
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = slice(top, min(height, top + rows))
+        best = _resized_rows(logits[0], strip, height, width)
+        label, rest = np.zeros(best.shape, np.uint8), np.ones(best.shape, np.float32)
+        for number in range(1, len(logits)):
+            plane = _resized_rows(logits[number], strip, height, width)
+            higher = plane > best
+            label[higher] = number
+            if sure is not None:  # the sum of exp(logit - best) so far
+                gap = np.exp(-np.abs(plane - best))
+                rest = np.where(higher, rest * gap + 1, rest + gap)
+            np.maximum(best, plane, out=best)
+        labels[strip] = label
+        if sure is not None:
+            sure[strip] = np.rint(255 / rest).astype(np.uint8)
+    return labels, sure
+
+
+STRIP_PIXELS = 2**20
+
+
+def _resized_rows(plane: Array, strip: slice, height: int, width: int) -> Array:
+    """float32 (rows, width): these rows of `plane` (gh, gw) resized to (height, width)."""
+    grid_rows = plane.shape[0]
+    at = (np.arange(strip.start, strip.stop) + 0.5) * grid_rows / height - 0.5
+    at = np.clip(at, 0, grid_rows - 1)
+    above = np.floor(at).astype(np.int64)
+    share = (at - above).astype(np.float32)[:, None]
+    below = np.minimum(above + 1, grid_rows - 1)
+    rows = plane[above] * (1 - share) + plane[below] * share
+    resized: Array = cv2.resize(rows, (width, len(rows)), interpolation=cv2.INTER_LINEAR)
+    return resized
+
+
+# --- tiles --------------------------------------------------------------------------------------
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles of `tile` cells begin that cover 0..length, neighbours sharing `overlap` or more.
+
+    As even as whole cells allow; the last one ends at `length`. One tile if it is long enough.
+    """
+    if length <= tile:
+        return [0]
+    n_tiles = 1 + -(-(length - tile) // (tile - overlap))
+    return [round(i * (length - tile) / (n_tiles - 1)) for i in range(n_tiles)]
+
+
+class Blend:
+    """Weighted mean of overlapping tiles, on the grid of the logits.
+
+    A tile counts most in its middle and little at its edges, where it knows only one side of what
+    it sees. Holds float32 (C, rows, columns), 1 / stride² of what the pixels would take.
+    """
+
+    def __init__(self, n_classes: int, rows: int, columns: int) -> None:
+        self._sum = np.zeros((n_classes, rows, columns), np.float32)
+        self._weight = np.zeros((rows, columns), np.float32)
+
+    def add(self, logits: Array, top: int, left: int) -> None:
+        """float32 (C, th, tw) of the tile whose first cell is (top, left)."""
+        rows, columns = logits.shape[1:]
+        weight = np.outer(_ramp(rows), _ramp(columns))
+        place = slice(top, top + rows), slice(left, left + columns)
+        self._sum[:, *place] += logits * weight
+        self._weight[place] += weight
+
+    def logits(self) -> Array:
+        """float32 (C, rows, columns); every cell must have been covered. Use it once, at the end:
+        the sums become the answer in place."""
+        self._sum /= self._weight
+        return self._sum
+
+
+def _ramp(length: int) -> Array:
+    """float32 (length,): up from the edge to the middle in equal steps, and down again."""
+    place = np.arange(length)
+    ramp: Array = np.minimum(place + 1, length - place).astype(np.float32)
+    return ramp

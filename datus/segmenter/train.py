@@ -9,8 +9,8 @@ pixel by pixel. Each epoch ends with a checkpoint; a killed training goes on the
 same bytes on a CPU. Gradients are made image by image, on one thread each, and added in order, so
 the number of threads changes nothing; DeepLabV3 normalises over its batch and takes it whole.
 
-Reverse cross entropy: Wang et al., ICCV 2019. Frozen backbones under imperfect labels: Lee, Kang
-and Shim, 2024. This module loads torch: import it where it is needed.
+Frozen backbones under imperfect labels: Lee, Kang and Shim, 2024. This module loads torch: import
+it where it is needed.
 """
 
 import io
@@ -27,18 +27,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from datus.compute.threads import thread_pool
-from datus.denoise_config import DenoiseConfig
-from datus.models.forward import exact_float32, seeded
-from datus.segmenter.examples import Example, Examples, write_whole
+from datus.config import DenoiseConfig
+from datus.models.forward import batches, exact_float32, seeded
+from datus.segmenter.examples import FULL, Example, Examples, write_whole
 from datus.segmenter.model import Segmenter
-from datus.segmenter.targets import FULL, class_weights
 from datus.types import Array
 
 WARM_UP = 0.05
 """Of all steps: AdamW's first steps are long while it knows little of the gradients."""
 
-REVERSE_LOG_ZERO = 4.0
-"""What the reverse cross entropy takes for -log 0 (Wang et al. 2019)."""
+BACKBONE_RATE = 0.1
+"""Of the learning rate, for a ViT that is tuned: it has learnt something already."""
+
+WEIGHT_DECAY = 0.01
+"""AdamW's usual one."""
+
+PER_SHARE = float(np.float32(1) / np.float32(FULL))
+"""Weight of a share of 1 / FULL of a cell: all classes count the same."""
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -56,23 +61,18 @@ class Place:
 
 
 def train(segmenter: Segmenter, examples: Examples, settings: DenoiseConfig, place: Place) -> Array:
-    """The mean loss of each epoch, float64 (rounds, epochs). `segmenter` is trained in place.
-
-    It comes new from `build_segmenter`; what it learnt before is forgotten in later rounds.
-    """
+    """The mean loss of each epoch, float64 (epochs,). `segmenter` is trained in place."""
     learner = _Learner(segmenter, examples, settings, place)
     learner.resume()
-    total = settings.rounds * settings.epochs
+    segmenter.train()
     with thread_pool(place.threads) as mapped, exact_float32():
         learner.mapped = mapped
-        while learner.n_epochs < total:
-            round_, epoch = divmod(learner.n_epochs, settings.epochs)
-            learner.begin(round_, fresh=epoch == 0)
-            learner.epoch(round_, epoch)
+        while len(learner.curve) < settings.epochs:
+            learner.epoch()
             learner.save()
-            place.note(learner.n_epochs, total)
-    learner.finish()
-    return np.array(learner.curve, np.float64).reshape(settings.rounds, settings.epochs)
+            place.note(len(learner.curve), settings.epochs)
+    segmenter.eval()
+    return np.array(learner.curve, np.float64)
 
 
 def trained_state(segmenter: Segmenter) -> dict[str, Array]:
@@ -92,24 +92,6 @@ def fill(segmenter: Segmenter, state: Mapping[str, Array]) -> None:
     segmenter.eval()
 
 
-def head_logits(segmenter: Segmenter, features: Array) -> Array:
-    """float32 (C, gh, gw) logits of features float (F, gh, gw)."""
-    device = next(segmenter.head.parameters()).device
-    with torch.inference_mode(), exact_float32():
-        inputs = torch.from_numpy(features.astype(np.float32))[None].to(device)
-        logits: Array = segmenter.head(inputs)[0].float().cpu().numpy()
-    return logits
-
-
-def image_logits(segmenter: Segmenter, image: Array) -> Array:
-    """float32 (C, gh, gw) logits of an image, float32 (3, h, w) normalised."""
-    device = next(segmenter.head.parameters()).device
-    with torch.inference_mode(), exact_float32():
-        found = segmenter.grid_logits(torch.from_numpy(image)[None].to(device))
-        logits: Array = found[0].float().cpu().numpy()
-    return logits
-
-
 # --- training -----------------------------------------------------------------------------------
 
 
@@ -124,38 +106,31 @@ class _Learner:
         self.mapped: Any = map
         """`map` on threads, while `train` runs."""
         self.curve: list[float] = []
-        self.n_epochs = 0
+        """The mean loss of each epoch that is done."""
         self._device = next(segmenter.head.parameters()).device
-        weights = class_weights(examples.pixels, settings.balance)
-        self._weights = torch.from_numpy(weights / np.float32(FULL)).to(self._device)
         self._initial = {n: torch.from_numpy(a) for n, a in trained_state(segmenter).items()}
         self._parameters = [p for p in segmenter.parameters() if p.requires_grad]
-        self._whole = segmenter.spec.kind != "probe" or self._device.type != "cpu"
+        self._by_size = segmenter.spec.kind != "probe" or self._device.type != "cpu"
         self._new_optimizer()
 
     def _new_optimizer(self) -> None:
-        settings, body = self.settings, self.segmenter.body
-        learnt = [p for p in body.parameters() if p.requires_grad]
-        part = settings.backbone_rate if self.segmenter.spec.kind == "probe" else 1.0
+        learnt = [p for p in self.segmenter.body.parameters() if p.requires_grad]
+        part = BACKBONE_RATE if self.segmenter.spec.kind == "probe" else 1.0
         groups = [{"params": list(self.segmenter.head.parameters()), "part": 1.0}]
         groups += [{"params": learnt, "part": part}] if learnt else []
-        self._optimizer = torch.optim.AdamW(
-            groups, lr=settings.rate, weight_decay=settings.weight_decay
-        )
-        self._shadow = [p.detach().clone() for p in self._parameters] if settings.ema else []
+        rate = self.settings.rate
+        self._optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=WEIGHT_DECAY)
 
     # --- where it stands --------------------------------------------------------------------
 
     def resume(self) -> None:
         """Go on at the last checkpoint; a damaged one counts as none."""
         try:
-            found = torch.load(
-                self.place.folder / CHECKPOINT, map_location=self._device, weights_only=True
-            )
-            self.segmenter.load_state_dict(found["model"], strict=False)
-            self._optimizer.load_state_dict(found["optimizer"])
-            self._shadow, self.curve = found["shadow"], found["curve"]
-            self.n_epochs = len(self.curve)
+            path = self.place.folder / CHECKPOINT
+            checkpoint = torch.load(path, map_location=self._device, weights_only=True)
+            self.segmenter.load_state_dict(checkpoint["model"], strict=False)
+            self._optimizer.load_state_dict(checkpoint["optimizer"])
+            self.curve = checkpoint["curve"]
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
             self.segmenter.load_state_dict(self._initial, strict=False)
             self._new_optimizer()
@@ -163,60 +138,33 @@ class _Learner:
     def save(self) -> None:
         state = {n: torch.from_numpy(a) for n, a in trained_state(self.segmenter).items()}
         buffer = io.BytesIO()
-        found = {"model": state, "optimizer": self._optimizer.state_dict()}
-        torch.save({**found, "shadow": self._shadow, "curve": self.curve}, buffer)
+        optimizer = self._optimizer.state_dict()
+        torch.save({"model": state, "optimizer": optimizer, "curve": self.curve}, buffer)
         self.place.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.place.folder / CHECKPOINT, buffer.getvalue())
 
-    def begin(self, round_: int, fresh: bool) -> None:
-        """A later round starts from the first weights, on what the model before it draws."""
-        if round_:
-            if fresh:
-                self.finish()
-            self.examples.relabel(self._draw, round_)
-            if fresh:
-                self.segmenter.load_state_dict(self._initial, strict=False)
-                self._new_optimizer()
-        self.segmenter.train()
-
-    def finish(self) -> None:
-        """The averaged weights, if there are any, take their place."""
-        with torch.no_grad():
-            for one, mean in zip(self._parameters, self._shadow, strict=False):
-                one.copy_(mean)
-        self.segmenter.eval()
-
-    def _draw(self, features: Array) -> Array:
-        """uint8 (C, gh, gw): the label of each cell, by how sure the model is of it."""
-        logits = torch.from_numpy(head_logits(self.segmenter, features))
-        sure, label = logits.softmax(0).max(0)
-        shares = torch.zeros(logits.shape).scatter_(0, label[None], sure[None])
-        return torch.round(FULL * shares).to(torch.uint8).numpy()
-
     # --- one epoch --------------------------------------------------------------------------
 
-    def epoch(self, round_: int, epoch: int) -> None:
+    def epoch(self) -> None:
         """All images once, in an order and with random cuts of this epoch's own."""
-        settings = self.settings
-        rng = np.random.default_rng([self.place.seed, round_, epoch])
+        epoch = len(self.curve)
+        rng = np.random.default_rng([self.place.seed, 0, epoch])
         steps = self._batches(rng.permutation(len(self.examples)).tolist())
         loss_sum, weight_sum = 0.0, 0.0
         with seeded(int(rng.integers(2**31))):
-            for number, places in enumerate(steps):
-                done = (epoch * len(steps) + number) / (settings.epochs * len(steps))
-                loss, weight = self._step(self.examples.take(places, rng), self._rate(done))
+            for number, images in enumerate(steps):
+                done = (epoch * len(steps) + number) / (self.settings.epochs * len(steps))
+                loss, weight = self._step(self.examples.take(images, rng), self._rate(done))
                 loss_sum, weight_sum = loss_sum + loss, weight_sum + weight
-                self._average(epoch * len(steps) + number)
         self.curve.append(loss_sum / max(weight_sum, 1e-12))
-        self.n_epochs += 1
 
     def _batches(self, order: list[int]) -> list[list[int]]:
         size = self.settings.batch
-        found = [order[start : start + size] for start in range(0, len(order), size)]
-        if len(found) > 1 and len(found[-1]) == 1:  # nothing to normalise over in a batch of one
-            last = found.pop()
-            found[-1] += last
-        return found
+        steps = [order[start : start + size] for start in range(0, len(order), size)]
+        if len(steps) > 1 and len(steps[-1]) == 1:  # nothing to normalise over in a batch of one
+            last = steps.pop()
+            steps[-1] += last
+        return steps
 
     def _rate(self, done: float) -> float:
         """Of the learning rate, at a share of all steps."""
@@ -224,18 +172,11 @@ class _Learner:
             return (done + 1e-3) / (WARM_UP + 1e-3)
         return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
 
-    def _average(self, step: int) -> None:
-        decay = min(self.settings.ema, (1 + step) / (10 + step))  # the first steps are forgotten
-        with torch.no_grad():
-            for mean, one in zip(self._shadow, self._parameters, strict=False):
-                mean.lerp_(one, 1 - decay)
-
     def _step(self, batch: list[Example], rate: float) -> tuple[float, float]:
         """(sum of the losses, of the weights) of a batch."""
         shares = [torch.from_numpy(np.array(one.shares)) for one in batch]
         weight = sum(
-            float((one.to(self._device).float().sum((1, 2)) * self._weights).sum())
-            for one in shares
+            float((one.to(self._device).float().sum((1, 2)) * PER_SHARE).sum()) for one in shares
         )
         if weight == 0:  # crops without a single label
             return 0.0, 0.0
@@ -260,32 +201,19 @@ class _Learner:
             pixels = np.stack([batch[i].inputs for i in members])
             inputs = torch.from_numpy(pixels).to(self._device)
             wanted = torch.stack([shares[i] for i in members]).to(self._device)
-            with torch.autocast(
-                self._device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"
-            ):
-                model = self.segmenter
-                features = self.examples.are_features
-                logits = model.head(inputs) if features else model.grid_logits(inputs)
-            loss = self._loss(logits.float(), wanted)
+            model = self.segmenter
+            logits = model.head(inputs) if self.examples.are_features else model.grid_logits(inputs)
+            loss = _loss(logits, wanted)
             gradients = torch.autograd.grad(loss / weight, self._parameters, materialize_grads=True)
             return float(loss.detach()), gradients
 
-        if self._whole:
-            groups: dict[tuple[int, ...], list[int]] = {}
-            for i, example in enumerate(batch):
-                groups.setdefault(example.inputs.shape, []).append(i)
-            units = list(groups.values())
-        else:
-            units = [[i] for i in range(len(batch))]
+        units = [[number] for number in range(len(batch))]
+        if self._by_size:
+            units = list(batches([example.inputs.shape for example in batch], len(batch)))
         for start in range(0, len(units), self.place.threads):
             yield from self.mapped(one, units[start : start + self.place.threads])
 
-    def _loss(self, logits: Tensor, shares: Tensor) -> Tensor:
-        """Sum over cells. logits: (B, C, gh, gw); shares: uint8, the same shape."""
-        wanted = shares.float() * self._weights[:, None, None]
-        log = functional.log_softmax(logits, dim=1)
-        forward = -(wanted * log).sum()
-        if not self.settings.symmetric:
-            return forward
-        reverse = REVERSE_LOG_ZERO * (wanted * (1 - log.exp())).sum()
-        return (1 - self.settings.symmetric) * forward + self.settings.symmetric * reverse
+
+def _loss(logits: Tensor, shares: Tensor) -> Tensor:
+    """Sum over cells. logits: (B, C, gh, gw); shares: uint8, the same shape."""
+    return -(shares.float() * PER_SHARE * functional.log_softmax(logits, dim=1)).sum()

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datus.compute.threads import map_threads
 from datus.config import Config, settings_of
 from datus.engine.dataset import Dataset
 from datus.engine.stage import (
-    Arrays,
     Context,
     DatasetWork,
     Inputs,
@@ -40,7 +38,7 @@ from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
 if TYPE_CHECKING:
-    from datus.segmenter.examples import FeatureSet, ImageSet, Source, View
+    from datus.segmenter.examples import FeatureSet, ImageSet, Source
     from datus.segmenter.model import Segmenter
 
 MODEL = "model"
@@ -50,24 +48,7 @@ MODEL = "model"
 def reads_tokens(config: Config) -> bool:
     """A frozen probe on last tokens learns from what the features stage stored: no second pass."""
     own = config.denoise
-    return own.kind == "probe" and own.freeze and own.head != "layers" and not own.flip
-
-
-def segmenter_spec(config: Config, n_classes: int) -> Any:
-    """The SegmenterSpec of a run's [denoise] and [features]."""
-    from datus.segmenter.model import SegmenterSpec
-
-    own, seen = config.denoise, config.features
-    return SegmenterSpec(
-        kind=own.kind,
-        head=own.head,
-        backbone=seen.backbone,
-        weights=seen.weights,
-        freeze=own.freeze,
-        n_classes=n_classes,
-        **denoise_size(config)._asdict(),
-        channels=seen.channels,
-    )
+    return own.kind == "probe" and own.freeze and own.head != "layers"
 
 
 def is_active(config: Config) -> bool:
@@ -79,8 +60,7 @@ def is_active(config: Config) -> bool:
 
 def fit_needs(config: Config) -> tuple[str, ...]:
     tokens = ("features",) if reads_tokens(config) else ()
-    margins = ("segments",) if config.denoise.confidence == "margin" else ()
-    return (*tokens, *margins, "masks")
+    return (*tokens, "masks")
 
 
 def fit_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
@@ -90,12 +70,11 @@ def fit_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
         check_learnable(config.features.backbone)
         hashed["backbone"] = config.features.backbone
         hashed["weights"] = weights_of(config, config.features.backbone, config.features.weights)
-    hashed["channels"] = config.features.channels
     return hashed | denoise_size(config)._asdict()
 
 
 def build_fit(context: Context) -> DatasetWork:
-    from datus.segmenter.model import build_segmenter
+    from datus.segmenter.model import build_segmenter, segmenter_spec
     from datus.segmenter.train import Place, train, trained_state
 
     config, runtime = context.config, context.runtime
@@ -116,8 +95,8 @@ def build_fit(context: Context) -> DatasetWork:
         figures = {
             "n_trained": float(len(examples)),
             "n_dropped": float(len(examples.dropped)),
-            "first_loss": float(curve[-1, 0]),
-            "last_loss": float(curve[-1, -1]),
+            "first_loss": float(curve[0]),
+            "last_loss": float(curve[-1]),
         }
         arrays = {**trained_state(segmenter), "curve": curve}
         return ShardData(arrays={WHOLE: arrays}, numbers={WHOLE: figures}, files=files)
@@ -139,7 +118,7 @@ def _examples(
     context: Context, dataset: Dataset, segmenter: "Segmenter", folder: Path
 ) -> "FeatureSet | ImageSet":
     """Pseudo-masks and what is learnt from them; features once to the disk, or images by name."""
-    from datus.segmenter.examples import FeatureSet, ImageSet
+    from datus.segmenter.examples import FeatureSet, ImageSet, training_view
 
     if segmenter.is_frozen:
         return FeatureSet.stored(folder) or _cached(context, dataset, segmenter, folder)
@@ -147,19 +126,6 @@ def _examples(
     view = training_view(context.config, segmenter)
     n_labels = labels_of(context.config, context.k)
     return ImageSet(sources, n_labels, context.config.denoise.drop_share, view)
-
-
-def training_view(config: Config, segmenter: "Segmenter") -> "View":
-    """How a model that is not frozen sees images while it learns."""
-    from datus.segmenter.examples import View
-
-    own, spec = config.denoise, segmenter.spec
-    return View(
-        *(spec.image_px, spec.resize, spec.channels, segmenter.stride),
-        crop=own.kind == "deeplabv3",
-        scale=own.scale,
-        flip=own.flip,
-    )
 
 
 def _sources(config: Config, dataset: Dataset, k: int) -> Iterator["Source"]:
@@ -188,11 +154,11 @@ def _cached(
 ) -> "FeatureSet":
     """One pass over the dataset: features and label shares of every image to the work folder."""
     from datus.segmenter.examples import CacheWriter
+    from datus.segmenter.model import features_of, prepared
 
     config, k = context.config, context.k
     writer = CacheWriter(folder, labels_of(config, k), config.denoise.drop_share)
     needs = ["masks", *(["features"] if reads_tokens(config) else [])]
-    needs += ["segments"] if config.denoise.confidence == "margin" else []
     streams = [dataset.data(need, k) for need in needs]
     for parts in zip(*streams, strict=True):
         shard = parts[0][0]
@@ -202,56 +168,13 @@ def _cached(
                 continue
             labels = _mask(config, dataset, k, record)
             if writer.wants(record.image_id, labels):
-                arrays = {need: found[need][record.image_id] for need in needs}
-                views = list(_views(context, segmenter, record, arrays))
-                writer.add(views, labels, _confidence(arrays))
+                if "features" in found:
+                    features = np.moveaxis(found["features"][record.image_id]["tokens"], -1, 0)
+                else:
+                    image = prepared(segmenter, read_image(config, record))
+                    features = features_of(segmenter, image)
+                writer.add(features, labels)
     return writer.finish()
-
-
-def _views(
-    context: Context, segmenter: "Segmenter", record: ImageRecord, arrays: dict[str, Arrays]
-) -> Iterator[Array]:
-    """float (F, gh, gw): stored tokens, or features of the image, and of it mirrored."""
-    if "features" in arrays:
-        yield np.moveaxis(arrays["features"]["tokens"], -1, 0)
-        return
-    image = prepared(segmenter, read_image(context.config, record))
-    yield features_of(segmenter, image)
-    if context.config.denoise.flip:
-        yield features_of(segmenter, np.ascontiguousarray(image[..., ::-1]))
-
-
-def _confidence(arrays: dict[str, Arrays]) -> Array | None:
-    """float32 (gh, gw): the margin of each patch's segment; None where it is not asked for."""
-    if "segments" not in arrays:
-        return None
-    found: Array = arrays["masks"]["margin"][arrays["segments"]["labels"]]
-    return found
-
-
-def prepared(segmenter: "Segmenter", image: Array) -> Array:
-    """uint8 (H, W, 3) -> float32 (3, h, w) as the segmenter sees it."""
-    from datus.inputs.decode import fit_size, normalise, resize_image
-
-    spec = segmenter.spec
-    size = fit_size(*(image.shape[0], image.shape[1], spec.image_px, segmenter.stride), spec.resize)
-    return normalise(resize_image(image, size), spec.channels)
-
-
-def features_of(segmenter: "Segmenter", image: Array) -> Array:
-    """float32 (F, gh, gw) features of a prepared image, on one thread."""
-    import torch
-
-    from datus.models.forward import exact_float32
-
-    def one(image: Array) -> Array:
-        with torch.inference_mode(), exact_float32():
-            device = next(segmenter.parameters()).device
-            found = segmenter.features(torch.from_numpy(image)[None].to(device))
-            features: Array = found[0].float().cpu().numpy()
-        return features
-
-    return map_threads(one, [image], 1)[0]
 
 
 # --- denoise --------------------------------------------------------------------------------------
@@ -266,8 +189,14 @@ def needs(config: Config) -> tuple[str, ...]:
 
 def build(context: Context) -> ShardWork:
     from datus.method.masks import encode_mask
-    from datus.segmenter.model import build_segmenter
-    from datus.segmenter.train import fill, head_logits, image_logits
+    from datus.segmenter.model import (
+        build_segmenter,
+        head_logits,
+        image_logits,
+        prepared,
+        segmenter_spec,
+    )
+    from datus.segmenter.train import fill
 
     config = context.config
     n_labels = labels_of(config, context.k)
@@ -313,7 +242,7 @@ def _drawn(config: Config, record: ImageRecord, logits: Array) -> Array:
     place. DeepLabV3 was measured to lose by it (docs/denoise.md).
     """
     from datus.method.refine import refine
-    from datus.segmenter.logits import logits_to_pixels
+    from datus.segmenter.tiles import logits_to_pixels
 
     if config.masks.refine == "none" or config.denoise.kind == "deeplabv3":
         return logits_to_pixels(logits, record.height, record.width)[0]

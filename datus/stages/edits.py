@@ -20,7 +20,7 @@ from datus.stages.sample import taken
 from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ShardData
 
-K_MEANS = ("spherical", "restarts", "iterations", "sample")
+K_MEANS = ("spherical", "restarts", "sample")
 """Settings of [clusters] that a split follows, which is a k-means of its own."""
 
 

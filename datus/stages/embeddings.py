@@ -43,7 +43,7 @@ def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
         return {key: hashed[key] for key in ("mode", "min_patches")}
     hashed["weights"] = weights_of(config, *embedder(config))
     hashed["backbone"] = embedder(config)[0]
-    for name in ("channels", "precision", "allow_missing", "allow_unexpected"):
+    for name in ("precision", "allow_missing", "allow_unexpected"):
         hashed[name] = settings_of(config.features)[name]
     return hashed
 
@@ -83,7 +83,7 @@ def _build_crop_embeddings(context: Context) -> ShardWork:
         valid = valid_segments(segments, settings.min_patches)
         patch_px = height // segments.labels.shape[0]
         crops = make_crops(image, segments, valid, settings, (patch_px, backbone.patch_px))
-        return [normalise(crop, config.features.channels) for crop in crops], valid
+        return [normalise(crop) for crop in crops], valid
 
     def embedded(record: ImageRecord, found: Arrays, tokens: Array, valid: Array) -> ShardData:
         return _embedded(record, segment_map(found), embed_crops(tokens, valid))

@@ -72,7 +72,7 @@ def build(context: Context) -> ShardWork:
 
     def decode(record: ImageRecord) -> Array:
         size = fit_size(record.height, record.width, seen.image_px, backbone.patch_px, seen.resize)
-        return normalise(vit_image(config, record, size, context.view), features.channels)
+        return normalise(vit_image(config, record, size, context.view))
 
     def rounded(values: Array) -> Array:
         if not halved or (largest := too_large(values)) is None:

@@ -44,7 +44,7 @@ from datus.stages.clusters import cluster_arrays_of, model_of
 from datus.stages.edits import label_centroids
 from datus.stages.embeddings import few_valid
 from datus.stages.masks import few_labelled
-from datus.stages.totals import Candidate, Tally, tally_of
+from datus.stages.totals import GALLERY, Candidate, Tally, tally_of
 from datus.stages.views import figures_of
 from datus.store.store import ShardReport
 from datus.types import WHOLE, Confusion, ImageRecord, ShardData, Verdict
@@ -181,7 +181,7 @@ def _tally(config: Config, dataset: Dataset, k: int, advance: Advance) -> Tally:
     main = k == config.clusters.k[0]
     n_labels = len(label_centroids(config, dataset, k))
     if main:
-        return tally_of(dataset, k, n_labels, config.report.gallery, advance)
+        return tally_of(dataset, k, n_labels, GALLERY, advance)
     return tally_of(dataset, k, n_labels)
 
 
@@ -391,6 +391,10 @@ def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> 
     )
 
 
+EXAMPLES = 12
+"""Images that the report shows with mask and truth; browse.html has all of them."""
+
+
 def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example]:
     """Images spread evenly over the dataset; those with truth, where there is truth."""
     from datus.inputs.labels import decode_labels, truth_classes
@@ -399,7 +403,7 @@ def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example
     stages = ("masks", "denoise") if config.denoise.enabled else ("masks",)
     usable = [r for r in dataset.index.records if r.image_id in told.images]
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
-    for record in _spread(usable, config.report.examples):
+    for record in _spread(usable, EXAMPLES):
         name, limit = f"{record.image_id}.png", config.data.max_pixels
         masks = [decode_labels(dataset.file(stage, k, name), limit) for stage in stages]
         labels = read_truth(config, record) if classes else None
@@ -451,9 +455,9 @@ def links(config: Config, k: int) -> dict[str, tuple[str, str]]:
 def cost(config: Config, n_images: int) -> float:
     """It grows with its pictures, of which there are so many at most."""
     shown = config.report
-    n_pictures = min(shown.gallery, n_images) * config.clusters.k[0] + min(shown.browse, n_images)
+    n_pictures = min(GALLERY, n_images) * config.clusters.k[0] + min(shown.browse, n_images)
     n_pictures += min(BASELINE_PICTURES, n_images) if shown.baselines else 0
-    return 1.0 + min(shown.examples, n_images) + n_pictures
+    return 1.0 + min(EXAMPLES, n_images) + n_pictures
 
 
 STAGE = Stage(

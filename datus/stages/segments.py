@@ -25,6 +25,12 @@ from datus.inputs.index import Index
 from datus.store.store import ShardReport
 from datus.types import AffinityGraph, ImageRecord, SegmentMap, ShardData
 
+RESOLUTION = 1.0
+"""Of the modularity, as in the paper (eq. 2)."""
+
+RESOLUTION = 1.0
+"""Of the modularity (paper, eq. 2). Others gained nothing (docs/decisions.md 19)."""
+
 WEAK_MODULARITY = 0.03
 """Of a partition: below it communities may be noise."""
 
@@ -50,7 +56,7 @@ def build(context: Context) -> ShardWork:
         found = partition(
             AffinityGraph(graph["bits"]),
             settings.backend,
-            settings.resolution,
+            RESOLUTION,
             settings.restarts,
             int(seeds.generate_state(1)[0]),
         )

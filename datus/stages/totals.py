@@ -15,16 +15,15 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
 from datus.config import Config
 from datus.engine.dataset import Dataset
-from datus.engine.stage import Arrays, Context, Inputs, ShardWork, Stage
+from datus.engine.stage import Arrays, Context, Inputs, ShardWork, Stage, no_settings
 from datus.engine.workers import Advance
 from datus.errors import WorkError
-from datus.inputs.index import Index, Shard
+from datus.inputs.index import Shard
 from datus.types import WHOLE, Array, Confusion, ImageRecord, ShardData
 
 
@@ -63,18 +62,16 @@ class Tally:
         return Confusion(self.counts[name])
 
 
+GALLERY = 8
+"""Segments that the report shows of each cluster, the most confident first."""
+
+
 def needs(config: Config) -> tuple[str, ...]:
     drawn = ("denoise",) if config.denoise.enabled else ()
     return ("segments", "masks", *drawn, *(("evaluate",) if config.data.truth else ()))
 
 
-def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
-    return {"gallery": config.report.gallery}
-
-
 def build(context: Context) -> ShardWork:
-    n_best = context.config.report.gallery
-
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
         advance(len(shard.records))
         masks, segments = inputs["masks"].arrays, inputs["segments"].arrays
@@ -89,7 +86,7 @@ def build(context: Context) -> ShardWork:
             whole |= _scored(_of(usable, inputs["evaluate"].arrays))
         pairs = ((r, masks[r.image_id], segments[r.image_id]) for r in usable)
         found = (pair for one in pairs for pair in candidates(*one))
-        best = surest(found, len(whole["pixels"]) - 1, n_best)
+        best = surest(found, len(whole["pixels"]) - 1, GALLERY)
         return ShardData(arrays={WHOLE: whole | _packed(best)})
 
     return work
@@ -209,7 +206,7 @@ STAGE = Stage(
     version=1,
     scope="shard",
     needs=needs,
-    settings=settings,
+    settings=no_settings,
     build=build,
     per_k=True,
     sees_truth=True,

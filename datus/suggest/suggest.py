@@ -16,8 +16,8 @@ from zlib import crc32
 
 import numpy as np
 
-from datus.clusters_config import ClustersConfig
 from datus.compute.threads import map_threads
+from datus.config import ClustersConfig
 from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.inputs.index import Index, read_index
 from datus.method.verdict import Choice, recommend, verdict

@@ -418,7 +418,7 @@ def calibrate(encoder: HybridTransformer, images: Sequence[Array]) -> None:
     backbone = Backbone(copy.deepcopy(encoder), "the encoder", "float32", "cpu")
     keys, tokens = Moments(), Moments()
     for image in images:
-        grid = backbone.features([normalise(image, "rgb")], 1, 1)[0]
+        grid = backbone.features([normalise(image)], 1, 1)[0]
         keys.add(grid.keys)
         tokens.add(grid.tokens[..., :width])
     by_place = len(images) >= LEAST_SAMPLE

@@ -253,7 +253,7 @@ def test_a_class_table_is_checked_before_anything_is_written(
         ("[segments]\nrestarts = 2.5", "segments.restarts: expected int, got 2.5"),
         ("[segments]\nrestarts = true", "segments.restarts: expected int, got True"),
         ("[segments]\nrestarts = 0", "segments.restarts: expected 1 to 1000, got 0"),
-        ("[segments]\nresolution = nan", "segments.resolution: expected 0.001 to 1000.0, got nan"),
+        ("[graphs]\ndensity = nan", "graphs.density: expected 0.001 to 0.9, got nan"),
         ("[features]\nkeep = 'no'", "features.keep: expected bool, got 'no'"),
         (
             "[features]\nresize = 'keap'",

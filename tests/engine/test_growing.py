@@ -293,7 +293,7 @@ def test_settings_of_k_means_no_longer_count(photos: Dataset, tmp_path: Path) ->
         [n.fingerprint for n in make_plan(with_frozen(photos, tmp_path, run, **more), index).nodes]
         for more in (
             {},
-            {"clusters.spherical": False, "clusters.restarts": 9, "clusters.iterations": 3},
+            {"clusters.spherical": False, "clusters.restarts": 9},
         )
     ]
     assert marks[0] == marks[1]
@@ -345,7 +345,7 @@ def test_files_that_are_none(photos: Dataset, tmp_path: Path) -> None:
     ("more", "says"),
     [
         ({"features.image_px": 80}, "features.image_px: expected 64, as in {run}, whose clusters "),
-        ({"features.channels": "bgr"}, "features.channels: expected 'rgb', as in {run}"),
+        ({"features.resize": "squash"}, "features.resize: expected 'keep', as in {run}"),
         (
             {"features.backbone": "vit_tiny_patch16_224", "features.weights": "random"},
             "features.backbone: expected 'datus_t8', as in {run}",
@@ -353,7 +353,7 @@ def test_files_that_are_none(photos: Dataset, tmp_path: Path) -> None:
         ({"features.weights": "random"}, "features.weights: expected 'sha256:"),
         ({"graphs.center": "dataset"}, "graphs.center: expected 'position', as in {run}"),
         ({"graphs.center": "image"}, "graphs.center: expected 'position', as in {run}"),
-        ({"segments.resolution": 1.5}, "segments.resolution: expected 1.0, as in {run}"),
+        ({"segments.restarts": 3}, "segments.restarts: expected 1, as in {run}"),
         ({"embeddings.mode": "crop"}, "embeddings.backbone: expected None, as in {run}"),
         ({"embeddings.min_patches": 9}, "embeddings.min_patches: expected 2, as in {run}"),
         ({"clusters.k": [4]}, "clusters.k: expected 3, the clusters of {run}, got 4: "),

@@ -28,7 +28,7 @@ from datus.formats.read import open_corrections
 from datus.inputs.find import sha256_of
 from datus.review import edits, frozen
 from datus.segmenter.files import check_architecture
-from datus.segmenter.predict_list import LIST, Done
+from datus.segmenter.predict_folder import LIST, PredictionLog
 from datus.store.store import Store, sealed
 from datus.types import ImageRecord, ShardData
 
@@ -263,7 +263,7 @@ def test_brackets_nested_too_deep_are_passed_over(tmp_path: Path) -> None:
     lines = ['{"model": 1}', deep, '{"image": ["a"]}', '{"image": "a", "sha256": "00", "mask": 3}']
     (out / LIST).write_text("\n".join(lines))
     (out / "a.png").write_bytes(b"png")
-    done = Done({"mask": out}, {"model": 1})
+    done = PredictionLog({"mask": out}, {"model": 1})
     done.begin({"a": tmp_path / "a.jpg"})
     assert done.has("a", "00")
 
@@ -274,7 +274,7 @@ def test_a_list_that_claims_other_folders_removes_nothing_there(ours: Any, tmp_p
     out.mkdir()
     (out / LIST).write_text(f'{{"model": 1}}\n{json.dumps({"image": "a", "ours": ours})}\n')
     (tmp_path / "a.png").write_bytes(b"png")
-    done = Done({"mask": out}, {"model": 1})
+    done = PredictionLog({"mask": out}, {"model": 1})
     done.begin({"a": tmp_path / "a.jpg"})
     done.fail({"a": "empty file (0 bytes)"})
     assert (tmp_path / "a.png").read_bytes() == b"png"

@@ -321,7 +321,7 @@ def test_one_image_and_two_have_a_verdict(n_images: int, tmp_path: Path) -> None
 
 def test_too_few_valid_segments_are_not_trusted(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "photos", IDS[:6])
-    more = {"embeddings__min_patches": 9, "segments__resolution": 3.0, "clusters__k": [1]}
+    more = {"embeddings__min_patches": 15, "graphs__threshold": 0.95, "clusters__k": [1]}
     found = verdict_of(dataset, tmp_path / "run", **more)
     numbers = report_of(tmp_path / "run")["numbers"]["embeddings"]["valid_patch_share"]
     assert 0 < numbers["mean"] < 0.2

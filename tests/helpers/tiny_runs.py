@@ -25,8 +25,6 @@ SPEED: dict[str, Any] = {
     "embeddings.min_patches": 2,  # enough valid segments, whatever the weights are
     "clusters.restarts": 2,
     "clusters.k": [3],
-    "report.examples": 2,
-    "report.gallery": 2,
     "speed.device": "cpu",
 }
 """Settings that make a run take less than a second."""

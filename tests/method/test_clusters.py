@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from datus.clusters_config import ClustersConfig
+from datus.config import ClustersConfig
 from datus.errors import ClusterError
 from datus.method import clusters
 from datus.method.clusters import assign, fit_clusters, votes
 from datus.method.faiss_library import faiss_library, load_faiss
 from datus.types import Array, ClusterModel, SegmentEmbeddings
 
-PLAIN = ClustersConfig(pca=0, spherical=False, restarts=3, iterations=15)
+PLAIN = ClustersConfig(pca=0, spherical=False, restarts=3)
 SPHERE = replace(PLAIN, spherical=True)
 
 
@@ -106,7 +106,7 @@ def test_inertia_is_the_sum_of_squared_distances() -> None:
 
 def test_the_best_of_the_starts_wins_and_its_seed_is_kept() -> None:
     vectors = unit(np.random.default_rng(3).normal(size=(300, 6)))
-    few = replace(PLAIN, restarts=1, iterations=5)
+    few = replace(PLAIN, restarts=1)
     inertias = [
         fit_clusters(vectors, 8, replace(few, restarts=r), seed=5).inertia for r in (1, 3, 9)
     ]
@@ -332,7 +332,7 @@ USE_BOTH = """
 import numpy as np
 from datus.method.clusters import fit_clusters
 vectors = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)
-fit_clusters(vectors, 5, ClustersConfig(restarts=2, iterations=5), seed=0, n_threads=2)
+fit_clusters(vectors, 5, ClustersConfig(restarts=2), seed=0, n_threads=2)
 product = torch.ones(300, 300) @ torch.ones(300, 300)
 print(float(product[0, 0]))
 """
@@ -357,7 +357,7 @@ def test_torch_and_faiss_live_together_in_either_order(imports: str) -> None:
 
 def test_the_jury_holds_every_restart_in_the_order_of_the_best_ones_clusters() -> None:
     vectors = unit(np.random.default_rng(4).normal(size=(200, 6)))
-    chosen = replace(PLAIN, restarts=5, iterations=3)
+    chosen = replace(PLAIN, restarts=5)
     model = fit_clusters(vectors, 4, chosen, seed=0)
     assert model.jury.shape == (5, 4, 6)
     assert model.jury[0].tobytes() == model.centroids.tobytes()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datus.clusters_config import ClustersConfig
+from datus.config import ClustersConfig
 from datus.errors import ClusterError
 from datus.method.clusters import assign
 from datus.method.constrained_kmeans import class_centroids, fit_free, label_segments, on_sphere

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_cases import inputs_of
 
-from datus.clusters_config import ClustersConfig
+from datus.config import ClustersConfig
 from datus.inputs.index import Shard
 from datus.method.clusters import assign, fit_clusters, offsets
 from datus.method.drift import (

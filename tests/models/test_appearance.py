@@ -51,7 +51,7 @@ def picture(height: int, width: int, seed: int = 0) -> Array:
 
 
 def pixels(image: Array) -> torch.Tensor:
-    return torch.from_numpy(normalise(image, "rgb"))[None]
+    return torch.from_numpy(normalise(image))[None]
 
 
 def tiny_hybrid() -> HybridTransformer:
@@ -137,7 +137,7 @@ def test_tokens_are_those_of_the_vit_and_then_the_channels() -> None:
 def test_keys_lose_the_mean_of_their_place() -> None:
     backbone = Backbone(tiny_hybrid(), "tiny", "float32", "cpu")
     places = backbone._model.place_keys.clone()
-    image = normalise(picture(8 * PLACES, 8 * PLACES), "rgb")
+    image = normalise(picture(8 * PLACES, 8 * PLACES))
     (found,) = backbone.features([image], 1, 1)
     backbone._model.place_keys.zero_()
     (plain,) = backbone.features([image], 1, 1)
@@ -147,7 +147,7 @@ def test_keys_lose_the_mean_of_their_place() -> None:
 
 
 def test_half_precision_leaves_the_channels_as_they_are() -> None:
-    model, image = tiny_hybrid(), normalise(picture(32, 48), "rgb")
+    model, image = tiny_hybrid(), normalise(picture(32, 48))
     (exact,) = Backbone(model, "tiny", "float32", "cpu").features([image], 1, 1)
     (rough,) = Backbone(tiny_hybrid(), "tiny", "bfloat16", "cpu").features([image], 1, 1)
     np.testing.assert_array_equal(rough.keys[..., 16:], exact.keys[..., 16:])
@@ -188,7 +188,7 @@ def test_filters_code_near_colours_nearly_alike(name: str) -> None:
 
     def code(level: float) -> Array:
         image = np.full((side, side, 3), round(255 * level), np.uint8)
-        (grid,) = model.features([normalise(image, "rgb")], 1, 1)
+        (grid,) = model.features([normalise(image)], 1, 1)
         assert grid.keys.shape == (4, 4, model.key_dim)
         np.testing.assert_array_equal(grid.keys, grid.tokens)
         np.testing.assert_allclose(grid.cls, grid.tokens.mean((0, 1)), atol=1e-6)
@@ -209,7 +209,7 @@ def test_no_two_saturated_colours_have_one_code(name: str) -> None:
     codes = []
     for colour in itertools.product((0, 255), repeat=3):
         image = np.full((model.patch_px, model.patch_px, 3), colour, np.uint8)
-        codes.append(model.features([normalise(image, "rgb")], 1, 1)[0].keys[0, 0])
+        codes.append(model.features([normalise(image)], 1, 1)[0].keys[0, 0])
     found = np.stack(codes) @ np.stack(codes).T
     found /= found[0, 0]
     assert found[~np.eye(8, dtype=bool)].max() < 0.7
@@ -232,7 +232,7 @@ def test_the_file_of_filters_holds_the_constants_of_the_code(name: str) -> None:
 def test_filters_take_any_size_that_patches_fill() -> None:
     model: Any = load_backbone("datus_filters_p4", "auto", FeaturesConfig())
     for rows, columns in ((1, 1), (1, 9), (7, 2)):
-        image = normalise(picture(4 * rows, 4 * columns), "rgb")
+        image = normalise(picture(4 * rows, 4 * columns))
         (grid,) = model.features([image], 1, 1)
         assert grid.keys.shape[:2] == (rows, columns)
     with pytest.raises(ValueError, match="multiples of 4"):

@@ -25,7 +25,7 @@ from datus.models import weights as sources
 from datus.models.image_size import input_size, patch_px_of
 from datus.models.registry import FILTERS, ROWS
 from datus.models.vit import load_backbone
-from datus.stages.denoise import segmenter_spec
+from datus.segmenter.model import segmenter_spec
 
 VITS = [row for row in ROWS if not row.is_cnn and row.family is not FILTERS]
 

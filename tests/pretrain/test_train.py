@@ -145,7 +145,7 @@ def test_calibrated_channels_have_the_spread_that_is_asked_for() -> None:
     model = encoder()
     train.calibrate(model, images)
     backbone = Backbone(model, "tiny", "float32", "cpu")
-    grids = [backbone.features([normalise(one, "rgb")], 1, 1)[0] for one in images]
+    grids = [backbone.features([normalise(one)], 1, 1)[0] for one in images]
     keys = np.stack([grid.keys for grid in grids]).astype(np.float64)
     spread = np.sqrt((keys[..., :16] ** 2).sum(-1).mean())
     np.testing.assert_allclose(keys[..., :16].mean(0), 0, atol=1e-4)

@@ -204,7 +204,7 @@ def test_without_corrections_the_recipe_is_that_of_before(tiny: Dataset, finishe
     assert index is not None
     clusters = next(stage for stage in STAGES if stage.name == "clusters")
     assert set(clusters.settings(config, 3, index)) == {
-        *("k", "pca", "spherical", "restarts", "iterations", "sample", "seed", "dataset")
+        *("k", "pca", "spherical", "restarts", "sample", "seed", "dataset")
     }
     assert (clusters.version, clusters.needs(config)) == (3, ("embeddings", "samples"))
 

@@ -266,8 +266,8 @@ def test_damaged_files_are_refused(saved: Path) -> None:
 
 def test_settings_of_later_versions_have_defaults(saved: Path) -> None:
     """Format 1 as written before a setting was added."""
-    change(saved, lambda record: record["spec"].pop("channels"))
-    assert load_segmenter(saved).spec.channels == "rgb"
+    change(saved, lambda record: record["spec"].pop("resize"))
+    assert load_segmenter(saved).spec.resize == "keep"
 
 
 def test_classes_must_have_names_and_colours(saved: Path) -> None:
@@ -308,7 +308,6 @@ def test_names_of_tensors_are_part_of_the_format(saved: Path, deeplab: Segmenter
         {"n_classes": 1},
         {"n_classes": 256},
         {"resize": "crop"},
-        {"channels": "hsv"},
     ],
     ids=str,
 )

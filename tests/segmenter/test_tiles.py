@@ -23,10 +23,17 @@ from datus.errors import BackboneError, TooManyFailures, UsageError
 from datus.inputs.decode import normalise, resize_image
 from datus.inputs.find import find_images
 from datus.segmenter.files import cluster_classes
-from datus.segmenter.logits import Blend, logits_to_pixels, tile_starts
 from datus.segmenter.model import Segmenter, SegmenterSpec, build_segmenter, save_segmenter
 from datus.segmenter.predict_folder import Folders, predict_folder
-from datus.segmenter.tiles import NATIVE, Prediction, predict_images, seen_size
+from datus.segmenter.tiles import (
+    NATIVE,
+    Blend,
+    Prediction,
+    logits_to_pixels,
+    predict_images,
+    seen_size,
+    tile_starts,
+)
 from datus.types import Array
 
 SHIPPED = SegmenterSpec(n_classes=3, head="linear", image_px=64)
@@ -66,7 +73,7 @@ def test_pixels_are_the_argmax_of_bilinear_logits(grid: Any, size: Any) -> None:
 def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.random.default_rng(2).normal(size=(3, 8, 9)).astype(np.float32)
     whole = logits_to_pixels(logits, 61, 80, True)
-    monkeypatch.setattr("datus.segmenter.logits.STRIP_PIXELS", 240)
+    monkeypatch.setattr("datus.segmenter.tiles.STRIP_PIXELS", 240)
     for one, other in zip(whole, logits_to_pixels(logits, 61, 80, True), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -140,7 +147,7 @@ def test_one_view_equals_the_model_by_hand(segmenter: Segmenter) -> None:
     image = picture(50, 81)
     ((labels, sure),) = predict_images(segmenter, [image], Prediction(confidence=True))
     size = seen_size(segmenter, 50, 81, Prediction())
-    pixels = torch.from_numpy(normalise(resize_image(image, size), "rgb"))[None]
+    pixels = torch.from_numpy(normalise(resize_image(image, size)))[None]
     with torch.no_grad():
         logits = functional.interpolate(segmenter(pixels), size=(50, 81), mode="bilinear")[0]
     assert (labels == logits.argmax(0).numpy()).mean() > 0.999
@@ -166,7 +173,7 @@ def trained(spec: SegmenterSpec) -> Segmenter:
     segmenter = build_segmenter(spec, 0)
     side = 160 // segmenter.stride * segmenter.stride
     images = [picture(side, side, seed) for seed in range(10, 18)]
-    pixels = torch.from_numpy(np.stack([normalise(one, "rgb") for one in images]))
+    pixels = torch.from_numpy(np.stack([normalise(one) for one in images]))
     features = segmenter.features(pixels)
     cells = side // segmenter.stride
     seen = np.stack([resize_image(one, (cells, cells)) for one in images]).astype(np.float32)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import datus.suggest.suggest as suggest_module
 from datus.cli.app import app
 from datus.cli.suggest_k import told, wanted_k
-from datus.clusters_config import ClustersConfig
+from datus.config import ClustersConfig
 from datus.errors import ClusterError, UsageError, WorkError
 from datus.inputs.index import Index
 from datus.store.store import Store

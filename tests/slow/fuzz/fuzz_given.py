@@ -261,7 +261,7 @@ def segmenter_reader(scratch: Path) -> Reader:
 
 def predicted_reader(scratch: Path) -> Reader:
     """predict.jsonl: which masks are done."""
-    from datus.segmenter.predict_list import LIST, Done
+    from datus.segmenter.predict_folder import LIST, PredictionLog
 
     out = scratch / "out"
     out.mkdir()
@@ -271,7 +271,7 @@ def predicted_reader(scratch: Path) -> Reader:
 
     def read(data: bytes) -> None:
         (out / LIST).write_bytes(data)
-        done = Done({"mask": out}, recipe)
+        done = PredictionLog({"mask": out}, recipe)
         done.begin({"a": scratch / "a.jpg", "b": scratch / "b.jpg"})
         done.has("a", "00")
         done.fail({"b": "empty"})

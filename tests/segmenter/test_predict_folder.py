@@ -21,8 +21,15 @@ from datus.cli.predict import predict
 from datus.errors import BackboneError, TooManyFailures, UsageError, WorkError
 from datus.segmenter.files import cluster_classes, write_whole
 from datus.segmenter.model import SegmenterSpec, build_segmenter, save_segmenter
-from datus.segmenter.predict_folder import Folders, Predicted, predict_folder
-from datus.segmenter.predict_list import LOCK, TEMPORARY, Done, held
+from datus.segmenter.predict_folder import (
+    LOCK,
+    TEMPORARY,
+    Folders,
+    Predicted,
+    PredictionLog,
+    locked,
+    predict_folder,
+)
 from datus.segmenter.tiles import Prediction
 
 SPEC = SegmenterSpec(n_classes=3, head="linear", image_px=32)
@@ -164,9 +171,9 @@ def test_masks_are_ours_after_a_kill_at_any_line(
     model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, sure = tmp_path / "out", tmp_path / "sure"
-    append, calls = Done._append, 0
+    append, calls = PredictionLog._append, 0
 
-    def killed(self: Done, lines: Any) -> None:
+    def killed(self: PredictionLog, lines: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:  # the PNGs are there, their lines are not
@@ -174,7 +181,7 @@ def test_masks_are_ours_after_a_kill_at_any_line(
         append(self, lines)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Done, "_append", killed)
+        patch.setattr(PredictionLog, "_append", killed)
         with pytest.raises(KeyboardInterrupt):
             go(model, photos, out, sure)
     assert (out / "a.png").exists()
@@ -347,7 +354,7 @@ def test_a_second_command_says_that_the_folder_is_in_use(
     folders = {"mask": tmp_path / "out", "confidence": tmp_path / "sure"}
     option = {"mask": "--out", "confidence": "--confidence"}[kind]
     arguments = (model, photos, "--out", folders["mask"], "--confidence", folders["confidence"])
-    with held({kind: folders[kind]}):
+    with locked({kind: folders[kind]}):
         done = call(*arguments)
         assert done.exit_code == 1
         assert done.stderr == (
@@ -361,9 +368,9 @@ def test_a_second_command_says_that_the_folder_is_in_use(
 HOLDER = """
 import os, signal, sys
 from pathlib import Path
-from datus.segmenter.predict_list import TEMPORARY, held
+from datus.segmenter.predict_folder import TEMPORARY, locked
 out = Path(sys.argv[1])
-with held({"mask": out}):
+with locked({"mask": out}):
     (out / "masks").mkdir()
     for folder in (out, out / "masks"):
         (folder / f"{TEMPORARY}0123").write_bytes(b"half of a PNG")
