@@ -72,14 +72,12 @@ FILES = "suggest_k"
 
 def write_all(store: "Store", found: "Suggestion") -> None:
     """Figures and plot. Raises StoreError."""
-    from datus.compare.drawing import to_png, to_svg
     from datus.suggest.plot import k_plot
 
     text = json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n"
-    drawing = k_plot(found.found, found.choice.k)
-    files = {"json": text.encode(), "svg": to_svg(drawing), "png": to_png(drawing)}
-    for suffix, data in files.items():
-        store.write(data, f"{FILES}.{suffix}")
+    plots = k_plot(found.found, found.choice.k, FILES)
+    for name, data in {f"{FILES}.json": text.encode(), **plots}.items():
+        store.write(data, name)
 
 
 def wanted_k(text: str) -> list[int]:

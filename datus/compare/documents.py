@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import datus
-from datus.compare import curves, drawing, tables
+from datus.compare import figures, plots, tables
 from datus.compare.cells import SEGMENTS, CellResult, Comparison
 from datus.report.summary import HEADLINE, RULES
 
@@ -32,14 +32,13 @@ def documents(found: Comparison) -> dict[str, bytes]:
         "compare.json": _json(found),
         **{f"{one.key}.csv": tables.to_csv(one).encode() for one in made},
     }
-    drawings = {
-        "figure7": curves.figure7(found.results, found.rules[0]),
-        "figure9": curves.figure9(found.results, found.rules),
-    }
-    for name, one in drawings.items():
-        if one is not None:
-            files[f"{name}.svg"] = drawing.to_svg(one)
-            files[f"{name}.png"] = drawing.to_png(one)
+    with plots.look():
+        drawn = {
+            "figure7": figures.figure7(found.results, found.rules[0]),
+            "figure9": figures.figure9(found.results, found.rules),
+        }
+        for name, figure in drawn.items():
+            files |= {} if figure is None else plots.rendered(figure, name)
     return files
 
 

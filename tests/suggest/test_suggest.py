@@ -196,7 +196,7 @@ def test_the_command_prints_and_writes(run_copy: Path) -> None:
     row = table["by_k"][0]["stability"]
     assert set(row) == {"mean", "sd", "chance", "chance_sd"}
     assert f"K = {k}: {table['verdicts'][str(k)]['word']}: " in output
-    assert (run_copy / "suggest_k.svg").read_bytes().startswith(b"<svg")
+    assert b"<svg" in (run_copy / "suggest_k.svg").read_bytes()
     assert (run_copy / "suggest_k.png").read_bytes().startswith(b"\x89PNG")
 
 
