@@ -47,7 +47,7 @@ LEFT = {
     ),
     *(("engine.finished_run", "stages.totals"), ("engine.resources", "engine.stage")),
     *(("inputs.index", "store.store"), ("inputs.safe_decode", "store.store")),
-    *(("method.masks", "inputs.decode"), ("method.verdict", "suggest.stability")),
+    ("method.masks", "inputs.decode"),
     *(("review.corrected_clusters", "stages.sample"), ("segmenter.fit", "stages.denoise")),
 }
 """Arrows that still run back up."""

@@ -14,9 +14,9 @@ from datus.store.disk import check_writable
 from datus.types import MAX_CLUSTERS
 
 if TYPE_CHECKING:
+    from datus.method.verdict import KFigures
     from datus.store.store import Store
-    from datus.suggest.stability import KFigures  # loads scipy
-    from datus.suggest.suggest import Suggestion
+    from datus.suggest.suggest_k import Suggestion
 
 COLUMNS = ("stability", "silhouette", "content")
 
@@ -42,7 +42,7 @@ def suggest_k(
             raise UsageError(f"--seed {seed}: expected 0 or more")
         from datus.compute.threads import n_cores
         from datus.store.store import Store
-        from datus.suggest.suggest import find_source, read_points, suggest, tried_k
+        from datus.suggest.suggest_k import find_source, read_points, suggest, tried_k
 
         store, console = Store(run, option=""), Bars()
         source = find_source(store)

@@ -18,7 +18,7 @@ from datus.compare.plots import (
     rendered,
     set_k_axis,
 )
-from datus.suggest.stability import KFigures
+from datus.method.verdict import KFigures
 
 PANELS = (
     ("stability", "stability: does the partition come back?"),

@@ -3,9 +3,10 @@
 import pytest
 from matplotlib.figure import Figure
 
+from datus.method.verdict import KFigures, Measured
 from datus.suggest import plot
 from datus.suggest.plot import PANELS, k_plot
-from datus.suggest.stability import FIGURES, KFigures, Measured
+from datus.suggest.stability import FIGURES
 
 
 def found(ks: list[int]) -> list[KFigures]:

@@ -6,19 +6,16 @@ import numpy as np
 import pytest
 
 from datus.errors import ClusterError
-from datus.suggest.partitions import nearest
+from datus.method.verdict import STABILITY, KFigures, Measured, Overview
 from datus.suggest.stability import (
     COMES_BACK,
     FIGURES,
-    STABILITY,
-    KFigures,
-    Measured,
-    Overview,
     Points,
     TrustSettings,
     layout_of,
     make_points,
     measure,
+    nearest,
     overview,
     usable_k,
 )

@@ -2,7 +2,7 @@
 
     source = find_source(store)                    the last run: which embeddings, which k-means
     points = read_points(store, source, seed)      its valid segments, of whole images
-    found = suggest(points, source, ks, seed)      module `trust`, one K after the other
+    found = suggest(points, source, ks, seed)      one K after the other
 
 Reads only. Any run that got as far as its embeddings will do. Memory is bounded: of large runs so
 many images are drawn that they have about SAMPLE valid segments.
@@ -20,7 +20,7 @@ from datus.clusters_config import ClustersConfig
 from datus.compute.threads import map_threads
 from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.inputs.index import Index, read_index
-from datus.method.verdict import Choice, recommend, verdict
+from datus.method.verdict import Choice, KFigures, Overview, recommend, verdict
 from datus.store.finished import reports, undone
 from datus.store.latest import pointed
 from datus.store.store import Store
@@ -28,8 +28,6 @@ from datus.suggest.stability import (
     DEFAULTS,
     NO_SEGMENT,
     Fit,
-    KFigures,
-    Overview,
     Points,
     TrustSettings,
     layout_of,
