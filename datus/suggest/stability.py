@@ -293,7 +293,8 @@ NEIGHBOURS, SEARCHED = 10, 60
 def _less_neighbours(values: Array, z: Array, image: Array) -> Array:
     """Each row less the mean of its neighbours; as it is where there are none in other images."""
     n_near = min(SEARCHED, len(values))
-    near = np.asarray(KDTree(z).query(z, k=range(1, n_near + 1))[1])
+    tree = KDTree(z, leafsize=16)  # the order of the many ties follows from it
+    near = np.asarray(tree.query(z, k=range(1, n_near + 1))[1])
     other = image[near] != image[:, None]
     other &= other.cumsum(axis=1) <= NEIGHBOURS
     counts = other.sum(axis=1, keepdims=True)
