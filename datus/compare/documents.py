@@ -1,33 +1,68 @@
-"""A comparison to its files: tables, figures and compare.json. Same cells, same bytes."""
+"""A comparison to its files: tables, figures, pictures and compare.json.
+
+    links = write(found)           into RUN/compare/NAME: what -> where
+    print(summary(found, links))
+
+Same cells, same bytes.
+"""
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datus
 from datus.compare import figures, plots, tables
-from datus.compare.cells import SEGMENTS, CellResult, Comparison
+from datus.compare.cells import SEGMENTS, CellResult, Comparison, Line, lines_of, varying
+from datus.inputs.images import decode_image
+from datus.method.baselines import renumbered
+from datus.method.masks import PALETTE, decode_labels
+from datus.report.display import Look, contact_sheet, overlay_picture, png_bytes, shrunk
 from datus.report.summary import HEADLINE, RULES
+from datus.store.store import Store
+from datus.types import Array
+
+SHOWN = {
+    "table": "table.md",
+    "pictures": "pictures.png",
+    "figure 7": "figure7.svg",
+    "figure 9": "figure9.svg",
+}
+"""What the command names of its files."""
+
+ONLY_SOME = re.compile(
+    r"pictures\.png|figure[79]\.(svg|png)|(scores|scores_.*|segments|embedders_.*)\.csv"
+)
+"""Files that only some comparisons have."""
+
+
+def write(found: Comparison, out: str = "") -> dict[str, str]:
+    """All documents into `out`, or RUN/compare/NAME. What they are -> where they are."""
+    store = Store(out or Store(found.run_path).address("compare", found.name))
+    files = documents(found)
+    for name in store.files():
+        if ONLY_SOME.fullmatch(name) and name not in files:  # of another layout of the same cells
+            store.remove(name)
+    for name, content in files.items():
+        store.write(content, name)
+    return {label: store.address(name) for label, name in SHOWN.items() if name in files}
 
 
 def summary(found: Comparison, links: Mapping[str, str]) -> str:
     """What the command prints: the table, what was made, and where it all is."""
-    text = _markdown(found)
+    made = tables.layout(found.table, found.results, found.rules)
+    text = tables.to_markdown(made, tables.notes_of(found.results, made))
     lines = [f"{found.made} shards made", *(f"{label}: {path}" for label, path in links.items())]
     return "\n".join([text, *lines])
 
 
-def _markdown(found: Comparison) -> str:
-    made = tables.layout(found.table, found.results, found.rules)
-    return tables.to_markdown(made, tables.notes_of(found.results, made))
-
-
 def documents(found: Comparison) -> dict[str, bytes]:
-    """table.md, table.tex, compare.json, a CSV a table, and the figures that have enough points."""
+    """table.md, table.tex, compare.json, a CSV a table, and figures and pictures of those that
+    have enough points."""
     made = tables.layout(found.table, found.results, found.rules)
     files = {
-        "table.md": _markdown(found).encode(),
+        "table.md": tables.to_markdown(made, tables.notes_of(found.results, made)).encode(),
         "table.tex": tables.to_latex(made).encode(),
         "compare.json": _json(found),
         **{f"{one.key}.csv": tables.to_csv(one).encode() for one in made},
@@ -39,7 +74,8 @@ def documents(found: Comparison) -> dict[str, bytes]:
         }
         for name, figure in drawn.items():
             files |= {} if figure is None else plots.rendered(figure, name)
-    return files
+    sheet = pictures(found)
+    return files if sheet is None else {**files, "pictures.png": sheet}
 
 
 def _json(found: Comparison) -> bytes:
@@ -85,3 +121,42 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
     return value
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+MAX_COLUMNS = 8
+"""Masks beside one another; of more lines, the first."""
+
+SIDE_PX = 256
+"""Of a picture, at most: that of the pictures that runs keep."""
+
+MAX_PIXELS = SIDE_PX**2
+
+
+def pictures(found: Comparison) -> bytes | None:
+    """A PNG: some images, each with its masks of every line, in the colours of the first line's
+    clusters; None where there are fewer than two lines to compare."""
+    lines = [line for line in lines_of(found.results) if line.first.pictures][:MAX_COLUMNS]
+    if len(lines) < 2:
+        return None
+    shared = set.intersection(*(set(line.first.pictures) for line in lines))
+    first = lines[0].first
+    image_ids = [image_id for image_id in first.pictures if image_id in shared]
+    if not image_ids:
+        return None
+    names = [name for name in varying(found.results) if name != "seed"]
+    labels = [" ".join(str(getattr(line.first, name)) for name in names) for line in lines]
+    columns = [_masks(line, image_ids) for line in lines]
+    for line, masks in zip(lines[1:], columns[1:], strict=True):
+        masks[:] = renumbered(masks, columns[0], max(line.first.k, first.k))
+    look, groups = Look(PALETTE, 0.6, SIDE_PX), []
+    for image_id, *masks in zip(image_ids, *columns, strict=True):
+        photo = decode_image(first.pictures[image_id][0], MAX_PIXELS)
+        shown = [overlay_picture(photo, mask, look) for mask in masks]
+        groups.append((f"{image_id}: image, {', '.join(labels)}", [shrunk(photo, SIDE_PX), *shown]))
+    return png_bytes(contact_sheet(groups, 1, SIDE_PX))
+
+
+def _masks(line: Line, image_ids: Sequence[str]) -> list[Array]:
+    return [decode_labels(line.first.pictures[one][1], MAX_PIXELS) for one in image_ids]

@@ -12,7 +12,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from datus.compare.cells import (
     IDENTITY,
@@ -89,96 +89,96 @@ def layout(name: str, results: Sequence[CellResult], rules: Sequence[str] = ()) 
     """The tables of one of LAYOUTS. `rules` empty: those of the layout. At least one cell."""
     rules = tuple(rules) or LAYOUTS[name]
     lines = lines_of(results)
-    varied = varying(results)
+    segments = _segments(lines)
     if name in ("I", "VII"):
-        always = ["k"] if name == "VII" else ["backbone"]
-        return [_scores(lines, _leads(varied, always), rules), _segments(lines, varied)]
+        return [
+            _scores(lines, _leads(lines, "k" if name == "VII" else "backbone"), rules),
+            segments,
+        ]
     if name == "II":
-        return [_segments(lines, varied)]
+        return [segments]
+    leads = _leads(lines, "backbone")
     if name == "III":
-        return [_scores(lines, _leads(varied, ["backbone"]), rules, more=True)]
+        return [_scores(lines, leads, rules, more=True)]
     if name == "VI":
-        leads = [one for one in _leads(varied, ["backbone"]) if one != "embedder"]
-        return [_by_embedder(lines, leads, rule) for rule in rules]
-    leads = _leads(varied, ["backbone", "k"])
-    return [_scores(lines, leads, (rule,)) for rule in rules] + [_segments(lines, varied)]
+        return [_by_embedder(lines, rule) for rule in rules]
+    return [_scores(lines, _leads(lines, "backbone", "k"), (rule,)) for rule in rules] + [segments]
 
 
-def _leads(varied: Sequence[str], always: Sequence[str]) -> list[str]:
-    """Columns that say which line it is."""
-    return [name for name in IDENTITY if name in varied or name in always]
+def _leads(lines: Sequence[Line], *always: str, without: Sequence[str] = ()) -> list[str]:
+    """Names of the columns that say which line it is."""
+    cells = [line.first for line in lines]
+    wanted = {*varying(cells), *always}.difference(without)
+    names = [name for name in IDENTITY if name in wanted]
+    if "backbone" in names:
+        names += [name for name in DETAILS if any(getattr(cell, name) for cell in cells)]
+    return names
 
 
-def _lead_columns(lines: Sequence[Line], leads: Sequence[str], depth: int) -> list[Column]:
-    names = [IDENTITY[name] for name in leads]
-    if "backbone" in leads:
-        names += [text for text in ("params", "pretraining") if _given(lines, text)]
-    return [Column(("",) * (depth - 1) + (name,), text=name != "K") for name in names]
+DETAILS = ("params", "pretraining")
+"""Of a scheme, beside its name."""
 
 
-def _lead_values(line: Line, lines: Sequence[Line], leads: Sequence[str]) -> list[Value]:
-    values: list[Value] = [getattr(line.first, name) for name in leads]
-    if "backbone" in leads:
-        texts = [text for text in ("params", "pretraining") if _given(lines, text)]
-        values += [getattr(line.first, text) for text in texts]
-    return values
+def _columns(leads: Sequence[str], depth: int) -> list[Column]:
+    top = ("",) * (depth - 1)
+    return [Column((*top, IDENTITY.get(name, name)), text=name != "k") for name in leads]
 
 
-def _given(lines: Sequence[Line], text: str) -> bool:
-    return any(getattr(line.first, text) for line in lines)
+def _values(line: Line, leads: Sequence[str]) -> list[Value]:
+    return [getattr(line.first, name) for name in leads]
 
 
 def _scores(
     lines: Sequence[Line], leads: Sequence[str], rules: Sequence[str], more: bool = False
 ) -> Table:
     """A line a row, three figures a rule; `more`: the figures of segments beside them."""
-    columns = _lead_columns(lines, leads, 2)
-    columns += [Column((rule, name), best="column") for rule in rules for name in METRICS.values()]
-    columns += [Column(("", name)) for name in SEGMENTS.values()] if more else []
-    rows = []
-    for line in lines:
-        row = _lead_values(line, lines, leads)
-        row += [line.measured(metric, rule) for rule in rules for metric in METRICS]
-        row += [line.measured(name) for name in SEGMENTS] if more else []
-        rows.append(tuple(row))
+    asked = [(metric, rule) for rule in rules for metric in METRICS]
+    columns = [Column((rule, METRICS[metric]), best="column") for metric, rule in asked]
+    if more:
+        asked += [(name, "") for name in SEGMENTS]
+        columns += [Column(("", text)) for text in SEGMENTS.values()]
+    rows = [
+        (*_values(line, leads), *(line.measured(*figure) for figure in asked)) for line in lines
+    ]
     key = f"scores_{rules[0]}" if len(rules) == 1 else "scores"
     under = f" under {rules[0]}" if len(rules) == 1 else ""
-    return Table(key, f"Scores{under}, percent{_over(lines)}", tuple(columns), tuple(rows))
+    title = f"Scores{under}, percent{_over(lines)}"
+    return Table(key, title, (*_columns(leads, 2), *columns), tuple(rows))
 
 
-def _by_embedder(lines: Sequence[Line], leads: Sequence[str], rule: str) -> Table:
+def _by_embedder(lines: Sequence[Line], rule: str) -> Table:
     """A scheme a row, one column for each figure and embedder, as in the paper's Table VI."""
+    leads = _leads(lines, "backbone", without=["embedder"])
     ways = list(dict.fromkeys(line.first.embedder for line in lines))
-    found: dict[tuple[Any, ...], dict[str, Line]] = {}
+    schemes: dict[tuple[Value, ...], dict[str, Line]] = {}
     for line in lines:
-        key = tuple(getattr(line.first, name) for name in leads)
-        found.setdefault(key, {})[line.first.embedder] = line
-    columns = _lead_columns(lines, leads, 3)
-    columns += [Column((rule, n, way), best="row") for n in METRICS.values() for way in ways]
-    rows = []
-    for by_way in found.values():
-        row = _lead_values(next(iter(by_way.values())), lines, leads)
-        for metric in METRICS:
-            row += [by_way[w].measured(metric, rule) if w in by_way else None for w in ways]
-        rows.append(tuple(row))
+        schemes.setdefault(tuple(_values(line, leads)), {})[line.first.embedder] = line
+    columns = [Column((rule, n, way), best="row") for n in METRICS.values() for way in ways]
+    rows = [
+        (
+            *identity,
+            *(by_way[w].measured(m, rule) if w in by_way else None for m in METRICS for w in ways),
+        )
+        for identity, by_way in schemes.items()
+    ]
     title = f"Scores by embedder under {rule}, percent{_over(lines)}"
-    return Table(f"embedders_{rule}", title, tuple(columns), tuple(rows))
+    return Table(f"embedders_{rule}", title, (*_columns(leads, 3), *columns), tuple(rows))
 
 
-def _segments(lines: Sequence[Line], varied: Sequence[str]) -> Table:
+def _segments(lines: Sequence[Line]) -> Table:
     """Few valid segments first, as in the paper's Table II. K plays no part in segments."""
-    leads = [name for name in _leads(varied, ["backbone"]) if name not in ("k", "embedder")]
-    first: dict[tuple[Any, ...], Line] = {}
+    leads = _leads(lines, "backbone", without=["k", "embedder"])
+    first: dict[tuple[Value, ...], Line] = {}
     for line in lines:
-        key = tuple(getattr(line.first, name) for name in leads)
+        key = tuple(_values(line, leads))
         if key not in first or all(cell.reason for cell in first[key].cells):
             first[key] = line
     rows = [
-        (*_lead_values(line, lines, leads), *(line.measured(name) for name in SEGMENTS))
+        (*_values(line, leads), *(line.measured(name) for name in SEGMENTS))
         for line in sorted(first.values(), key=_share_of)
     ]
-    columns = _lead_columns(lines, leads, 1) + [Column((name,)) for name in SEGMENTS.values()]
-    return Table("segments", f"Segments{_over(lines)}", tuple(columns), tuple(rows))
+    columns = (*_columns(leads, 1), *(Column((text,)) for text in SEGMENTS.values()))
+    return Table("segments", f"Segments{_over(lines)}", columns, tuple(rows))
 
 
 def _share_of(line: Line) -> float:
@@ -237,31 +237,20 @@ def to_csv(one: Table) -> str:
     several = any(isinstance(v, Measured) and v.sd is not None for row in one.rows for v in row)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    head: list[str] = []
-    for column in one.columns:
-        name = " ".join(part for part in column.head if part)
-        head += [name, f"{name} sd"] if several and _measures(one, column) else [name]
-    writer.writerow(head)
-    for row in one.rows:
-        cells: list[str] = []
-        for column, value in zip(one.columns, row, strict=True):
-            cells.append(_number(value))
-            if several and _measures(one, column):
-                cells.append(_number(value.sd) if isinstance(value, Measured) else "")
-        writer.writerow(cells)
+    heads, columns = [], []
+    for column, *values in zip(one.columns, *one.rows, strict=True):
+        heads.append(" ".join(part for part in column.head if part))
+        columns.append([_number(v.mean if isinstance(v, Measured) else v) for v in values])
+        if several and any(isinstance(value, Measured) for value in values):
+            heads.append(f"{heads[-1]} sd")
+            columns.append([_number(v.sd if isinstance(v, Measured) else None) for v in values])
+    writer.writerows([heads, *zip(*columns, strict=True)])
     return stream.getvalue()
 
 
-def _measures(one: Table, column: Column) -> bool:
-    position = one.columns.index(column)
-    return any(isinstance(row[position], Measured) for row in one.rows)
-
-
-def _number(value: Value | float) -> str:
+def _number(value: str | float | None) -> str:
     if value is None:
         return ""
-    if isinstance(value, Measured):
-        value = value.mean
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 

@@ -71,7 +71,7 @@ class Suggestion:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "overview": _plain(asdict(self.seen)),
+            "overview": _rounded(asdict(self.seen)),
             "recommended": {**asdict(self.choice), "others": list(self.choice.others)},
             "verdicts": {str(k): asdict(one) for k, one in self.verdicts.items()},
             "by_k": [_k_table(one) for one in self.found],
@@ -260,18 +260,18 @@ def _read(store: Store, stage: str, mark: str, key: str) -> ShardData:
 # --- for JSON -----------------------------------------------------------------------------------
 
 
-def _k_table(one: KFigures) -> dict[str, Any]:
-    names = list(one.real)
-    return {
-        "k": one.k,
-        "gap": round(one.gap, 4),
-        **{name: _plain({**asdict(one.real[name]), **_chance(one, name)}) for name in names},
+def _k_table(found: KFigures) -> dict[str, Any]:
+    rows = {
+        name: {
+            **asdict(real),
+            "chance": found.chance[name].mean,
+            "chance_sd": found.chance[name].sd,
+        }
+        for name, real in found.real.items()
     }
+    table = {name: _rounded(row) for name, row in rows.items()}
+    return {"k": found.k, "gap": round(found.gap, 4), **table}
 
 
-def _chance(one: KFigures, name: str) -> dict[str, float]:
-    return {"chance": one.chance[name].mean, "chance_sd": one.chance[name].sd}
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
