@@ -165,13 +165,14 @@ def label_points(
     marks = [Bbox(axes.transData.transform(pair)).padded(5 * scale) for pair in ends]
     taken = list(marks)
     for label, mark, ((x, low), (_, high)) in zip(labels, marks, ends, strict=True):
-        others = [other for other in marks if other is not mark]
         boxes = _places(axes, label, mark)
-        costs = [n + _hidden(axes.bbox, mark, box, taken, others) for n, box in enumerate(boxes)]
+        others = [other for other in taken if other is not mark]
+        costs = [n + _hidden(axes.bbox, mark, box, others) for n, box in enumerate(boxes)]
         best = costs.index(min(costs))
         taken.append(boxes[best])
         shift = (_middle(boxes[best]) - _middle(mark)) / scale
         lined = _PLACES[best][0] >= _LINED
+        start = (_nearest(mark, boxes[best]) - boxes[best].min) / boxes[best].size
         line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
         axes.annotate(
             label,
@@ -181,7 +182,7 @@ def label_points(
             ha="center",
             va="center",
             fontsize=LABEL_PT,
-            arrowprops=line if lined else None,
+            arrowprops={**line, "relpos": tuple(start)} if lined else None,
         )
 
 
@@ -200,9 +201,7 @@ def _places(axes: "Axes", label: str, mark: "Bbox") -> "list[Bbox]":
     return [Bbox.from_bounds(*corner, *size) for corner in corners]
 
 
-def _hidden(
-    frame: "BboxBase", mark: "Bbox", box: "Bbox", taken: "Sequence[Bbox]", others: "Sequence[Bbox]"
-) -> float:
+def _hidden(frame: "BboxBase", mark: "Bbox", box: "Bbox", others: "Sequence[Bbox]") -> float:
     """What a label of `mark` in `box` would hide, in steps down the list of places."""
     from matplotlib.path import Path
     from matplotlib.transforms import Bbox
@@ -211,11 +210,16 @@ def _hidden(
         both = Bbox.intersection(box, other)
         return float(both.width * both.height) if both else 0.0
 
-    outside = box.width * box.height - shared(frame)
-    line = Path(np.stack([_middle(mark), _middle(box)]))
+    line = Path(np.stack([_middle(mark), _nearest(mark, box)]))
     crossed = sum(line.intersects_bbox(other) for other in others)
-    return 10 * outside + sum(map(shared, taken)) + 200 * crossed
+    outside = box.width * box.height - shared(frame)
+    return 10 * outside + sum(map(shared, [mark, *others])) + 200 * crossed
 
 
 def _middle(box: "Bbox") -> Array:
-    return np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
+    return np.asarray(box.get_points().mean(axis=0))
+
+
+def _nearest(mark: "Bbox", box: "Bbox") -> Array:
+    """The point of `box` that is nearest to the middle of `mark`."""
+    return np.clip(_middle(mark), box.min, box.max)
