@@ -7,7 +7,6 @@ Same cells, same bytes.
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from datus.inputs.images import decode_image
 from datus.method.baselines import renumbered
 from datus.method.masks import PALETTE, decode_labels
 from datus.report.display import Look, contact_sheet, overlay_picture, png_bytes, shrunk
+from datus.report.numbers import rounded
 from datus.report.summary import HEADLINE, RULES
 from datus.store.store import Store
 from datus.types import Array
@@ -102,25 +102,14 @@ def _cell_json(cell: CellResult) -> dict[str, Any]:
         "n_images": cell.n_images,
         "n_valid_segments": cell.n_valid,
         "n_segments": cell.n_segments,
-        **{n: _rounded(cell.value(n)) for n in SEGMENTS if n != "n_segments"},
+        **{n: rounded(cell.value(n)) for n in SEGMENTS if n != "n_segments"},
         "scores": {
-            rule: {name: _rounded(value) for name, value in cell.scores[rule].as_dict().items()}
-            for rule in RULES
-            if rule in cell.scores
+            rule: rounded(cell.scores[rule].as_dict()) for rule in RULES if rule in cell.scores
         },
         "seconds": dict(cell.seconds),
         "shards": {"all": cell.n_shards, "shared_with_earlier_cells": cell.n_shared},
         "report": cell.report,
     }
-
-
-def _rounded(value: Any) -> Any:
-    """Four decimals; NaN, the share of nothing, becomes null."""
-    if isinstance(value, list):
-        return [_rounded(one) for one in value]
-    if isinstance(value, float):
-        return round(value, 4) if math.isfinite(value) else None
-    return value
 
 
 # --- pictures -----------------------------------------------------------------------------------

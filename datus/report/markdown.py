@@ -7,8 +7,9 @@ outside is escaped: it can neither break a table nor become markup.
 from collections.abc import Iterable, Sequence
 
 import datus
-from datus.report import growth, view
-from datus.report.figures import short
+from datus.report import drift as drift_tables
+from datus.report import view
+from datus.report.numbers import percent, short
 from datus.report.records import KResult, ReportInputs
 from datus.report.summary import HEADLINE, NO_TRUTH, RULES, ordered
 
@@ -119,7 +120,7 @@ def _classes(inputs: ReportInputs) -> list[str]:
         (
             plain(one.name),
             "–" if one.cluster is None else str(one.cluster),
-            *(_percent(value) for value in (one.iou, one.precision, one.recall, one.f1)),
+            *(percent(value) for value in (one.iou, one.precision, one.recall, one.f1)),
             f"{one.share:.1f}",
         )
         for one in view.class_rows(inputs)
@@ -140,7 +141,7 @@ def _sweep(inputs: ReportInputs) -> list[str]:
     rows = [
         (
             str(one.k),
-            *(_percent(one.scores[rule].miou if rule in one.scores else None) for rule in rules),
+            *(percent(one.scores[rule].miou if rule in one.scores else None) for rule in rules),
             f"{one.coverage:.1f}",
             short(one.inertia / max(one.n_trained, 1)),
         )
@@ -166,7 +167,7 @@ def _denoised(inputs: ReportInputs) -> list[str]:
     pixels += f"{again.coverage:.1f} % are after. Mean loss {short(again.curve[0])} in the first "
     pixels += f"epoch, {short(again.curve[-1])} in the last."
     names = [f"{name} {when}" for name, _ in view.FIGURES for when in ("before", "after")]
-    figures = [(rule, *map(_percent, values)) for rule, values in view.denoised_rows(inputs)]
+    figures = [(rule, *map(percent, values)) for rule, values in view.denoised_rows(inputs)]
     scores = table(("rule", *names), figures) if figures else []
     return ["## De-noised masks", "", f"{learnt}. {pixels}", "", *scores]
 
@@ -176,11 +177,11 @@ def _drift(inputs: ReportInputs) -> list[str]:
     drift = inputs.drift
     if drift is None:
         return []
-    lines = ["## Drift", "", growth.sentence(drift), ""]
+    lines = ["## Drift", "", drift_tables.sentence(drift), ""]
     if not drift.n_segments:
         return lines
-    per_cluster = table(growth.CLUSTER_HEAD, growth.cluster_rows(drift))
-    return [*lines, *table(growth.HEAD, growth.rows(drift)), *per_cluster]
+    per_cluster = table(drift_tables.CLUSTER_HEAD, drift_tables.cluster_rows(drift))
+    return [*lines, *table(drift_tables.HEAD, drift_tables.rows(drift)), *per_cluster]
 
 
 def _numbers(inputs: ReportInputs) -> list[str]:
@@ -210,7 +211,3 @@ def _failures(inputs: ReportInputs) -> list[str]:
         *([f"- and {more:,} more, all in report.json"] if more > 0 else []),
         "",
     ]
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"

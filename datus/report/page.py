@@ -12,8 +12,9 @@ from typing import Any
 import jinja2
 
 import datus
-from datus.report import growth, view
-from datus.report.figures import short
+from datus.report import drift as drift_tables
+from datus.report import view
+from datus.report.numbers import percent, short
 from datus.report.records import ReportInputs
 from datus.report.summary import DEFINITIONS, HEADLINE, NO_TRUTH, RULES, ordered, portable
 
@@ -79,12 +80,12 @@ def _drift(inputs: ReportInputs) -> dict[str, Any]:
         return {"drift": None}
     return {
         "drift": drift,
-        "drift_sentence": growth.sentence(drift),
-        "drift_head": growth.HEAD,
-        "drift_rows": growth.rows(drift),
-        "drift_cluster_head": growth.CLUSTER_HEAD,
-        "drift_clusters": growth.cluster_rows(drift),
-        "drift_charts": growth.charts(drift),
+        "drift_sentence": drift_tables.sentence(drift),
+        "drift_head": drift_tables.HEAD,
+        "drift_rows": drift_tables.rows(drift),
+        "drift_cluster_head": drift_tables.CLUSTER_HEAD,
+        "drift_clusters": drift_tables.cluster_rows(drift),
+        "drift_charts": drift_tables.charts(drift),
     }
 
 
@@ -98,7 +99,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
+    environment.filters["percent"] = percent
     environment.filters["sentence"] = lambda text: f"{text[:1].upper()}{text[1:]}."
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["short"] = short

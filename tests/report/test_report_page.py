@@ -21,7 +21,8 @@ from datus.report import (
     build_report,
     view,
 )
-from datus.report.figures import box, chart, scale_of, short
+from datus.report.figures import box, chart, scale_of
+from datus.report.numbers import short
 from datus.report.pictures import class_colours, cluster_colours, layer, photo, small_size
 from datus.report.records import Denoised
 from datus.types import Confusion

@@ -3,12 +3,12 @@
 In: `drift.Drift`. Figures are lengths of unit vectors' differences, 0 to 2, or percent.
 """
 
-import math
 from typing import Any
 
 from datus.method.drift import FAR, VERY_FAR, Drift, MeasureDrift
 from datus.report import figures
-from datus.report.figures import short
+from datus.report.numbers import percent as percent_text
+from datus.report.numbers import short, significant
 
 SHOWN = (5, 25, 50, 75, 95, 99)
 """Percentiles in tables."""
@@ -97,30 +97,22 @@ def as_json(drift: Drift) -> dict[str, Any]:
             {
                 "segments_before": one.n_before,
                 "segments_now": one.n_now,
-                "median_before": _number(one.median_before),
-                "median_now": _number(one.median_now),
-                f"percent_beyond_{FAR}": [_number(share) for share in one.far],
+                "median_before": significant(one.median_before),
+                "median_now": significant(one.median_now),
+                f"percent_beyond_{FAR}": [significant(share) for share in one.far],
             }
             for one in drift.clusters
         ],
     }
 
 
-def percent_text(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else "–"
-
-
 def _measure(one: MeasureDrift) -> dict[str, Any]:
     return {
         "name": one.name,
         "sure": one.sure,
-        "before": {str(percent): _number(float(one.before[percent])) for percent in SHOWN},
-        "now": {str(percent): _number(float(one.now[percent])) for percent in SHOWN},
-        f"percent_beyond_{FAR}": _number(one.far),
-        f"percent_beyond_{VERY_FAR}": _number(one.very_far),
-        "percent_of_images_mostly_beyond": _number(one.images),
+        "before": {str(percent): significant(float(one.before[percent])) for percent in SHOWN},
+        "now": {str(percent): significant(float(one.now[percent])) for percent in SHOWN},
+        f"percent_beyond_{FAR}": significant(one.far),
+        f"percent_beyond_{VERY_FAR}": significant(one.very_far),
+        "percent_of_images_mostly_beyond": significant(one.images),
     }
-
-
-def _number(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
