@@ -61,7 +61,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _headline(inputs: ReportInputs) -> list[str]:
-    main, scores = inputs.main, view.headline(inputs.main)
+    main, scores = inputs.main, view.headline(inputs.main.scores)
     images = f"{inputs.n_images:,} image{'s' if inputs.n_images != 1 else ''}"
     facts = (
         f"{images}, {main.n_clusters} clusters, {main.coverage:.1f} % of all pixels labelled. "
@@ -123,7 +123,7 @@ def _classes(inputs: ReportInputs) -> list[str]:
             *(percent(value) for value in (one.iou, one.precision, one.recall, one.f1)),
             f"{one.share:.1f}",
         )
-        for one in view.class_rows(inputs)
+        for one in view.View(inputs).classes
     ]
     if not rows:
         return []

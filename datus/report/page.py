@@ -13,7 +13,7 @@ import jinja2
 
 import datus
 from datus.report import drift as drift_tables
-from datus.report import view
+from datus.report import view as tables
 from datus.report.numbers import percent, short
 from datus.report.records import ReportInputs
 from datus.report.summary import DEFINITIONS, HEADLINE, NO_TRUTH, RULES, ordered, portable
@@ -35,33 +35,33 @@ def to_html(inputs: ReportInputs) -> bytes:
 
 
 def _context(inputs: ReportInputs) -> dict[str, Any]:
-    clusters = view.clusters(inputs)
+    view, main, baselines = tables.View(inputs), inputs.main, inputs.baselines
     return {
         "version": datus.__version__,
         "inputs": inputs,
-        "main": inputs.main,
+        "main": main,
         "headline": HEADLINE,
-        "verdict_class": inputs.main.verdict and VERDICT_CLASSES[inputs.main.verdict.word],
-        "scores": view.headline(inputs.main),
-        "rules": [(rule, RULES.get(rule, ""), one) for rule, one in ordered(inputs.main.scores)],
+        "verdict_class": main.verdict and VERDICT_CLASSES[main.verdict.word],
+        "scores": view.scores,
+        "rules": [(rule, RULES.get(rule, ""), one) for rule, one in ordered(main.scores)],
         "no_truth": NO_TRUTH,
         "definitions": DEFINITIONS,
-        "denoised": inputs.main.denoised,
-        "denoised_rows": view.denoised_rows(inputs),
-        "denoised_figures": view.FIGURES,
-        "panels": view.panels(inputs),
-        "baseline_strips": view.baseline_strips(inputs),
-        "baseline_table": inputs.baselines and view.baseline_table(inputs.baselines),
-        "baseline_note": inputs.baselines and view.baseline_note(inputs.baselines),
-        "classes": view.class_rows(inputs),
-        "clusters": view.largest_first(clusters),
-        "confusion": view.confusion_rows(inputs, clusters),
-        "sweep_rules": view.sweep_rules(inputs),
-        "charts": view.charts(inputs),
-        "confidence_charts": view.confidence_charts(inputs.main),
-        "confidence_rows": view.confidence_rows(inputs.main),
+        "denoised": main.denoised,
+        "denoised_rows": tables.denoised_rows(inputs),
+        "denoised_figures": tables.FIGURES,
+        "panels": view.panels(),
+        "baseline_strips": view.baseline_strips(),
+        "baseline_table": baselines and tables.baseline_table(baselines),
+        "baseline_note": baselines and tables.baseline_note(baselines),
+        "classes": view.classes,
+        "clusters": view.largest_first(),
+        "confusion": view.confusion_rows(),
+        "sweep_rules": tables.sweep_rules(inputs),
+        "charts": tables.charts(inputs),
+        "confidence_charts": tables.confidence_charts(main),
+        "confidence_rows": tables.confidence_rows(main),
         "sweep": sorted(inputs.sweep, key=lambda result: result.k),
-        "boxes": view.boxes(inputs),
+        "boxes": tables.boxes(inputs),
         **_drift(inputs),
         "failures": inputs.failures[:MAX_FAILURES],
         "n_failures": len(inputs.failures),
