@@ -17,8 +17,9 @@ from datus.compare.cells import SEGMENTS, CellResult, Comparison, Line, lines_of
 from datus.inputs.images import decode_image
 from datus.method.baselines import renumbered
 from datus.method.masks import PALETTE, decode_labels
-from datus.report.display import Look, contact_sheet, overlay_picture, png_bytes, shrunk
+from datus.report.display import Look, contact_sheet, overlay_picture, png_bytes
 from datus.report.numbers import rounded
+from datus.report.pictures import shrunk
 from datus.report.summary import HEADLINE, RULES
 from datus.store.store import Store
 from datus.types import Array
