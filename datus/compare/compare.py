@@ -104,14 +104,14 @@ def _weights_missing(cells: Iterable[Cell]) -> list[str]:
             model = section.backbone, section.weights
             if model[0] != "same":
                 wanted[model] = wanted.get(model, 0) + 1
-    found = []
+    warnings = []
     for (name, weights), n_cells in wanted.items():
         try:
             if not Path(weights).is_file():  # the run hashes a file that is there
                 weights_id(name, weights)
         except (UsageError, WorkError) as error:
-            found.append(f"{n_cells} cells with {name} will fail: {error}")
-    return found
+            warnings.append(f"{n_cells} cells with {name} will fail: {error}")
+    return warnings
 
 
 def _one(
@@ -123,7 +123,7 @@ def _one(
         result = run(cell.config, store, console, until=until)
         if _forget_damaged(store, result.plan, console):
             result = run(cell.config, store, console, until=until)
-        found = _measured(cell, store, result, seen)
+        measured = _measured(cell, store, result, seen)
     except StoreError:
         raise
     except DatusError as error:
@@ -131,12 +131,12 @@ def _one(
     except Exception as error:  # a surprise in one cell must not end the others
         reason = f"{type(error).__name__}: {error}"
         return CellResult(**_identity(cell), reason=reason), True
-    return found, any(row.made for row in result.stages if row.name != "index")
+    return measured, any(row.made for row in result.stages if row.name != "index")
 
 
 def _forget_damaged(store: Store, plan: Plan, console: Console) -> bool:
     """Whether any of the shards that are read here has to be made again."""
-    found = False
+    damaged = False
     for node in plan.nodes:
         for place in plan.places(node) if node.stage in ("clusters", "evaluate") else ():
             try:
@@ -144,8 +144,8 @@ def _forget_damaged(store: Store, plan: Plan, console: Console) -> bool:
             except CorruptShard as error:
                 console.say(f"{error}: made again")
                 store.forget_shard(place)
-                found = True
-    return found
+                damaged = True
+    return damaged
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

@@ -34,18 +34,18 @@ def figure7(results: Sequence[CellResult], rule: str) -> "Figure | None":
     title = f"Scores against valid segments, K = {good[0].k}, {rule}"
     figure, axes = panels(3, title, f"percent{_bars(good)}")
     points = []
-    for one, metric in zip(axes, ("accuracy", "miou", "f1"), strict=True):
-        one.set(title=METRICS[metric], xlabel="% valid segments")
+    for panel, metric in zip(axes, ("accuracy", "miou", "f1"), strict=True):
+        panel.set(title=METRICS[metric], xlabel="% valid segments")
         points.append(_points(lines, metric, rule, names))
         for _, group, x, y in points[-1]:
             style = {"label": group, **line_style(groups.index(group)), "linestyle": ""}
-            _curve(one, [x], [y], style)
+            _curve(panel, [x], [y], style)
     if any(line.first.group for line in lines):
         legend_below(figure, axes[0])
     figure.draw_without_rendering()  # labels are placed in the final layout
     figure.set_layout_engine("none")
-    for one, row in zip(axes, points, strict=True):
-        label_points(one, [p[0] for p in row], [p[2] for p in row], [_ends(p[3]) for p in row])
+    for panel, row in zip(axes, points, strict=True):
+        label_points(panel, [p[0] for p in row], [p[2] for p in row], [_ends(p[3]) for p in row])
     return figure
 
 
@@ -66,13 +66,13 @@ def figure9(results: Sequence[CellResult], rules: Sequence[str]) -> "Figure | No
         title += f", {rules[0]}" if len(rules) == 1 else ", by rule"
         series = {rule: _by_k(lines_of(good), rule) for rule in rules}
     figure, axes = panels(3, title, f"percent{_bars(good)}")
-    for one, (metric, name) in zip(axes, METRICS.items(), strict=True):
-        one.set_title(name)
-        set_k_axis(one, ks)
+    for panel, (metric, name) in zip(axes, METRICS.items(), strict=True):
+        panel.set_title(name)
+        set_k_axis(panel, ks)
         for number, (label, curves) in enumerate(series.items()):
             values = curves[metric]
             style = {"label": label, **line_style(number)}
-            _curve(one, list(values), list(values.values()), style)
+            _curve(panel, list(values), list(values.values()), style)
     legend_below(figure, axes[0])
     return figure
 
@@ -86,13 +86,13 @@ def _points(
     lines: Sequence[Line], metric: str, rule: str, names: Sequence[str]
 ) -> list[tuple[str, str, float, Measured]]:
     """(label, group, % valid segments, score) of each line that has both figures."""
-    found = []
+    points = []
     for line in lines:
         x, y = line.measured("valid_segments"), line.measured(metric, rule)
         if x is not None and y is not None:
             group = line.first.group or line.first.backbone
-            found.append((_name(line, names), group, x.mean, y))
-    return found
+            points.append((_name(line, names), group, x.mean, y))
+    return points
 
 
 def _by_scheme(good: Sequence[CellResult], names: Sequence[str], rule: str) -> dict[str, Curves]:
@@ -103,12 +103,12 @@ def _by_scheme(good: Sequence[CellResult], names: Sequence[str], rule: str) -> d
 
 
 def _by_k(lines: Sequence[Line], rule: str) -> Curves:
-    found: Curves = {metric: {} for metric in METRICS}
+    curves: Curves = {metric: {} for metric in METRICS}
     for line in sorted(lines, key=lambda line: line.first.k):
         for metric in METRICS:
             if (value := line.measured(metric, rule)) is not None:
-                found[metric][line.first.k] = value
-    return found
+                curves[metric][line.first.k] = value
+    return curves
 
 
 def _ends(value: Measured) -> tuple[float, float]:

@@ -131,12 +131,12 @@ def rendered(figure: "Figure", name: str) -> dict[str, bytes]:
         "svg": {"Title": title, "Date": None, "Creator": None},
         "png": {"Title": title, "Software": None},
     }
-    found = {}
+    files = {}
     for suffix, metadata in about.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
-        found[f"{name}.{suffix}"] = buffer.getvalue()
-    return found
+        files[f"{name}.{suffix}"] = buffer.getvalue()
+    return files
 
 
 # --- labels beside points -----------------------------------------------------------------------

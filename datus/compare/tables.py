@@ -60,15 +60,15 @@ class Table:
 
     def bold(self, row: int, column: int) -> bool:
         """The best of its kind, where there is something to be better than."""
-        value, mine = self.rows[row][column], self.columns[column]
-        if not mine.best or not isinstance(value, Measured):
+        value, asked = self.rows[row][column], self.columns[column]
+        if not asked.best or not isinstance(value, Measured):
             return False
-        if mine.best == "column":
-            others = [one[column] for one in self.rows]
+        if asked.best == "column":
+            values = [cells[column] for cells in self.rows]
         else:
             pairs = zip(self.columns, self.rows[row], strict=True)
-            others = [one for other, one in pairs if other.head[:-1] == mine.head[:-1]]
-        means = [round(one.mean, one.digits) for one in others if isinstance(one, Measured)]
+            values = [cell for head, cell in pairs if head.head[:-1] == asked.head[:-1]]
+        means = [round(v.mean, v.digits) for v in values if isinstance(v, Measured)]
         return len(means) > 1 and round(value.mean, value.digits) == max(means)
 
 
@@ -182,8 +182,8 @@ def _segments(lines: Sequence[Line]) -> Table:
 
 
 def _share_of(line: Line) -> float:
-    found = line.measured("valid_segments")
-    return math.inf if found is None else found.mean
+    share = line.measured("valid_segments")
+    return math.inf if share is None else share.mean
 
 
 def _over(lines: Sequence[Line]) -> str:
@@ -204,24 +204,24 @@ def text_of(value: Value, dash: str = "–", sign: str = " ± ") -> str:
     return mean if value.sd is None else f"{mean}{sign}{value.sd:,.{value.digits}f}"
 
 
-def _written(one: Table, escape: Callable[[str], str], bold: str) -> list[list[str]]:
+def _written(made: Table, escape: Callable[[str], str], bold: str) -> list[list[str]]:
     """The rows as text, the best of a column inside `bold`."""
     return [
         [
-            bold.format(escape(text_of(value))) if one.bold(r, c) else escape(text_of(value))
+            bold.format(escape(text_of(value))) if made.bold(r, c) else escape(text_of(value))
             for c, value in enumerate(row)
         ]
-        for r, row in enumerate(one.rows)
+        for r, row in enumerate(made.rows)
     ]
 
 
 def to_markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
     """All tables under their titles, notes after them."""
     out: list[str] = []
-    for one in tables:
-        rows = _written(one, plain, "**{}**")
-        out += [f"## {plain(one.title)}", ""]
-        out += table([plain(_joined(column.head)) for column in one.columns], rows)
+    for made in tables:
+        rows = _written(made, plain, "**{}**")
+        out += [f"## {plain(made.title)}", ""]
+        out += table([plain(_joined(column.head)) for column in made.columns], rows)
     return "\n".join([*out, *(f"- {plain(note)}" for note in notes)]).rstrip() + "\n"
 
 
@@ -232,13 +232,13 @@ def _joined(head: tuple[str, ...]) -> str:
     return f"{text} ({rule})" if rule else text
 
 
-def to_csv(one: Table) -> str:
+def to_csv(made: Table) -> str:
     """Figures with all their digits; with several seeds, a column `sd` beside each."""
-    several = any(isinstance(v, Measured) and v.sd is not None for row in one.rows for v in row)
+    several = any(isinstance(v, Measured) and v.sd is not None for row in made.rows for v in row)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     heads, columns = [], []
-    for column, *values in zip(one.columns, *one.rows, strict=True):
+    for column, *values in zip(made.columns, *made.rows, strict=True):
         heads.append(" ".join(part for part in column.head if part))
         columns.append([_number(v.mean if isinstance(v, Measured) else v) for v in values])
         if several and any(isinstance(value, Measured) for value in values):
@@ -278,12 +278,12 @@ def latex_text(text: str) -> str:
 def to_latex(tables: Sequence[Table]) -> str:
     r"""One table environment for each, for \usepackage{booktabs}."""
     parts = [r"% needs \usepackage{booktabs}"]
-    for one in tables:
-        spec = "".join("l" if column.text else "r" for column in one.columns)
-        parts += ["", r"\begin{table}", r"\centering", rf"\caption{{{latex_text(one.title)}}}"]
-        parts += [rf"\label{{tab:{one.key}}}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
-        parts += [*_latex_head(one.columns), r"\midrule"]
-        parts += [" & ".join(row) + r" \\" for row in _written(one, latex_text, r"\textbf{{{}}}")]
+    for made in tables:
+        spec = "".join("l" if column.text else "r" for column in made.columns)
+        parts += ["", r"\begin{table}", r"\centering", rf"\caption{{{latex_text(made.title)}}}"]
+        parts += [rf"\label{{tab:{made.key}}}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
+        parts += [*_latex_head(made.columns), r"\midrule"]
+        parts += [" & ".join(row) + r" \\" for row in _written(made, latex_text, r"\textbf{{{}}}")]
         parts += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(parts) + "\n"
 
@@ -306,18 +306,18 @@ def _latex_head(columns: Sequence[Column]) -> list[str]:
 
 def _spans(heads: Sequence[tuple[str, ...]]) -> list[tuple[int, int, tuple[str, ...]]]:
     """(start, end, head) of equal neighbours; empty ones stand alone."""
-    found: list[tuple[int, int, tuple[str, ...]]] = []
+    spans: list[tuple[int, int, tuple[str, ...]]] = []
     for position, head in enumerate(heads):
-        if found and head[-1] and found[-1][2] == head:
-            found[-1] = (found[-1][0], position + 1, head)
+        if spans and head[-1] and spans[-1][2] == head:
+            spans[-1] = (spans[-1][0], position + 1, head)
         else:
-            found.append((position, position + 1, head))
-    return found
+            spans.append((position, position + 1, head))
+    return spans
 
 
 def notes_of(results: Sequence[CellResult], tables: Sequence[Table]) -> list[str]:
     """What a reader has to know: the rules in a sentence each, and who failed and why."""
-    heads = {part for one in tables for column in one.columns for part in column.head}
+    heads = {part for made in tables for column in made.columns for part in column.head}
     notes = [f"{rule}: {text}" for rule, text in RULES.items() if rule in heads]
     notes.append(
         "Coverage is the share of the pixels with a known true class that got a label; a segment "

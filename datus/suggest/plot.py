@@ -30,20 +30,20 @@ PANELS = (
 
 def k_plot(found: Sequence[KFigures], chosen: int, name: str = "suggest_k") -> dict[str, bytes]:
     """`found`: one or more, by K; the chosen K is marked by a line. Returns file name -> bytes."""
-    ks = [one.k for one in found]
+    ks = [panel.k for panel in found]
     title = f"Figures without labels by number of clusters; recommended: K = {chosen}"
     with look():
         figure, axes = panels(len(PANELS), title, size=(10.2, 3.9))
-        for one, (key, heading) in zip(axes, PANELS, strict=True):
-            one.set_title(heading)
-            set_k_axis(one, ks)
+        for panel, (key, heading) in zip(axes, PANELS, strict=True):
+            panel.set_title(heading)
+            set_k_axis(panel, ks)
             for values, style in (
                 ([k.chance[key] for k in found], CHANCE),
                 ([k.real[key] for k in found], SEGMENTS),
             ):
                 spreads = [value.sd or math.nan for value in values]
-                curve(one, ks, [value.mean for value in values], spreads, style)
-            one.axvline(chosen, color=COLOURS[1], linestyle=":", label="recommended", zorder=1)
+                curve(panel, ks, [value.mean for value in values], spreads, style)
+            panel.axvline(chosen, color=COLOURS[1], linestyle=":", label="recommended", zorder=1)
         legend_below(figure, axes[0])
         return rendered(figure, name)
 

@@ -151,7 +151,7 @@ def measure(
         places = cloud(points.places, trial.rng)
         null = replace(points, places=places, view=directions(places, points.spherical))
         clouds.append(_figures(null, trial, settings.cloud_repeats))
-    chance = {name: _measured([one[name].mean for one in clouds]) for name in real}
+    chance = {name: _measured([figures[name].mean for figures in clouds]) for name in real}
     return KFigures(k, real, chance)
 
 
@@ -253,22 +253,22 @@ def between(values: Array, group: Array) -> float:
     _, number = np.unique(group, return_inverse=True)
     n_groups = int(number.max()) + 1
     centred = values - values.mean(axis=0)
-    whole = float((centred**2).sum())
-    if n_groups == len(values) or whole < TINY:
+    total = float((centred**2).sum())
+    if n_groups == len(values) or total < TINY:
         return 0.0
     sums = np.zeros((n_groups, values.shape[1]))
     np.add.at(sums, number, centred)
-    found = float((sums**2 / np.bincount(number)[:, None]).sum())
-    by_lot = (n_groups - 1) * (whole - found) / (len(values) - n_groups)
-    return (found - by_lot) / whole
+    explained = float((sums**2 / np.bincount(number)[:, None]).sum())
+    by_lot = (n_groups - 1) * (total - explained) / (len(values) - n_groups)
+    return (explained - by_lot) / total
 
 
-def agreement(one: Array, other: Array) -> float:
+def agreement(labels: Array, others: Array) -> float:
     """Share of int (n,) in the same cluster, clusters matched one to one as well as can be."""
     from sklearn.metrics.cluster import contingency_matrix
 
-    table = contingency_matrix(one, other)
-    return float(table[linear_sum_assignment(table, maximize=True)].sum()) / len(one)
+    table = contingency_matrix(labels, others)
+    return float(table[linear_sum_assignment(table, maximize=True)].sum()) / len(labels)
 
 
 def beyond_place(places: Array, layout: Array, image: Array) -> tuple[Array, float]:
@@ -279,11 +279,11 @@ def beyond_place(places: Array, layout: Array, image: Array) -> tuple[Array, flo
     """
     z = (layout - layout.mean(axis=0)) / np.maximum(layout.std(axis=0), TINY)
     centred = places - places.mean(axis=0)
-    whole = float((centred**2).sum())
-    if whole < TINY:
+    total = float((centred**2).sum())
+    if total < TINY:
         return centred, 0.0
     rest = _less_quadratic(_less_neighbours(centred, z, image), z)
-    return rest, 1 - float((rest**2).sum()) / whole
+    return rest, 1 - float((rest**2).sum()) / total
 
 
 NEIGHBOURS, SEARCHED = 10, 60
@@ -330,7 +330,8 @@ def rows_of_images(image: Array, rng: np.random.Generator) -> Array:
     """Rows of as many images as there are, drawn with replacement."""
     order = np.argsort(image, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(image))[:-1])
-    return np.concatenate([members[one] for one in rng.integers(len(members), size=len(members))])
+    drawn = rng.integers(len(members), size=len(members))
+    return np.concatenate([members[number] for number in drawn])
 
 
 def cloud(places: Array, rng: np.random.Generator) -> Array:
