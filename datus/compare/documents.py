@@ -38,10 +38,10 @@ ONLY_SOME = re.compile(
 """Files that only some comparisons have."""
 
 
-def write(found: Comparison, out: str = "") -> dict[str, str]:
+def write(comparison: Comparison, out: str = "") -> dict[str, str]:
     """All documents into `out`, or RUN/compare/NAME. What they are -> where they are."""
-    store = Store(out or Store(found.run_path).address("compare", found.name))
-    files = documents(found)
+    store = Store(out or Store(comparison.run_path).address("compare", comparison.name))
+    files = documents(comparison)
     for name in store.files():
         if ONLY_SOME.fullmatch(name) and name not in files:  # of another layout of the same cells
             store.remove(name)
@@ -50,47 +50,50 @@ def write(found: Comparison, out: str = "") -> dict[str, str]:
     return {label: store.address(name) for label, name in SHOWN.items() if name in files}
 
 
-def summary(found: Comparison, links: Mapping[str, str]) -> str:
+def summary(comparison: Comparison, links: Mapping[str, str]) -> str:
     """What the command prints: the table, what was made, and where it all is."""
-    made = tables.layout(found.table, found.results, found.rules)
-    text = tables.to_markdown(made, tables.notes_of(found.results, made))
-    lines = [f"{found.made} shards made", *(f"{label}: {path}" for label, path in links.items())]
+    made = tables.layout(comparison.table, comparison.results, comparison.rules)
+    text = tables.to_markdown(made, tables.notes_of(comparison.results, made))
+    lines = [
+        f"{comparison.made} shards made",
+        *(f"{label}: {path}" for label, path in links.items()),
+    ]
     return "\n".join([text, *lines])
 
 
-def documents(found: Comparison) -> dict[str, bytes]:
+def documents(comparison: Comparison) -> dict[str, bytes]:
     """table.md, table.tex, compare.json, a CSV a table, and figures and pictures of those that
     have enough points."""
-    made = tables.layout(found.table, found.results, found.rules)
+    made = tables.layout(comparison.table, comparison.results, comparison.rules)
     files = {
-        "table.md": tables.to_markdown(made, tables.notes_of(found.results, made)).encode(),
+        "table.md": tables.to_markdown(made, tables.notes_of(comparison.results, made)).encode(),
         "table.tex": tables.to_latex(made).encode(),
-        "compare.json": _json(found),
-        **{f"{one.key}.csv": tables.to_csv(one).encode() for one in made},
+        "compare.json": _json(comparison),
+        **{f"{table.key}.csv": tables.to_csv(table).encode() for table in made},
     }
     with plots.look():
         drawn = {
-            "figure7": figures.figure7(found.results, found.rules[0]),
-            "figure9": figures.figure9(found.results, found.rules),
+            "figure7": figures.figure7(comparison.results, comparison.rules[0]),
+            "figure9": figures.figure9(comparison.results, comparison.rules),
         }
         for name, figure in drawn.items():
             files |= {} if figure is None else plots.rendered(figure, name)
-    sheet = pictures(found)
+    sheet = pictures(comparison)
     return files if sheet is None else {**files, "pictures.png": sheet}
 
 
-def _json(found: Comparison) -> bytes:
+def _json(comparison: Comparison) -> bytes:
     """Everything: all rules, classes, seconds, shared shards. Nothing of this command's history."""
-    table = {
+    document = {
         "datus": datus.__version__,
-        "name": found.name,
-        "table": found.table,
+        "name": comparison.name,
+        "table": comparison.table,
         "headline": HEADLINE,
         "rules": RULES,
-        "classes": next((one.class_names for one in found.results if one.class_names), ()),
-        "cells": [_cell_json(cell) for cell in found.results],
+        "classes": next((cell.class_names for cell in comparison.results if cell.class_names), ()),
+        "cells": [_cell_json(cell) for cell in comparison.results],
     }
-    return (json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _cell_json(cell: CellResult) -> dict[str, Any]:
@@ -124,10 +127,10 @@ SIDE_PX = 256
 MAX_PIXELS = SIDE_PX**2
 
 
-def pictures(found: Comparison) -> bytes | None:
+def pictures(comparison: Comparison) -> bytes | None:
     """A PNG: some images, each with its masks of every line, in the colours of the first line's
     clusters; None where there are fewer than two lines to compare."""
-    lines = [line for line in lines_of(found.results) if line.first.pictures][:MAX_COLUMNS]
+    lines = [line for line in lines_of(comparison.results) if line.first.pictures][:MAX_COLUMNS]
     if len(lines) < 2:
         return None
     shared = set.intersection(*(set(line.first.pictures) for line in lines))
@@ -135,7 +138,7 @@ def pictures(found: Comparison) -> bytes | None:
     image_ids = [image_id for image_id in first.pictures if image_id in shared]
     if not image_ids:
         return None
-    names = [name for name in varying(found.results) if name != "seed"]
+    names = [name for name in varying(comparison.results) if name != "seed"]
     labels = [" ".join(str(getattr(line.first, name)) for name in names) for line in lines]
     columns = [_masks(line, image_ids) for line in lines]
     for line, masks in zip(lines[1:], columns[1:], strict=True):
@@ -149,4 +152,4 @@ def pictures(found: Comparison) -> bytes | None:
 
 
 def _masks(line: Line, image_ids: Sequence[str]) -> list[Array]:
-    return [decode_labels(line.first.pictures[one][1], MAX_PIXELS) for one in image_ids]
+    return [decode_labels(line.first.pictures[image_id][1], MAX_PIXELS) for image_id in image_ids]

@@ -243,7 +243,7 @@ def _model(entry: Scheme | Embedder) -> str:
 def _with_labels(schemes: list[Scheme], labels: Sequence[str]) -> list[Scheme]:
     """The labels of the command line in place of others."""
     if len(labels) != len(schemes):
-        names = ", ".join(one.label for one in schemes)
+        names = ", ".join(scheme.label for scheme in schemes)
         raise UsageError(
             f"--labels: expected {len(schemes)}, one for each backbone in this order: {names}; "
             f"got {len(labels)}: {', '.join(labels)}"
@@ -251,7 +251,7 @@ def _with_labels(schemes: list[Scheme], labels: Sequence[str]) -> list[Scheme]:
     for label in labels:
         if not label or labels.count(label) > 1:
             raise UsageError(f"--labels: expected different texts, got {', '.join(labels)!r}")
-    return [replace(one, label=label) for one, label in zip(schemes, labels, strict=True)]
+    return [replace(scheme, label=label) for scheme, label in zip(schemes, labels, strict=True)]
 
 
 def _label(entry: Entry, entries: Sequence[Entry]) -> str:
@@ -265,17 +265,17 @@ def _label(entry: Entry, entries: Sequence[Entry]) -> str:
 
 def _short(weights: Sequence[str]) -> list[str]:
     """For each file as much of its path as tells it from the others; other words as they are."""
-    paths = [PurePath(one) for one in weights]
+    paths = [PurePath(path) for path in weights]
     for n_parts in range(1, max(len(path.parts) for path in paths) + 1):
         ends = ["/".join(path.parts[-n_parts:]) for path in paths]
-        for found in ([_stem(one) for one in ends], ends):
-            if len(set(found)) == len(found):
-                return found
+        for stems in ([_stem(path) for path in ends], ends):
+            if len(set(stems)) == len(stems):
+                return stems
     return list(weights)
 
 
 def _stem(path: str) -> str:
-    suffix = next((one for one in reversed(SUFFIXES) if path.endswith(one)), "")
+    suffix = next((suffix for suffix in reversed(SUFFIXES) if path.endswith(suffix)), "")
     return path.removesuffix(suffix)
 
 
@@ -377,18 +377,18 @@ def _numbers(option: str, text: str) -> list[int]:
 
 def parse_backbones(text: str) -> list[dict[str, str]]:
     """'datus_t8,vit_tiny_patch16_224:random' -> blocks: name, or name:weights."""
-    found = []
+    blocks = []
     for part in text.split(","):
         name, _, weights = part.strip().partition(":")
         if not name:
             raise UsageError(f"--backbones {text}: expected NAME or NAME:WEIGHTS, with commas")
-        found.append({"name": name, "weights": weights or "auto"})
-    return found
+        blocks.append({"name": name, "weights": weights or "auto"})
+    return blocks
 
 
 def parse_embedders(text: str) -> list[dict[str, str]]:
     """'pool,crop,crop:NAME:WEIGHTS' -> blocks."""
-    found = []
+    blocks = []
     for part in text.split(","):
         mode, _, rest = part.strip().partition(":")
         name, _, weights = rest.partition(":")
@@ -396,5 +396,5 @@ def parse_embedders(text: str) -> list[dict[str, str]]:
             raise UsageError(
                 f"--embedders {text}: expected pool, crop or crop:NAME:WEIGHTS, with commas"
             )
-        found.append({"mode": mode, "backbone": name or "same", "weights": weights or "auto"})
-    return found
+        blocks.append({"mode": mode, "backbone": name or "same", "weights": weights or "auto"})
+    return blocks

@@ -80,7 +80,7 @@ def contact_sheet(
     wide = n_each * side_px + (n_each - 1) * 2
     columns = min(columns, len(groups))
     rows = [groups[start : start + columns] for start in range(0, len(groups), columns)]
-    tall = [max(one.height for _, pictures in row for one in pictures) for row in rows]
+    tall = [max(picture.height for _, pictures in row for picture in pictures) for row in rows]
     width = columns * (wide + _GAP_PX) + _GAP_PX
     swatches = _swatches(legend, width)
     height = sum(tall) + len(rows) * (_CAPTION_PX + _GAP_PX) + _GAP_PX + swatches.height
@@ -99,8 +99,8 @@ def contact_sheet(
 def _place(
     sheet: Image.Image, at: tuple[int, int], pictures: Sequence[Image.Image], side_px: int
 ) -> None:
-    for number, one in enumerate(pictures):
-        sheet.paste(one, (at[0] + number * (side_px + 2), at[1]))
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (at[0] + number * (side_px + 2), at[1]))
 
 
 def _write(sheet: Image.Image, at: tuple[int, int], text: str) -> None:
@@ -111,12 +111,12 @@ def _swatches(legend: Sequence[Entry], width: int) -> Image.Image:
     """A strip of colours and names, as many lines as it takes; no height without a legend."""
     font = ImageFont.load_default(_FONT_PX)
     places, x, y = [], _GAP_PX, 0
-    for one in legend:
-        text = _fitting(f"{one.name}: {100 * one.share:.0f} %", width // 2)
+    for entry in legend:
+        text = _fitting(f"{entry.name}: {100 * entry.share:.0f} %", width // 2)
         need = 16 + round(font.getlength(text)) + 14
         if x + need > width and x > _GAP_PX:
             x, y = _GAP_PX, y + _CAPTION_PX
-        places.append((x, y, text, one.colour))
+        places.append((x, y, text, entry.colour))
         x += need
     strip = Image.new("RGB", (width, y + _CAPTION_PX + _GAP_PX if legend else 0), _PAPER)
     pen = ImageDraw.Draw(strip)
@@ -149,9 +149,9 @@ def page(
     figures = "".join(_figure(card, colours, look) for card in cards)
     names = "".join(
         f'<span style="margin-right:14px;white-space:nowrap"><span style="display:inline-block;'
-        f'width:11px;height:11px;background:{css_colour(one.colour)}"></span> '
-        f"{escape(one.name)}: {100 * one.share:.0f} %</span> "
-        for one in legend
+        f'width:11px;height:11px;background:{css_colour(entry.colour)}"></span> '
+        f"{escape(entry.name)}: {100 * entry.share:.0f} %</span> "
+        for entry in legend
     )
     text = "<br>".join(escape(line) for line in lines)
     return (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import datus
 from datus.report import drift as drift_tables
 from datus.report import view
-from datus.report.numbers import percent, short
+from datus.report.numbers import DASH, percent, short
 from datus.report.records import KResult, ReportInputs
 from datus.report.summary import HEADLINE, NO_TRUTH, RULES, ordered
 
@@ -61,7 +61,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _headline(inputs: ReportInputs) -> list[str]:
-    main, scores = inputs.main, view.headline(inputs.main.scores)
+    main, scores = inputs.main, inputs.main.scores.get(HEADLINE)
     images = f"{inputs.n_images:,} image{'s' if inputs.n_images != 1 else ''}"
     facts = (
         f"{images}, {main.n_clusters} clusters, {main.coverage:.1f} % of all pixels labelled. "
@@ -93,8 +93,8 @@ def _rules(main: KResult) -> list[str]:
     if not main.scores:
         return []
     rows = [
-        (rule, *(f"{value:.1f}" for value in (one.miou, one.accuracy, one.f1, one.coverage)))
-        for rule, one in ordered(main.scores)
+        (rule, *(percent(getattr(scores, key)) for _, key in view.FIGURES))
+        for rule, scores in ordered(main.scores)
     ]
     return [
         "## Scores, percent",
@@ -108,28 +108,29 @@ def _rules(main: KResult) -> list[str]:
 
 
 def _baselines(inputs: ReportInputs) -> list[str]:
-    found = inputs.baselines
-    if found is None:
+    baselines = inputs.baselines
+    if baselines is None:
         return []
-    head, rows = view.baseline_table(found)
-    return ["## Beside k-means on colour", "", *table(head, rows), view.baseline_note(found), ""]
+    head, rows = view.baseline_table(baselines)
+    note = view.baseline_note(baselines)
+    return ["## Beside k-means on colour", "", *table(head, rows), note, ""]
 
 
 def _classes(inputs: ReportInputs) -> list[str]:
     rows = [
         (
-            plain(one.name),
-            "–" if one.cluster is None else str(one.cluster),
-            *(percent(value) for value in (one.iou, one.precision, one.recall, one.f1)),
-            f"{one.share:.1f}",
+            plain(row.name),
+            DASH if row.cluster is None else str(row.cluster),
+            *(percent(value) for value in (row.iou, row.precision, row.recall, row.f1)),
+            f"{row.share:.1f}",
         )
-        for one in view.View(inputs).classes
+        for row in view.View(inputs).classes
     ]
     if not rows:
         return []
     head = ("class", "cluster", "IoU", "precision", "recall", "F1", "share of pixels")
     note = ["– = the class is not in the truth, or no cluster is matched to it.", ""]
-    dashes = any("–" in row for row in rows)
+    dashes = any(DASH in row for row in rows)
     return [f"## Classes under {HEADLINE}, percent", "", *table(head, rows), *(note * dashes)]
 
 
@@ -140,32 +141,35 @@ def _sweep(inputs: ReportInputs) -> list[str]:
     rules = view.sweep_rules(inputs)
     rows = [
         (
-            str(one.k),
-            *(percent(one.scores[rule].miou if rule in one.scores else None) for rule in rules),
-            f"{one.coverage:.1f}",
-            short(one.inertia / max(one.n_trained, 1)),
+            str(result.k),
+            *(percent(result.scores[r].miou if r in result.scores else None) for r in rules),
+            percent(result.coverage),
+            short(result.inertia / max(result.n_trained, 1)),
         )
-        for one in sweep
+        for result in sweep
     ]
     head = ["K", *(f"mIoU {rule}" for rule in rules), "% labelled", "mean squared distance"]
     if inputs.main.verdict is not None:
         head.append("verdict")
-        words = [one.verdict.word if one.verdict else "–" for one in sweep]
+        words = [result.verdict.word if result.verdict else DASH for result in sweep]
         rows = [(*row, word) for row, word in zip(rows, words, strict=True)]
     return ["## Number of clusters", "", *table(head, rows)]
 
 
 def _denoised(inputs: ReportInputs) -> list[str]:
     """The masks before and after, under every rule."""
-    again = inputs.main.denoised
-    if again is None:
+    denoised = inputs.main.denoised
+    if denoised is None:
         return []
-    learnt = f"A model learnt {again.n_trained:,} of the masks and drew them all again"
-    if again.n_dropped:
-        learnt += f"; {again.n_dropped:,} were left out as nearly all one cluster"
-    pixels = f"{inputs.main.coverage:.1f} % of all pixels were labelled before, "
-    pixels += f"{again.coverage:.1f} % are after. Mean loss {short(again.curve[0])} in the first "
-    pixels += f"epoch, {short(again.curve[-1])} in the last."
+    learnt = f"A model learnt {denoised.n_trained:,} of the masks and drew them all again"
+    if denoised.n_dropped:
+        learnt += f"; {denoised.n_dropped:,} were left out as nearly all one cluster"
+    first, last = short(denoised.curve[0]), short(denoised.curve[-1])
+    pixels = (
+        f"{inputs.main.coverage:.1f} % of all pixels were labelled before, "
+        f"{denoised.coverage:.1f} % are after. Mean loss {first} in the first "
+        f"epoch, {last} in the last."
+    )
     names = [f"{name} {when}" for name, _ in view.FIGURES for when in ("before", "after")]
     figures = [(rule, *map(percent, values)) for rule, values in view.denoised_rows(inputs)]
     scores = table(("rule", *names), figures) if figures else []
@@ -188,15 +192,21 @@ def _numbers(inputs: ReportInputs) -> list[str]:
     rows = [
         (
             plain(name),
-            *(short(v) for v in (one.minimum, one.q25, one.median, one.q75, one.maximum)),
-            f"{one.n:,}",
+            *(
+                short(getattr(figure, key))
+                for key in ("minimum", "q25", "median", "q75", "maximum")
+            ),
+            f"{figure.n:,}",
         )
-        for name, _, one, _ in view.boxes(inputs)
+        for name, _, figure, _ in view.boxes(inputs)
     ]
     if not rows:
         return []
     head = ("figure", "min", "25 %", "median", "75 %", "max", "images")
     return ["## Over the images", "", *table(head, rows)]
+
+
+QUANTILES = ("minimum", "q25", "median", "q75", "maximum")
 
 
 def _failures(inputs: ReportInputs) -> list[str]:

@@ -123,7 +123,7 @@ def portable(value: Any) -> Any:
 
 
 def _k_result(result: KResult) -> dict[str, Any]:
-    confusion, again = result.confusion, result.denoised
+    confusion, denoised = result.confusion, result.denoised
     return {
         "k": result.k,
         "verdict": _verdict(result),
@@ -136,8 +136,8 @@ def _k_result(result: KResult) -> dict[str, Any]:
         "cluster_pixels": result.cluster_pixels.tolist(),
         "confusion": None if confusion is None else confusion.counts.tolist(),
         "scores": _scores(result.scores),
-        "by_confidence": [rounded(asdict(one)) for one in result.kept],
-        **({} if again is None else {"denoised": _denoised(again)}),
+        "by_confidence": [rounded(asdict(kept)) for kept in result.kept],
+        **({} if denoised is None else {"denoised": _denoised(denoised)}),
     }
 
 
@@ -149,29 +149,29 @@ def _verdict(result: KResult) -> dict[str, Any] | None:
     return {"word": verdict.word, "reasons": list(verdict.reasons), "figures": figures}
 
 
-def _baselines(found: Baselines | None) -> dict[str, Any] | None:
-    if found is None:
+def _baselines(baselines: Baselines | None) -> dict[str, Any] | None:
+    if baselines is None:
         return None
-    rows = [rounded(asdict(row)) for row in found.rows]
-    return {"n_images": found.n_images, "rows": rows}
+    rows = [rounded(asdict(row)) for row in baselines.rows]
+    return {"n_images": baselines.n_images, "rows": rows}
 
 
-def _denoised(again: Denoised) -> dict[str, Any]:
+def _denoised(denoised: Denoised) -> dict[str, Any]:
     return {
-        "coverage": round(again.coverage, 4),
-        "cluster_pixels": again.cluster_pixels.tolist(),
-        "n_trained": again.n_trained,
-        "n_dropped": again.n_dropped,
-        "loss": [significant(one) for one in again.curve],
-        "scores": _scores(again.scores),
+        "coverage": round(denoised.coverage, 4),
+        "cluster_pixels": denoised.cluster_pixels.tolist(),
+        "n_trained": denoised.n_trained,
+        "n_dropped": denoised.n_dropped,
+        "loss": [significant(loss) for loss in denoised.curve],
+        "scores": _scores(denoised.scores),
     }
 
 
 def _scores(scores: Mapping[str, Scores]) -> dict[str, Any]:
-    return {rule: rounded(one.as_dict()) for rule, one in scores.items()}
+    return {rule: rounded(scored.as_dict()) for rule, scored in scores.items()}
 
 
-def _distribution(one: Distribution) -> dict[str, float | int | None]:
+def _distribution(distribution: Distribution) -> dict[str, float | int | None]:
     names = {"minimum": "min", "maximum": "max"}
-    row = {names.get(key, key): significant(value) for key, value in asdict(one).items()}
-    return {**row, "n": one.n}
+    row = {names.get(key, key): significant(value) for key, value in asdict(distribution).items()}
+    return {**row, "n": distribution.n}

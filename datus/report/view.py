@@ -9,7 +9,6 @@ All text stays plain here: the template escapes it. `None` among figures means "
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,11 +116,6 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-def headline(scores: Mapping[str, Scores]) -> Scores | None:
-    """The scores behind the number at the top; None where there is no truth."""
-    return scores.get(HEADLINE)
-
-
 class View:
     """The main K of a run under the headline rule.
 
@@ -132,7 +126,7 @@ class View:
 
     def __init__(self, inputs: ReportInputs) -> None:
         main = inputs.main
-        self.inputs, self.scores = inputs, headline(main.scores)
+        self.inputs, self.scores = inputs, main.scores.get(HEADLINE)
         self._match = None if self.scores is None else self.scores.match
         self._names = _class_names(inputs, self.scores)
         self._class_palette = class_colours(inputs.classes, len(self._names) or IGNORE)
@@ -190,8 +184,8 @@ class View:
 
     def panels(self) -> list[Panel]:
         """One per example, pictures made small."""
-        again = self.inputs.main.denoised
-        scores = headline(again.scores) if again else None
+        denoised = self.inputs.main.denoised
+        scores = denoised.scores.get(HEADLINE) if denoised else None
         match = None if scores is None else scores.match
         palette = cluster_colours(self.inputs.main.k, match, self._class_palette)
         return [
@@ -252,9 +246,9 @@ def _class_names(inputs: ReportInputs, scores: Scores | None) -> tuple[str, ...]
 # --- tables and charts --------------------------------------------------------------------------
 
 
-def baseline_note(found: Baselines) -> str:
+def baseline_note(baselines: Baselines) -> str:
     """What the table and the pictures of the baselines show."""
-    images = f"{found.n_images} image{'s' if found.n_images != 1 else ''}"
+    images = f"{baselines.n_images} image{'s' if baselines.n_images != 1 else ''}"
     return (
         f"The run and k-means on the colours of pixels, without and with their position, for small "
         f"pictures of {images} and the same number of clusters. If k-means does as well, "
@@ -263,12 +257,12 @@ def baseline_note(found: Baselines) -> str:
     )
 
 
-def baseline_table(found: Baselines) -> tuple[list[str], list[list[str]]]:
+def baseline_table(baselines: Baselines) -> tuple[list[str], list[list[str]]]:
     """Header and one row each for the run and the baselines."""
-    scored = found.rows[0].miou is not None
+    scored = baselines.rows[0].miou is not None
     head = ["masks of", *([f"mIoU, {HEADLINE}", "accuracy"] if scored else []), "place"]
     rows = []
-    for row in found.rows:
+    for row in baselines.rows:
         scores = [f"{value:.1f}" for value in (row.miou, row.accuracy) if value is not None]
         rows.append([row.name, *scores, DASH if row.place is None else f"{row.place:.2f}"])
     return head, rows
@@ -276,40 +270,33 @@ def baseline_table(found: Baselines) -> tuple[list[str], list[list[str]]]:
 
 def sweep_rules(inputs: ReportInputs) -> list[str]:
     """Every rule that has scores for some K, in the order of all tables."""
-    found = {rule: scores for result in inputs.sweep for rule, scores in result.scores.items()}
-    return [rule for rule, _ in ordered(found)]
+    scored = {rule: scores for result in inputs.sweep for rule, scores in result.scores.items()}
+    return [rule for rule, _ in ordered(scored)]
 
 
 def charts(inputs: ReportInputs) -> list[figures.Chart]:
     """Curves over K; none where there is only one K."""
-    if len(inputs.sweep) < 2:
+    sweep, rules = inputs.sweep, sweep_rules(inputs)
+    if len(sweep) < 2:
         return []
-    result = [
-        figures.chart(
-            title,
-            {
-                rule: {
-                    one.k: getattr(one.scores[rule], key)
-                    for one in inputs.sweep
-                    if rule in one.scores
-                }
-                for rule in sweep_rules(inputs)
-            },
-        )
-        for title, key in (("mIoU, percent", "miou"), ("accuracy, percent", "accuracy"))
-        if sweep_rules(inputs)
-    ]
-    spread = {one.k: one.inertia / max(one.n_trained, 1) for one in inputs.sweep}
-    return [*result, figures.chart("mean squared distance to the centroid", {"distance": spread})]
+    drawn = []
+    for title, key in (("mIoU, percent", "miou"), ("accuracy, percent", "accuracy")):
+        curves = {
+            rule: {row.k: getattr(row.scores[rule], key) for row in sweep if rule in row.scores}
+            for rule in rules
+        }
+        drawn += [figures.chart(title, curves)] if rules else []
+    spread = {result.k: result.inertia / max(result.n_trained, 1) for result in sweep}
+    return [*drawn, figures.chart("mean squared distance to the centroid", {"distance": spread})]
 
 
 def confidence_charts(result: KResult) -> list[figures.Chart]:
     """Scores against coverage as the least sure pixels go; none without truth."""
-    kept = [one for one in result.kept if one.coverage >= LEAST_SHARE]
+    kept = [point for point in result.kept if point.coverage >= LEAST_SHARE]
     return [
         figures.against_coverage(
             f"{name} of the pixels that keep a label, percent, against their share",
-            [(one.coverage, getattr(one, key)) for one in kept],
+            [(point.coverage, getattr(point, key)) for point in kept],
         )
         for name, key in (("accuracy", "accuracy"), ("mIoU", "miou"))
         if kept
@@ -323,11 +310,11 @@ CONFIDENCE_STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 def confidence_rows(result: KResult) -> list[tuple[str, str, str, str]]:
     """(least confidence, coverage, accuracy, mIoU) as text, at CONFIDENCE_STEPS."""
-    known = {round(one.min_confidence, 6): one for one in result.kept}
+    known = {round(point.min_confidence, 6): point for point in result.kept}
     return [
-        (f"{step:.1f}", f"{one.coverage:.1f}", f"{one.accuracy:.1f}", f"{one.miou:.1f}")
-        for step, one in ((step, known.get(step)) for step in CONFIDENCE_STEPS)
-        if one
+        (f"{step:.1f}", f"{point.coverage:.1f}", f"{point.accuracy:.1f}", f"{point.miou:.1f}")
+        for step, point in ((step, known.get(step)) for step in CONFIDENCE_STEPS)
+        if point
     ]
 
 
@@ -341,12 +328,12 @@ FIGURES = (
 
 def denoised_rows(inputs: ReportInputs) -> list[tuple[str, list[float]]]:
     """(rule, each of FIGURES before and after de-noising), in percent."""
-    again = inputs.main.denoised
-    if again is None:
+    denoised = inputs.main.denoised
+    if denoised is None:
         return []
-    after = dict(ordered(again.scores))
+    after = dict(ordered(denoised.scores))
     return [
-        (rule, [getattr(one, key) for _, key in FIGURES for one in (before, after[rule])])
+        (rule, [getattr(scores, key) for _, key in FIGURES for scores in (before, after[rule])])
         for rule, before in ordered(inputs.main.scores)
         if rule in after
     ]
@@ -358,11 +345,11 @@ def boxes(inputs: ReportInputs) -> list[tuple[str, str, Distribution, figures.Bo
         (
             f"{stage}.{name}",
             MEANINGS.get(f"{stage}.{name}", ""),
-            one,
-            figures.box(one) if one.n else None,
+            distribution,
+            figures.box(distribution) if distribution.n else None,
         )
         for stage, named in inputs.numbers.items()
-        for name, one in named.items()
+        for name, distribution in named.items()
     ]
 
 

@@ -165,7 +165,7 @@ def suggest(
     figures = {row.k: row for row in tried if row}
     choice = recommend([row for row in figures.values() if row.k in ks])
     judged = {
-        k: worst([verdict(seen, figures[k]), *(v for at, v in source.reported.items() if at == k)])
+        k: worst([verdict(seen, figures[k]), *filter(None, [source.reported.get(k)])])
         for k in sorted({choice.k, *source.clusters.k} & figures.keys())
     }
     return Suggestion(seen, tuple(figures.values()), choice, judged)

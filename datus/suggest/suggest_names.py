@@ -190,7 +190,7 @@ def check_words(words: Sequence[str], origin: str) -> tuple[str, ...]:
 
 def prompts(word: str) -> tuple[str, ...]:
     """A word in each of TEMPLATES; class tables write "traffic_sign" where people write a space."""
-    return tuple(one.format(word.replace("_", " ")) for one in TEMPLATES)
+    return tuple(template.format(word.replace("_", " ")) for template in TEMPLATES)
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -271,8 +271,8 @@ def suggest(
     crops: of each label float32 (n, E), vectors float32 (W, E): unit rows. Words of one score stand
     in their own order. Raises ValueError if shapes do not fit.
     """
-    if len(vectors) != len(words) or any(one.shape[1:] != vectors.shape[1:] for one in crops):
-        shapes = sorted({one.shape[1:] for one in crops})
+    if len(vectors) != len(words) or any(rows.shape[1:] != vectors.shape[1:] for rows in crops):
+        shapes = sorted({rows.shape[1:] for rows in crops})
         raise ValueError(
             f"expected (n, E) crops and (W, E) words, got rows of {shapes}, {vectors.shape} and "
             f"{len(words)} words"
@@ -305,7 +305,7 @@ def _of_cluster(
 
 
 def _json(
-    k: int, model: TextImage, request: Request, words: Sequence[str], found: Sequence[Suggested]
+    k: int, model: TextImage, request: Request, words: Sequence[str], clusters: Sequence[Suggested]
 ) -> str:
     table = {
         "format": "datus-suggested-names",
@@ -316,51 +316,51 @@ def _json(
         "templates": list(TEMPLATES),
         "max_crops": request.crops,
         "words": list(words),
-        "clusters": [as_dict(one) for one in found],
+        "clusters": [as_dict(cluster) for cluster in clusters],
     }
     return json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def as_dict(one: Suggested) -> dict[str, Any]:
+def as_dict(cluster: Suggested) -> dict[str, Any]:
     """Plain values for JSON."""
     guesses = [
-        {"word": each.word, "score": _round(each.score), "margin": _round(each.margin)}
-        for each in one.guesses
+        {"word": guess.word, "score": _round(guess.score), "margin": _round(guess.margin)}
+        for guess in cluster.guesses
     ]
     return {
-        "cluster": one.cluster,
-        "crops": one.n_crops,
-        "share": _round(one.share),
+        "cluster": cluster.cluster,
+        "crops": cluster.n_crops,
+        "share": _round(cluster.share),
         "words": guesses,
     }
 
 
-def to_toml(found: Sequence[Suggested], given: Sequence[str], about: Sequence[str]) -> str:
+def to_toml(clusters: Sequence[Suggested], given: Sequence[str], about: Sequence[str]) -> str:
     """A names.toml with the first guess of each cluster, the others behind it as a comment.
 
     given: what a person called each label, empty where nobody did. Such labels keep their names.
     about: lines for the head of the file.
     """
     lines = [*(f"# {line}" for line in about), "[names]"]
-    for one, name in zip(found, given, strict=True):
+    for cluster, name in zip(clusters, given, strict=True):
         if name:
-            lines.append(f"# {one.cluster} keeps its name: {name}")
-        elif not one.guesses:
-            lines.append(f"# {one.cluster}: no segments to look at")
+            lines.append(f"# {cluster.cluster} keeps its name: {name}")
+        elif not cluster.guesses:
+            lines.append(f"# {cluster.cluster}: no segments to look at")
         else:
-            others = ", ".join(f"{each.word} {each.score:.3f}" for each in one.guesses[1:3])
-            first = one.guesses[0]
+            others = ", ".join(f"{guess.word} {guess.score:.3f}" for guess in cluster.guesses[1:3])
+            first = cluster.guesses[0]
             more = f"; next: {others}" if others else ""
-            lines.append(f"{one.cluster} = {_quoted(first.word)}  # {first.score:.3f}{more}")
+            lines.append(f"{cluster.cluster} = {_quoted(first.word)}  # {first.score:.3f}{more}")
     return "\n".join(lines) + "\n"
 
 
-def renames(found: Sequence[Suggested], given: Sequence[str]) -> list[dict[str, Any]]:
+def renames(clusters: Sequence[Suggested], given: Sequence[str]) -> list[dict[str, Any]]:
     """The first guesses as edits of an edits.json; labels that have a name are left out."""
     return [
-        {"op": "rename", "cluster": one.cluster, "name": one.guesses[0].word}
-        for one, name in zip(found, given, strict=True)
-        if one.guesses and not name
+        {"op": "rename", "cluster": cluster.cluster, "name": cluster.guesses[0].word}
+        for cluster, name in zip(clusters, given, strict=True)
+        if cluster.guesses and not name
     ]
 
 
