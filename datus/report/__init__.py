@@ -2,15 +2,13 @@
 
 records    what goes in
 summary    report.json
-markdown   report.md
-view       what the page shows, in order; pictures, figures and drift make its parts
-page       report.html
+view       what the others show, in order; pictures, figures and drift make its parts
+page       report.html and report.md
 
 No disk, no clock, no host: same inputs, same bytes.
 """
 
-from datus.report.markdown import to_markdown
-from datus.report.page import to_html
+from datus.report.page import rendered
 from datus.report.records import (
     Baselines,
     Compared,
@@ -36,8 +34,4 @@ __all__ = [
 
 def build_report(inputs: ReportInputs) -> dict[str, bytes]:
     """The three files of a report, UTF-8: "report.json", "report.md" and "report.html"."""
-    return {
-        "report.json": to_json(inputs),
-        "report.md": to_markdown(inputs),
-        "report.html": to_html(inputs),
-    }
+    return {"report.json": to_json(inputs), **rendered(inputs)}

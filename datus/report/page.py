@@ -1,7 +1,9 @@
-"""report.html: one file to look at. No script, no request to anywhere, light and dark, printable.
+"""report.html, one file to look at, and report.md, the same in short; both from one set of figures.
 
-The page is drawn by `page.html.j2` with autoescape on, so image ids, class names and settings are
-only ever text; a content security policy forbids scripts and requests on top of that.
+The page has no script and asks for nothing; it is light and dark, and printable. It is drawn by
+`page.html.j2` with autoescape on, so image ids, class names and settings are only ever text; a
+content security policy forbids scripts and requests on top of that. `report.md.j2` escapes what
+comes from outside with `markdown.plain`. The name of the rule stands next to every score.
 """
 
 import functools
@@ -14,6 +16,7 @@ import jinja2
 import datus
 from datus.report import drift as drift_tables
 from datus.report import view as tables
+from datus.report.markdown import aligned, plain
 from datus.report.numbers import percent, short
 from datus.report.records import ReportInputs
 from datus.report.summary import DEFINITIONS, HEADLINE, NO_TRUTH, RULES, ordered, portable
@@ -28,10 +31,14 @@ VERDICT_CLASSES = {"no objection": "fine", "look closely": "doubt", "do not trus
 """Word -> class of the style sheet."""
 
 
-def to_html(inputs: ReportInputs) -> bytes:
-    """The bytes of report.html, UTF-8."""
-    page = _environment().get_template("page.html.j2")
-    return page.render(**_context(inputs)).encode("utf-8", "backslashreplace")
+def rendered(inputs: ReportInputs) -> dict[str, bytes]:
+    """ "report.md" and "report.html", UTF-8."""
+    context = _context(inputs)
+    texts = {
+        "report.md": _markdown().get_template("report.md.j2").render(context).rstrip() + "\n",
+        "report.html": _html().get_template("page.html.j2").render(context),
+    }
+    return {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
 
 
 def _context(inputs: ReportInputs) -> dict[str, Any]:
@@ -90,18 +97,29 @@ def _drift(inputs: ReportInputs) -> dict[str, Any]:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _html() -> jinja2.Environment:
+    environment = _environment(autoescape=True)
+    environment.filters["sentence"] = lambda text: f"{text[:1].upper()}{text[1:]}."
+    environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment
+
+
+@functools.cache
+def _markdown() -> jinja2.Environment:
+    environment = _environment(autoescape=False)
+    environment.filters |= {"plain": plain, "aligned": aligned}
+    return environment
+
+
+def _environment(autoescape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("datus.report", ""),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = percent
-    environment.filters["sentence"] = lambda text: f"{text[:1].upper()}{text[1:]}."
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["short"] = short
-    environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)
+    count = "{:,}".format
+    environment.filters |= {"percent": percent, "count": count, "short": short}
     return environment

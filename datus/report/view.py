@@ -56,6 +56,11 @@ class Class:
     cluster: int | None
     """Matched to it; None where no cluster is."""
 
+    @property
+    def is_complete(self) -> bool:
+        figures = self.iou, self.precision, self.recall, self.f1, self.cluster
+        return not any(value is None for value in figures)
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
