@@ -26,8 +26,7 @@ Figures = dict[str, tuple[float, int]]
 def estimate(overrides: dict[str, Any]) -> tuple[Figures, float]:
     """What the dry run says, and the seconds that it took itself."""
     started = time.perf_counter()
-    from datus.preflight import look
-
+    from datus.compare.plots import look
     from datus.config import Config
     from datus.engine.run import QUIET
     from datus.store.store import Store

@@ -1,72 +1,57 @@
 """Pictures of the simulation: makespan against shard size, and where the time of one run goes."""
 
 from collections.abc import Mapping, Sequence
-from math import log2, log10
 from pathlib import Path
 
 from farm import HOUR, Played
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from datus.compare.drawing import COLOURS, MARKERS, Drawing, Spot, Stroke, Words, to_png, to_svg
+from datus.compare.plots import COLOURS, GREY, line_style, look, rendered
 
-Mark = Stroke | Spot | Words
-
-LEFT, RIGHT, TOP, BOTTOM = 70, 700, 100, 350
 HOURS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-GREY = "#e4e4e4"
 
 
 def draw_plots(found: Mapping[str, list[Played]], sizes: Sequence[int], path: Path) -> None:
     """PATH.svg and PATH.png: a line for each kind; below, the stages of one run as bars."""
-    ends = [one.end / HOUR for kind in found.values() for one in kind]
-    ticks = [h for h in HOURS if min(ends) / 2 <= h <= max(ends) * 2]
-
-    def at(size: float, hour: float) -> tuple[float, float]:
-        across = (log2(size) - log2(sizes[0])) / (log2(sizes[-1]) - log2(sizes[0]))
-        up = (log10(hour) - log10(ticks[0])) / (log10(ticks[-1]) - log10(ticks[0]))
-        return LEFT + across * (RIGHT - LEFT), BOTTOM - up * (BOTTOM - TOP)
-
-    marks: list[Mark] = [Words((LEFT, TOP - 14), "makespan, hours", 13)]
-    for hour in ticks:
-        marks.append(Stroke((at(sizes[0], hour), at(sizes[-1], hour)), GREY))
-        marks.append(Words((LEFT - 10, at(1, hour)[1] + 4), str(hour), 11, "end"))
-    for n in sizes:
-        marks.append(Words((at(n, ticks[0])[0], BOTTOM + 20), str(n), 11, "middle"))
-    marks.append(Words(((LEFT + RIGHT) / 2, BOTTOM + 42), "images a shard", 12, "middle"))
-    for number, (name, kind) in enumerate(found.items()):
-        colour, marker = COLOURS[number], MARKERS[number]
-        places = tuple(at(n, one.end / HOUR) for n, one in zip(sizes, kind, strict=True))
-        marks.append(Stroke(places, colour, 1.8))
-        marks += [Spot(place, marker, colour) for place in places]
-        column = LEFT + 320 * (number % 2), 18 + 20 * (number // 2)
-        marks += [Spot((column[0], column[1] - 4), marker, colour)]
-        marks.append(Words((column[0] + 12, column[1]), name, 13))
-    best = {name: min(kind, key=lambda one: one.end) for name, kind in found.items()}
-    marks += timeline(best, (LEFT, BOTTOM + 80))
-    height = BOTTOM + 130 + 34 * len(found)
-    title = "Makespan against images a shard, and the stages of the fastest run of each kind"
-    drawing = Drawing(title, 730, height, tuple(marks))
-    path.with_suffix(".svg").write_bytes(to_svg(drawing))
-    path.with_suffix(".png").write_bytes(to_png(drawing, 1.5))
+    with look():
+        figure = Figure((7.6, 7.6), layout="constrained")
+        figure.suptitle(
+            "Makespan against images a shard, and the stages of the fastest run of each"
+        )
+        above, below = figure.subplots(2, 1, height_ratios=(3, 2))
+        for number, (name, runs) in enumerate(found.items()):
+            hours = [run.end / HOUR for run in runs]
+            above.plot(sizes, hours, label=name, **line_style(number))
+        above.set_xscale("log", base=2)
+        above.set_yscale("log")
+        above.set_xticks(sizes, [str(size) for size in sizes])
+        above.set_yticks(HOURS, [str(hour) for hour in HOURS])
+        above.minorticks_off()
+        above.set(title="makespan, hours", xlabel="images a shard")
+        above.legend()
+        timeline(below, {name: min(runs, key=lambda run: run.end) for name, runs in found.items()})
+        for name, data in rendered(figure, path.name).items():
+            path.with_name(name).write_bytes(data)
 
 
-def timeline(runs: Mapping[str, Played], corner: tuple[float, float]) -> list[Mark]:
+def timeline(axes: Axes, runs: Mapping[str, Played]) -> None:
     """A bar for each run; thick = shards on all GPUs, thin = one process while they wait."""
-    left, top = corner
-    longest = max(one.end for one in runs.values())
-    text = "hours, fastest shard size; thick: shards on all nodes, thin: one process, others wait"
-    marks: list[Mark] = [Words((left, top), text, 12)]
-    for row, (name, one) in enumerate(runs.items()):
-        y = top + 30 + 34 * row
-        marks.append(Words((left, y - 7), f"{name}: {one.end / HOUR:.1f} h", 11))
-        for number, (step, start, end) in enumerate(one.spans):
-            shards = " + " in step
-            across = tuple(left + t / longest * (RIGHT - left) for t in (start, end))
-            colour = COLOURS[number % len(COLOURS)]
-            points = ((across[0], y + 4), (across[1], y + 4))
-            marks.append(Stroke(points, colour, 10.0 if shards else 3.0))
-    names = next(iter(runs.values())).spans
-    x, y = left, top + 30 + 34 * len(runs)
-    for number, (step, _, _) in enumerate(names):
-        marks.append(Words((x, y), step, 10, "start", COLOURS[number % len(COLOURS)]))
-        x += 10 + 5.1 * len(step)
-    return marks
+    names = [step for step, _, _ in next(iter(runs.values())).spans]
+    for row, (name, run) in enumerate(runs.items()):
+        for step, start, end in run.spans:
+            axes.barh(
+                row,
+                (end - start) / HOUR,
+                0.6 if " + " in step else 0.15,
+                start / HOUR,
+                color=(*COLOURS, GREY)[names.index(step)],
+                label=step if row == 0 else None,
+            )
+        axes.text(0, row - 0.38, f"{name}: {run.end / HOUR:.1f} h", fontsize=8)
+    axes.set_yticks([])
+    axes.invert_yaxis()
+    axes.set_title(
+        "hours, fastest shard size; thick: shards on all nodes, thin: one process, others wait"
+    )
+    axes.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, -0.12), fontsize=8)

@@ -30,11 +30,11 @@ from scipy.stats import spearmanr
 from datus.config import ClustersConfig, Config
 from datus.engine.plan import find_node
 from datus.engine.run import RunResult
-from datus.method.verdict import recommend
+from datus.method.verdict import STABILITY, KFigures, recommend
 from datus.pipeline import run
 from datus.store.store import Store
-from datus.suggest.stability import FIGURES, STABILITY, KFigures, measure, overview
-from datus.suggest.suggest import Source, Suggestion, find_source, fit_with, read_points, suggest
+from datus.suggest.stability import FIGURES, measure, overview
+from datus.suggest.suggest_k import Source, Suggestion, find_source, fit_with, read_points, suggest
 
 KS = tuple(range(2, 31))
 

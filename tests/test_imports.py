@@ -35,7 +35,6 @@ WINGS = (
 
 LEFT = {
     *(("api.functions", "cli.terminal"), ("api.result", "cli.terminal")),
-    ("method.verdict", "suggest.stability"),
 }
 """Arrows that still run back up."""
 

@@ -20,7 +20,8 @@ from typing import Any, Literal
 from datus.api.result import Result, run_result
 from datus.cli.terminal import Bars
 from datus.compare.cells import Comparison
-from datus.compare.compare import compare_files, write
+from datus.compare.compare import compare_files
+from datus.compare.documents import write
 from datus.compare.folders import count_folders, fitted
 from datus.config import Config
 from datus.engine.run import QUIET

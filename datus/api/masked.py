@@ -21,7 +21,8 @@ from datus.errors import DatusError, UsageError
 from datus.finished_run import Finished, picture
 from datus.inputs.labels import decode_labels, load_classes, truth_classes
 from datus.method.masks import PALETTE
-from datus.report.display import Card, Entry, Look, overlay_picture, page, png_bytes, shrunk
+from datus.report.display import Card, Entry, Look, overlay_picture, page, png_bytes
+from datus.report.pictures import shrunk
 from datus.types import IGNORE, Array, ImageRecord
 
 SIDE_PX = 480

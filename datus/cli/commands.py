@@ -91,8 +91,8 @@ def compare(
 ) -> None:
     """Schemes, embedders and numbers of clusters side by side: the paper's tables and figures."""
     with errors(debug):
-        from datus.compare.compare import compare_files, write
-        from datus.compare.documents import summary
+        from datus.compare.compare import compare_files
+        from datus.compare.documents import summary, write
 
         given = {"images": images, "truth": truth, "classes": classes, "run_dir": run_dir}
         overrides = dict(parse_override(text) for text in settings or [])

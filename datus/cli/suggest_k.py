@@ -14,9 +14,9 @@ from datus.store.disk import check_writable
 from datus.types import MAX_CLUSTERS
 
 if TYPE_CHECKING:
+    from datus.method.verdict import KFigures
     from datus.store.store import Store
-    from datus.suggest.stability import KFigures  # loads scipy
-    from datus.suggest.suggest import Suggestion
+    from datus.suggest.suggest_k import Suggestion
 
 COLUMNS = ("stability", "silhouette", "content")
 
@@ -42,7 +42,7 @@ def suggest_k(
             raise UsageError(f"--seed {seed}: expected 0 or more")
         from datus.compute.threads import n_cores
         from datus.store.store import Store
-        from datus.suggest.suggest import find_source, read_points, suggest, tried_k
+        from datus.suggest.suggest_k import find_source, read_points, suggest, tried_k
 
         store, console = Store(run, option=""), Bars()
         source = find_source(store)
@@ -72,14 +72,12 @@ FILES = "suggest_k"
 
 def write_all(store: "Store", found: "Suggestion") -> None:
     """Figures and plot. Raises StoreError."""
-    from datus.compare.drawing import to_png, to_svg
     from datus.suggest.plot import k_plot
 
     text = json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n"
-    drawing = k_plot(found.found, found.choice.k)
-    files = {"json": text.encode(), "svg": to_svg(drawing), "png": to_png(drawing)}
-    for suffix, data in files.items():
-        store.write(data, f"{FILES}.{suffix}")
+    plots = k_plot(found.found, found.choice.k, FILES)
+    for name, data in {f"{FILES}.json": text.encode(), **plots}.items():
+        store.write(data, name)
 
 
 def wanted_k(text: str) -> list[int]:

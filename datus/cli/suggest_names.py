@@ -11,7 +11,7 @@ from datus.cli.terminal import Bars, Row, errors, shown, table
 from datus.errors import UsageError
 
 if TYPE_CHECKING:
-    from datus.suggest.naming import Suggested
+    from datus.suggest.suggest_names import Suggested
 
 
 def suggest_names(
@@ -43,8 +43,8 @@ def suggest_names(
                 raise UsageError(f"--{name} {value}: expected 1 or more")
         from datus.compute.threads import n_cores
         from datus.store.store import Store
-        from datus.suggest.names import Request
-        from datus.suggest.names import suggest_names as suggest
+        from datus.suggest.suggest_names import Request
+        from datus.suggest.suggest_names import suggest_names as suggest
 
         wanted = Request(
             words=words,
@@ -60,7 +60,7 @@ def suggest_names(
             n_threads=threads or n_cores(),
         )
         done = suggest(Store(run), wanted, Bars().bar)
-        print(table(rows_of(done.found, done.given)))
+        print(table(rows_of(done.clusters, done.given)))
         print("\nsuggestions of a model, not checked on these images: look before you use them")
         for path in done.files:
             print(shown(f"written: {path}"))

@@ -122,10 +122,10 @@ IDENTITY: dict[str, str] = {
 
 def lines_of(results: Sequence[CellResult]) -> list[Line]:
     """Cells joined over seeds, in the order of their first cell."""
-    found: dict[tuple[Any, ...], list[CellResult]] = {}
+    lines: dict[tuple[Any, ...], list[CellResult]] = {}
     for cell in results:
-        found.setdefault(tuple(getattr(cell, name) for name in IDENTITY), []).append(cell)
-    return [Line(tuple(cells)) for cells in found.values()]
+        lines.setdefault(tuple(getattr(cell, name) for name in IDENTITY), []).append(cell)
+    return [Line(tuple(cells)) for cells in lines.values()]
 
 
 def varying(results: Sequence[CellResult]) -> list[str]:

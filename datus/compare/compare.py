@@ -1,22 +1,22 @@
-"""Run every cell of a grid in one run folder, and make the paper's tables and figures.
+"""Run every cell of a grid in one run folder, or read runs that are finished.
 
     found = compare(load_grid(Path("pipelines/paper/table1_suim.toml")), console)
-    write(found)                   tables and figures: what -> where
+    write(found)                   tables and figures, by `documents`: what -> where
 
 The store is content-addressed, so cells share every stage whose settings they share: features of a
 backbone are computed once for all K and all embedders. A cell that fails is recorded with its
 reason and the others go on; the same command goes on where it stopped.
 """
 
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from datus.compare.cells import CellResult, Comparison, lines_of, varying
-from datus.compare.documents import documents
+from datus.compare.cells import CellResult, Comparison
 from datus.compare.finished import finished, read_figures
 from datus.compare.grid import Cell, Grid, is_grid, load_grid, parse_lists
 from datus.compare.tables import chosen_rules
@@ -24,22 +24,11 @@ from datus.engine.plan import Plan, find_node
 from datus.engine.run import QUIET, Console, RunResult
 from datus.engine.workers import Advance
 from datus.errors import CorruptShard, DatusError, StoreError, UsageError, WorkError
-from datus.inputs.decode import decode_image
 from datus.inputs.index import check_inputs
-from datus.inputs.labels import decode_labels
-from datus.method.baselines import renumbered
-from datus.method.masks import PALETTE
 from datus.pipeline import STAGE_NAMES, run
-from datus.report.display import Look, contact_sheet, overlay_picture, png_bytes, shrunk
 from datus.store.store import Store
-from datus.types import Array
 
 Place = tuple[str, str, str]
-
-OURS = re.compile(
-    r"pictures\.png|figure[79]\.(svg|png)|(scores|scores_.*|segments|embedders_.*)\.csv"
-)
-"""Files that only some comparisons have."""
 
 
 def compare_files(
@@ -115,14 +104,14 @@ def _weights_missing(cells: Iterable[Cell]) -> list[str]:
             model = section.backbone, section.weights
             if model[0] != "same":
                 wanted[model] = wanted.get(model, 0) + 1
-    found = []
+    warnings = []
     for (name, weights), n_cells in wanted.items():
         try:
             if not Path(weights).is_file():  # the run hashes a file that is there
                 weights_id(name, weights)
         except (UsageError, WorkError) as error:
-            found.append(f"{n_cells} cells with {name} will fail: {error}")
-    return found
+            warnings.append(f"{n_cells} cells with {name} will fail: {error}")
+    return warnings
 
 
 def _one(
@@ -134,19 +123,20 @@ def _one(
         result = run(cell.config, store, console, until=until)
         if _forget_damaged(store, result.plan, console):
             result = run(cell.config, store, console, until=until)
-        found = _measured(cell, store, result, seen)
+        measured = _measured(cell, store, result, seen)
     except StoreError:
         raise
     except DatusError as error:
-        return _failed(cell, str(error)), True
+        return CellResult(**_identity(cell), reason=str(error)), True
     except Exception as error:  # a surprise in one cell must not end the others
-        return _failed(cell, f"{type(error).__name__}: {error}"), True
-    return found, any(row.made for row in result.stages if row.name != "index")
+        reason = f"{type(error).__name__}: {error}"
+        return CellResult(**_identity(cell), reason=reason), True
+    return measured, any(row.made for row in result.stages if row.name != "index")
 
 
 def _forget_damaged(store: Store, plan: Plan, console: Console) -> bool:
     """Whether any of the shards that are read here has to be made again."""
-    found = False
+    damaged = False
     for node in plan.nodes:
         for place in plan.places(node) if node.name in ("clusters", "evaluate") else ():
             try:
@@ -154,39 +144,34 @@ def _forget_damaged(store: Store, plan: Plan, console: Console) -> bool:
             except CorruptShard as error:
                 console.say(f"{error}: made again")
                 store.forget_shard(place)
-                found = True
-    return found
+                damaged = True
+    return damaged
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
-    scheme = cell.scheme
+    scheme, config = cell.scheme, cell.config
     return {
         "backbone": scheme.label,
         "k": cell.k,
-        "preset": cell.config.preset,
+        "preset": config.preset,
         "embedder": cell.embedder,
-        "seed": cell.config.seed,
+        "seed": config.seed,
         "group": scheme.group,
         "params": scheme.params,
         "pretraining": scheme.pretraining,
     }
 
 
-def _failed(cell: Cell, reason: str) -> CellResult:
-    return CellResult(**_identity(cell), reason=reason)
-
-
 def _measured(cell: Cell, store: Store, result: RunResult, seen: set[Place]) -> CellResult:
-    figures = read_figures(cell.config, store, result.plan, cell.k)
-    nodes = (node for node in result.plan.nodes if not node.stage.is_last)
-    places = [place for node in nodes for place in result.plan.places(node)]
-    shared = sum(place in seen for place in places)
-    seen.update(places)
-    report = ""
+    plan = result.plan
+    figures = read_figures(cell.config, store, plan, cell.k)
+    nodes = [node for node in plan.nodes if not node.stage.is_last]
+    places = {place for node in nodes for place in plan.places(node)}
+    figures |= {"n_shards": len(places), "n_shared": len(places & seen)}
+    seen |= places
     if "report" in result.links:
-        node = find_node(result.plan.nodes, "report", 0)
-        report = store.address("report", node.fingerprint, "files", "report.html")
-    figures |= {"n_shards": len(places), "n_shared": shared, "report": report}
+        node = find_node(plan.nodes, "report", 0)
+        figures["report"] = store.address("report", node.fingerprint, "files", "report.html")
     return CellResult(**_identity(cell), **figures)
 
 
@@ -210,8 +195,8 @@ class _Clock:
     """How long the rest will take, from cells that had as much to do."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        self._kinds = [_news(cells, number) for number in range(len(cells))]
-        self._seconds: dict[str, list[float]] = {}
+        self._kinds = _kinds(cells)
+        self._seconds: dict[int, list[float]] = {}
         self._last = time.monotonic()
 
     def note(self, number: int, worked: bool) -> None:
@@ -226,83 +211,24 @@ class _Clock:
         every = [value for values in self._seconds.values() for value in values]
         if not every:
             return ""
-        left = 0.0
-        for kind in self._kinds[number:]:
-            known = self._seconds.get(kind, every)
-            left += sum(known) / len(known)
+        left = sum(fmean(self._seconds.get(kind, every)) for kind in self._kinds[number:])
         return f", some {time_text(left)} left"
 
 
-def _news(cells: Sequence[Cell], number: int) -> str:
-    """The first thing that a cell does not share with the one before."""
-    if number == 0:
-        return "backbone"
-    before, cell = cells[number - 1], cells[number]
-    if (before.config.preset, before.scheme) != (cell.config.preset, cell.scheme):
-        return "backbone"
-    if before.config.seed != cell.config.seed:
-        return "seed"
-    return "embedder" if before.embedder != cell.embedder else "k"
+def _kinds(cells: Sequence[Cell]) -> list[int]:
+    """Of each cell, where it first differs from the one before: backbone, seed, embedder or K."""
+    keys = [
+        ((cell.config.preset, cell.scheme), cell.config.seed, cell.embedder, cell.k)
+        for cell in cells
+    ]
+    changes = [
+        [place for place in range(4) if before[place] != key[place]]
+        for before, key in pairwise(keys)
+    ]
+    return [0, *(min(places, default=3) for places in changes)]
 
 
 def time_text(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def write(found: Comparison, out: str = "") -> dict[str, str]:
-    """All documents into `out`, or RUN/compare/NAME. What they are -> where they are."""
-    store = Store(out or Store(found.run_path).address("compare", found.name))
-    files = documents(found)
-    if (sheet := pictures(found)) is not None:
-        files["pictures.png"] = sheet
-    for name in store.files():
-        if OURS.fullmatch(name) and name not in files:  # of another layout of the same cells
-            store.remove(name)
-    for name, content in files.items():
-        store.write(content, name)
-    shown = {
-        "table": "table.md",
-        "pictures": "pictures.png",
-        "figure 7": "figure7.svg",
-        "figure 9": "figure9.svg",
-    }
-    return {label: store.address(name) for label, name in shown.items() if name in files}
-
-
-MAX_COLUMNS = 8
-"""Masks beside one another; of more lines, the first."""
-
-
-def pictures(found: Comparison) -> bytes | None:
-    """A PNG: some images, each with its masks of every line, in the colours of the first line's
-    clusters; None where there are fewer than two lines to compare."""
-    lines = [line for line in lines_of(found.results) if line.first.pictures][:MAX_COLUMNS]
-    if len(lines) < 2:
-        return None
-    names = [name for name in varying(found.results) if name != "seed"]
-    labels = [" ".join(str(getattr(line.first, name)) for name in names) for line in lines]
-    shared = set.intersection(*(set(line.first.pictures) for line in lines))
-    ids = [image_id for image_id in lines[0].first.pictures if image_id in shared]
-    if not ids:
-        return None
-    columns: list[list[Array]] = []
-    for line in lines:
-        masks = [decode_labels(line.first.pictures[one][1], MAX_PIXELS) for one in ids]
-        if columns:
-            k = max(line.first.k, lines[0].first.k)
-            masks = renumbered(masks, columns[0], k)
-        columns.append(masks)
-    look, groups = Look(PALETTE, 0.6, SIDE_PX), []
-    for number, image_id in enumerate(ids):
-        photo = decode_image(lines[0].first.pictures[image_id][0], MAX_PIXELS)
-        shown = [overlay_picture(photo, column[number], look) for column in columns]
-        groups.append((f"{image_id}: image, {', '.join(labels)}", [shrunk(photo, SIDE_PX), *shown]))
-    return png_bytes(contact_sheet(groups, 1, SIDE_PX))
-
-
-SIDE_PX = 256
-"""Of a picture, at most: that of the pictures that runs keep."""
-
-MAX_PIXELS = SIDE_PX**2

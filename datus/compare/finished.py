@@ -85,8 +85,8 @@ def read_figures(config: Config, store: Store, plan: Plan, k: int) -> dict[str, 
 
     def numbers(stage: str, name: str) -> dict[str, float]:
         node = find_node(plan.nodes, stage, k)
-        found = filter(None, reports(store, plan.places(node)))
-        rows = (row for report in found for row in report.numbers.items())
+        images = filter(None, reports(store, plan.places(node)))
+        rows = (row for report in images for row in report.numbers.items())
         return {image_id: figures[name] for image_id, figures in rows if name in figures}
 
     def arrays(stage: str) -> Iterable[tuple[str, dict[str, Array]]]:
@@ -98,7 +98,7 @@ def read_figures(config: Config, store: Store, plan: Plan, k: int) -> dict[str, 
 
     n_segments, n_valid = numbers("segments", "n_segments"), numbers("embeddings", "n_valid")
     patches, share = numbers("features", "n_patches"), numbers("embeddings", "valid_patch_share")
-    counts = [Confusion(found["counts"]) for _, found in arrays("evaluate")]
+    counts = [Confusion(images["counts"]) for _, images in arrays("evaluate")]
     if not counts:
         raise WorkError("no image has a usable true mask, nothing can be scored")
     centroids = cluster_model(dict(arrays("clusters"))[WHOLE]).centroids
@@ -121,22 +121,22 @@ def _pictures(
     """Of images spread evenly; of those that have masks."""
     n = min(N_PICTURES, len(image_ids))
     wanted = {image_ids[(2 * i + 1) * len(image_ids) // (2 * n)] for i in range(n)}
-    found = {}
+    pictures = {}
     places = plan.places(find_node(plan.nodes, "masks", k))
     for shard, place in zip(plan.shards, places, strict=True):
-        mine = wanted & {record.image_id for record in shard.records}
-        data = store.read_shard(place) if mine else None
+        here = wanted & {record.image_id for record in shard.records}
+        data = store.read_shard(place) if here else None
         arrays = data.arrays if data else {}
-        for image_id in sorted(mine & arrays.keys()):
-            one = arrays[image_id]
-            found[image_id] = one["preview"].tobytes(), one["small"].tobytes()
-    return found
+        for image_id in sorted(here & arrays.keys()):
+            masks = arrays[image_id]
+            pictures[image_id] = masks["preview"].tobytes(), masks["small"].tobytes()
+    return pictures
 
 
 def _seconds(store: Store, plan: Plan, k: int) -> dict[str, float]:
     """Of the shards' own reports: the same whoever made them, and when."""
-    found = {}
+    seconds = {}
     for node in _chain(plan, k):
-        made = filter(None, reports(store, plan.places(node)))
-        found[node.name] = round(sum(report.seconds for report in made), 3)
-    return found
+        done = filter(None, reports(store, plan.places(node)))
+        seconds[node.name] = round(sum(report.seconds for report in done), 3)
+    return seconds

@@ -23,7 +23,7 @@ def evaluate_folders(
 ) -> dict[str, Any]:
     """The scores of two folders, ready for JSON; arguments and errors of `count_folders`."""
     counted = count_folders(masks, truth, classes, n_clusters, max_failed)
-    scores = {rule: found.as_dict() for rule, found in score_all(counted.confusion).items()}
+    scores = {rule: score.as_dict() for rule, score in score_all(counted.confusion).items()}
     return {
         "n_images": counted.n_images,
         "clusters": counted.confusion.n_clusters,
@@ -69,8 +69,8 @@ def count_folders(
             return name, str(error)
 
     counted = dict(map_threads(one, shared, n_cores()))
-    failures |= {name: found for name, found in counted.items() if isinstance(found, str)}
-    counts = [found for found in counted.values() if not isinstance(found, str)]
+    failures |= {name: result for name, result in counted.items() if isinstance(result, str)}
+    counts = [result for result in counted.values() if not isinstance(result, str)]
     if len(failures) > max_failed or not counts:
         raise TooManyFailures(_refusal(failures, max_failed))
     return Counted(fitted(counts, n_clusters), len(counts), dict(sorted(failures.items())))
@@ -112,7 +112,7 @@ def _read(path: Path) -> bytes:
 
 def fitted(counts: list[Array], n_clusters: int) -> Confusion:
     """The sum over images, with only as many cluster rows as there are clusters."""
-    total = add(Confusion(one) for one in counts).counts
+    total = add(Confusion(matrix) for matrix in counts).counts
     used = np.flatnonzero(total[:IGNORE].sum(axis=1))
     highest = int(used.max()) + 1 if len(used) else 1
     if not 0 <= n_clusters <= MAX_CLUSTERS:

@@ -154,11 +154,13 @@ def load_grid(
             key, cure = TAKEN[name]
             raise UsageError(f"--set {name}: the grid's list {key} decides; {cure}")
         base[name] = value
-    schemes = _schemes(_entries(Scheme, "backbones", table), base)
+    schemes = _entries(Scheme, "backbones", table)
+    if not schemes:
+        plain = Config.load(None, base).features
+        schemes = [Scheme(plain.backbone, plain.weights, plain.backbone)]
     if "labels" in table:
         schemes = _with_labels(schemes, table["labels"])
-    embedders = _embedders(_entries(Embedder, "embedders", table))
-    cells = tuple(_cells(settings, base, schemes, embedders))
+    cells = tuple(_cells(settings, base, schemes, _entries(Embedder, "embedders", table)))
     _check_cells(cells)
     return Grid(settings, cells)
 
@@ -187,86 +189,58 @@ def _base(table: Mapping[str, Any]) -> dict[str, Any]:
             "base: expected a run's settings, a file name or a section [base], got "
             + ("nothing" if base is None else repr(base))
         )
-    flat: dict[str, Any] = {}
-    for key, value in base.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{name}": one for name, one in value.items()}
-        else:
-            flat[key] = value
-    return flat
+    sections = {key: value for key, value in base.items() if isinstance(value, dict)}
+    flat = {key: value for key, value in base.items() if key not in sections}
+    return flat | {f"{key}.{n}": v for key, rows in sections.items() for n, v in rows.items()}
 
 
 def _entries(cls: type[Entry], key: str, table: Mapping[str, Any]) -> list[Entry]:
-    """The [[key]] blocks. Empty if there is no such list."""
+    """The [[key]] blocks, each with a label. Empty if there is no such list."""
     rows = table.get(key, [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"{key}: expected blocks [[{key}]], got {rows!r}")
-    found = []
-    for number, row in enumerate(rows, 1):
-        where = f"{key} {number}: "
-        plain = dict(row)
-        more = plain.pop("set", {})
-        if not isinstance(more, dict):
-            raise ConfigError(f'{where}set: expected {{ "section.key" = value }}, got {more!r}')
-        if "settings" in plain:
-            raise ConfigError(f"{where}settings: unknown setting; did you mean {where}set?")
-        built = build(cls, plain, where)
-        found.append(replace(built, settings=tuple(sorted(more.items()))))
-    return found
-
-
-def _schemes(schemes: list[Scheme], base: Mapping[str, Any]) -> list[Scheme]:
-    """Every scheme with a name and a label; the base's backbone where there is no list."""
-    if not schemes:
-        plain = Config.load(None, base).features
-        return [Scheme(plain.backbone, plain.weights, plain.backbone)]
-    for number, scheme in enumerate(schemes, 1):
-        if not scheme.name:
-            raise ConfigError(f"backbones {number}: name: expected a model, got none")
-    named = [
-        replace(one, name=_model(f"backbones {number}: name", one.name))
-        for number, one in enumerate(schemes, 1)
-    ]
-    _check_apart("backbones", [(one.name, one.weights, one.settings) for one in named])
-    models = [(one.name, one.weights) for one in named]
-    return [replace(one, label=one.label or _label(one.name, one.weights, models)) for one in named]
-
-
-def _embedders(embedders: list[Embedder]) -> list[Embedder]:
-    """Every embedder with a label."""
-    named = [
-        replace(one, backbone=_model(f"embedders {number}: backbone", one.backbone))
-        for number, one in enumerate(embedders, 1)
-    ]
-    _check_apart("embedders", [(_plain_label(one), one.weights, one.settings) for one in named])
-    models = [(_plain_label(one), one.weights) for one in named]
-    return [
-        replace(one, label=one.label or _label(_plain_label(one), one.weights, models))
-        for one in named
-    ]
-
-
-def _check_apart(name: str, entries: list[tuple[str, str, Any]]) -> None:
-    """Two entries that differ in nothing but the label are one."""
-    for model, weights, settings in entries:
-        if entries.count((model, weights, settings)) > 1:
+    entries = [_entry(cls, f"{key} {number}: ", row) for number, row in enumerate(rows, 1)]
+    models = [(_model(entry), entry.weights, entry.settings) for entry in entries]
+    for name, weights, settings in models:
+        if models.count((name, weights, settings)) > 1:  # they differ in nothing but the label
             raise ConfigError(
-                f"{name}: expected different entries, got {model} with weights {weights} twice; "
+                f"{key}: expected different entries, got {name} with weights {weights} twice; "
                 "leave one of them out"
             )
+    return [replace(entry, label=entry.label or _label(entry, entries)) for entry in entries]
 
 
-def _model(where: str, name: str) -> str:
+def _entry(cls: type[Entry], where: str, row: Mapping[str, Any]) -> Entry:
+    plain = dict(row)
+    settings = plain.pop("set", {})
+    if not isinstance(settings, dict):
+        raise ConfigError(f'{where}set: expected {{ "section.key" = value }}, got {settings!r}')
+    if "settings" in plain:
+        raise ConfigError(f"{where}settings: unknown setting; did you mean {where}set?")
+    entry = build(cls, plain, where)
+    name = "name" if isinstance(entry, Scheme) else "backbone"
+    model = getattr(entry, name)
+    if not model:
+        raise ConfigError(f"{where}{name}: expected a model, got none")
     try:
-        return resolve(name)
+        known: dict[str, Any] = {name: resolve(model)}
     except UsageError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}{name}: {error}") from None
+    return replace(entry, **known, settings=tuple(sorted(settings.items())))
+
+
+def _model(entry: Scheme | Embedder) -> str:
+    """What the entry is called where only its weights are not said."""
+    if isinstance(entry, Scheme):
+        return entry.name
+    other = entry.mode == "crop" and entry.backbone != "same"
+    return f"{entry.mode} {entry.backbone}" if other else entry.mode
 
 
 def _with_labels(schemes: list[Scheme], labels: Sequence[str]) -> list[Scheme]:
     """The labels of the command line in place of others."""
     if len(labels) != len(schemes):
-        names = ", ".join(one.label for one in schemes)
+        names = ", ".join(scheme.label for scheme in schemes)
         raise UsageError(
             f"--labels: expected {len(schemes)}, one for each backbone in this order: {names}; "
             f"got {len(labels)}: {', '.join(labels)}"
@@ -274,30 +248,31 @@ def _with_labels(schemes: list[Scheme], labels: Sequence[str]) -> list[Scheme]:
     for label in labels:
         if not label or labels.count(label) > 1:
             raise UsageError(f"--labels: expected different texts, got {', '.join(labels)!r}")
-    return [replace(one, label=label) for one, label in zip(schemes, labels, strict=True)]
+    return [replace(scheme, label=label) for scheme, label in zip(schemes, labels, strict=True)]
 
 
-def _label(name: str, weights: str, models: Sequence[tuple[str, str]]) -> str:
-    """The name, and the weights where `models`, pairs of both, have the name with several."""
-    several = list(dict.fromkeys(other for one, other in models if one == name))
-    if len(several) == 1 or weights == "auto":
+def _label(entry: Entry, entries: Sequence[Entry]) -> str:
+    """The model, and the weights where `entries` have it with several."""
+    name = _model(entry)
+    several = list(dict.fromkeys(other.weights for other in entries if _model(other) == name))
+    if len(several) == 1 or entry.weights == "auto":
         return name
-    return f"{name}:{_short(several)[several.index(weights)]}"
+    return f"{name}:{_short(several)[several.index(entry.weights)]}"
 
 
 def _short(weights: Sequence[str]) -> list[str]:
     """For each file as much of its path as tells it from the others; other words as they are."""
-    paths = [PurePath(one) for one in weights]
+    paths = [PurePath(path) for path in weights]
     for n_parts in range(1, max(len(path.parts) for path in paths) + 1):
         ends = ["/".join(path.parts[-n_parts:]) for path in paths]
-        for found in ([_stem(one) for one in ends], ends):
-            if len(set(found)) == len(found):
-                return found
+        for stems in ([_stem(path) for path in ends], ends):
+            if len(set(stems)) == len(stems):
+                return stems
     return list(weights)
 
 
 def _stem(path: str) -> str:
-    suffix = next((one for one in reversed(SUFFIXES) if path.endswith(one)), "")
+    suffix = next((suffix for suffix in reversed(SUFFIXES) if path.endswith(suffix)), "")
     return path.removesuffix(suffix)
 
 
@@ -337,12 +312,7 @@ def _cells(
 
 
 def embedder_label(way: Embedder) -> str:
-    return way.label or _plain_label(way)
-
-
-def _plain_label(way: Embedder) -> str:
-    other = way.mode == "crop" and way.backbone != "same"
-    return f"{way.mode} {way.backbone}" if other else way.mode
+    return way.label or _model(way)
 
 
 def _check_different(name: str, values: Iterable[Any]) -> None:
@@ -404,18 +374,18 @@ def _numbers(option: str, text: str) -> list[int]:
 
 def parse_backbones(text: str) -> list[dict[str, str]]:
     """'datus_t8,vit_tiny_patch16_224:random' -> blocks: name, or name:weights."""
-    found = []
+    blocks = []
     for part in text.split(","):
         name, _, weights = part.strip().partition(":")
         if not name:
             raise UsageError(f"--backbones {text}: expected NAME or NAME:WEIGHTS, with commas")
-        found.append({"name": name, "weights": weights or "auto"})
-    return found
+        blocks.append({"name": name, "weights": weights or "auto"})
+    return blocks
 
 
 def parse_embedders(text: str) -> list[dict[str, str]]:
     """'pool,crop,crop:NAME:WEIGHTS' -> blocks."""
-    found = []
+    blocks = []
     for part in text.split(","):
         mode, _, rest = part.strip().partition(":")
         name, _, weights = rest.partition(":")
@@ -423,5 +393,5 @@ def parse_embedders(text: str) -> list[dict[str, str]]:
             raise UsageError(
                 f"--embedders {text}: expected pool, crop or crop:NAME:WEIGHTS, with commas"
             )
-        found.append({"mode": mode, "backbone": name or "same", "weights": weights or "auto"})
-    return found
+        blocks.append({"mode": mode, "backbone": name or "same", "weights": weights or "auto"})
+    return blocks

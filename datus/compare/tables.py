@@ -12,7 +12,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from datus.compare.cells import (
     IDENTITY,
@@ -60,15 +60,15 @@ class Table:
 
     def bold(self, row: int, column: int) -> bool:
         """The best of its kind, where there is something to be better than."""
-        value, mine = self.rows[row][column], self.columns[column]
-        if not mine.best or not isinstance(value, Measured):
+        value, asked = self.rows[row][column], self.columns[column]
+        if not asked.best or not isinstance(value, Measured):
             return False
-        if mine.best == "column":
-            others = [one[column] for one in self.rows]
+        if asked.best == "column":
+            values = [cells[column] for cells in self.rows]
         else:
             pairs = zip(self.columns, self.rows[row], strict=True)
-            others = [one for other, one in pairs if other.head[:-1] == mine.head[:-1]]
-        means = [round(one.mean, one.digits) for one in others if isinstance(one, Measured)]
+            values = [cell for head, cell in pairs if head.head[:-1] == asked.head[:-1]]
+        means = [round(v.mean, v.digits) for v in values if isinstance(v, Measured)]
         return len(means) > 1 and round(value.mean, value.digits) == max(means)
 
 
@@ -89,101 +89,101 @@ def layout(name: str, results: Sequence[CellResult], rules: Sequence[str] = ()) 
     """The tables of one of LAYOUTS. `rules` empty: those of the layout. At least one cell."""
     rules = tuple(rules) or LAYOUTS[name]
     lines = lines_of(results)
-    varied = varying(results)
+    segments = _segments(lines)
     if name in ("I", "VII"):
-        always = ["k"] if name == "VII" else ["backbone"]
-        return [_scores(lines, _leads(varied, always), rules), _segments(lines, varied)]
+        return [
+            _scores(lines, _leads(lines, "k" if name == "VII" else "backbone"), rules),
+            segments,
+        ]
     if name == "II":
-        return [_segments(lines, varied)]
+        return [segments]
+    leads = _leads(lines, "backbone")
     if name == "III":
-        return [_scores(lines, _leads(varied, ["backbone"]), rules, more=True)]
+        return [_scores(lines, leads, rules, more=True)]
     if name == "VI":
-        leads = [one for one in _leads(varied, ["backbone"]) if one != "embedder"]
-        return [_by_embedder(lines, leads, rule) for rule in rules]
-    leads = _leads(varied, ["backbone", "k"])
-    return [_scores(lines, leads, (rule,)) for rule in rules] + [_segments(lines, varied)]
+        return [_by_embedder(lines, rule) for rule in rules]
+    return [_scores(lines, _leads(lines, "backbone", "k"), (rule,)) for rule in rules] + [segments]
 
 
-def _leads(varied: Sequence[str], always: Sequence[str]) -> list[str]:
-    """Columns that say which line it is."""
-    return [name for name in IDENTITY if name in varied or name in always]
+def _leads(lines: Sequence[Line], *always: str, without: Sequence[str] = ()) -> list[str]:
+    """Names of the columns that say which line it is."""
+    cells = [line.first for line in lines]
+    wanted = {*varying(cells), *always}.difference(without)
+    names = [name for name in IDENTITY if name in wanted]
+    if "backbone" in names:
+        names += [name for name in DETAILS if any(getattr(cell, name) for cell in cells)]
+    return names
 
 
-def _lead_columns(lines: Sequence[Line], leads: Sequence[str], depth: int) -> list[Column]:
-    names = [IDENTITY[name] for name in leads]
-    if "backbone" in leads:
-        names += [text for text in ("params", "pretraining") if _given(lines, text)]
-    return [Column(("",) * (depth - 1) + (name,), text=name != "K") for name in names]
+DETAILS = ("params", "pretraining")
+"""Of a scheme, beside its name."""
 
 
-def _lead_values(line: Line, lines: Sequence[Line], leads: Sequence[str]) -> list[Value]:
-    values: list[Value] = [getattr(line.first, name) for name in leads]
-    if "backbone" in leads:
-        texts = [text for text in ("params", "pretraining") if _given(lines, text)]
-        values += [getattr(line.first, text) for text in texts]
-    return values
+def _columns(leads: Sequence[str], depth: int) -> list[Column]:
+    top = ("",) * (depth - 1)
+    return [Column((*top, IDENTITY.get(name, name)), text=name != "k") for name in leads]
 
 
-def _given(lines: Sequence[Line], text: str) -> bool:
-    return any(getattr(line.first, text) for line in lines)
+def _values(line: Line, leads: Sequence[str]) -> list[Value]:
+    return [getattr(line.first, name) for name in leads]
 
 
 def _scores(
     lines: Sequence[Line], leads: Sequence[str], rules: Sequence[str], more: bool = False
 ) -> Table:
     """A line a row, three figures a rule; `more`: the figures of segments beside them."""
-    columns = _lead_columns(lines, leads, 2)
-    columns += [Column((rule, name), best="column") for rule in rules for name in METRICS.values()]
-    columns += [Column(("", name)) for name in SEGMENTS.values()] if more else []
-    rows = []
-    for line in lines:
-        row = _lead_values(line, lines, leads)
-        row += [line.measured(metric, rule) for rule in rules for metric in METRICS]
-        row += [line.measured(name) for name in SEGMENTS] if more else []
-        rows.append(tuple(row))
+    asked = [(metric, rule) for rule in rules for metric in METRICS]
+    columns = [Column((rule, METRICS[metric]), best="column") for metric, rule in asked]
+    if more:
+        asked += [(name, "") for name in SEGMENTS]
+        columns += [Column(("", text)) for text in SEGMENTS.values()]
+    rows = [
+        (*_values(line, leads), *(line.measured(*figure) for figure in asked)) for line in lines
+    ]
     key = f"scores_{rules[0]}" if len(rules) == 1 else "scores"
     under = f" under {rules[0]}" if len(rules) == 1 else ""
-    return Table(key, f"Scores{under}, percent{_over(lines)}", tuple(columns), tuple(rows))
+    title = f"Scores{under}, percent{_over(lines)}"
+    return Table(key, title, (*_columns(leads, 2), *columns), tuple(rows))
 
 
-def _by_embedder(lines: Sequence[Line], leads: Sequence[str], rule: str) -> Table:
+def _by_embedder(lines: Sequence[Line], rule: str) -> Table:
     """A scheme a row, one column for each figure and embedder, as in the paper's Table VI."""
+    leads = _leads(lines, "backbone", without=["embedder"])
     ways = list(dict.fromkeys(line.first.embedder for line in lines))
-    found: dict[tuple[Any, ...], dict[str, Line]] = {}
+    schemes: dict[tuple[Value, ...], dict[str, Line]] = {}
     for line in lines:
-        key = tuple(getattr(line.first, name) for name in leads)
-        found.setdefault(key, {})[line.first.embedder] = line
-    columns = _lead_columns(lines, leads, 3)
-    columns += [Column((rule, n, way), best="row") for n in METRICS.values() for way in ways]
-    rows = []
-    for by_way in found.values():
-        row = _lead_values(next(iter(by_way.values())), lines, leads)
-        for metric in METRICS:
-            row += [by_way[w].measured(metric, rule) if w in by_way else None for w in ways]
-        rows.append(tuple(row))
+        schemes.setdefault(tuple(_values(line, leads)), {})[line.first.embedder] = line
+    columns = [Column((rule, n, way), best="row") for n in METRICS.values() for way in ways]
+    rows = [
+        (
+            *identity,
+            *(by_way[w].measured(m, rule) if w in by_way else None for m in METRICS for w in ways),
+        )
+        for identity, by_way in schemes.items()
+    ]
     title = f"Scores by embedder under {rule}, percent{_over(lines)}"
-    return Table(f"embedders_{rule}", title, tuple(columns), tuple(rows))
+    return Table(f"embedders_{rule}", title, (*_columns(leads, 3), *columns), tuple(rows))
 
 
-def _segments(lines: Sequence[Line], varied: Sequence[str]) -> Table:
+def _segments(lines: Sequence[Line]) -> Table:
     """Few valid segments first, as in the paper's Table II. K plays no part in segments."""
-    leads = [name for name in _leads(varied, ["backbone"]) if name not in ("k", "embedder")]
-    first: dict[tuple[Any, ...], Line] = {}
+    leads = _leads(lines, "backbone", without=["k", "embedder"])
+    first: dict[tuple[Value, ...], Line] = {}
     for line in lines:
-        key = tuple(getattr(line.first, name) for name in leads)
+        key = tuple(_values(line, leads))
         if key not in first or all(cell.reason for cell in first[key].cells):
             first[key] = line
     rows = [
-        (*_lead_values(line, lines, leads), *(line.measured(name) for name in SEGMENTS))
+        (*_values(line, leads), *(line.measured(name) for name in SEGMENTS))
         for line in sorted(first.values(), key=_share_of)
     ]
-    columns = _lead_columns(lines, leads, 1) + [Column((name,)) for name in SEGMENTS.values()]
-    return Table("segments", f"Segments{_over(lines)}", tuple(columns), tuple(rows))
+    columns = (*_columns(leads, 1), *(Column((text,)) for text in SEGMENTS.values()))
+    return Table("segments", f"Segments{_over(lines)}", columns, tuple(rows))
 
 
 def _share_of(line: Line) -> float:
-    found = line.measured("valid_segments")
-    return math.inf if found is None else found.mean
+    share = line.measured("valid_segments")
+    return math.inf if share is None else share.mean
 
 
 def _over(lines: Sequence[Line]) -> str:
@@ -204,24 +204,24 @@ def text_of(value: Value, dash: str = "–", sign: str = " ± ") -> str:
     return mean if value.sd is None else f"{mean}{sign}{value.sd:,.{value.digits}f}"
 
 
-def _written(one: Table, escape: Callable[[str], str], bold: str) -> list[list[str]]:
+def _written(made: Table, escape: Callable[[str], str], bold: str) -> list[list[str]]:
     """The rows as text, the best of a column inside `bold`."""
     return [
         [
-            bold.format(escape(text_of(value))) if one.bold(r, c) else escape(text_of(value))
+            bold.format(escape(text_of(value))) if made.bold(r, c) else escape(text_of(value))
             for c, value in enumerate(row)
         ]
-        for r, row in enumerate(one.rows)
+        for r, row in enumerate(made.rows)
     ]
 
 
 def to_markdown(tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
     """All tables under their titles, notes after them."""
     out: list[str] = []
-    for one in tables:
-        rows = _written(one, plain, "**{}**")
-        out += [f"## {plain(one.title)}", ""]
-        out += table([plain(_joined(column.head)) for column in one.columns], rows)
+    for made in tables:
+        rows = _written(made, plain, "**{}**")
+        out += [f"## {plain(made.title)}", ""]
+        out += table([plain(_joined(column.head)) for column in made.columns], rows)
     return "\n".join([*out, *(f"- {plain(note)}" for note in notes)]).rstrip() + "\n"
 
 
@@ -232,36 +232,25 @@ def _joined(head: tuple[str, ...]) -> str:
     return f"{text} ({rule})" if rule else text
 
 
-def to_csv(one: Table) -> str:
+def to_csv(made: Table) -> str:
     """Figures with all their digits; with several seeds, a column `sd` beside each."""
-    several = any(isinstance(v, Measured) and v.sd is not None for row in one.rows for v in row)
+    several = any(isinstance(v, Measured) and v.sd is not None for row in made.rows for v in row)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    head: list[str] = []
-    for column in one.columns:
-        name = " ".join(part for part in column.head if part)
-        head += [name, f"{name} sd"] if several and _measures(one, column) else [name]
-    writer.writerow(head)
-    for row in one.rows:
-        cells: list[str] = []
-        for column, value in zip(one.columns, row, strict=True):
-            cells.append(_number(value))
-            if several and _measures(one, column):
-                cells.append(_number(value.sd) if isinstance(value, Measured) else "")
-        writer.writerow(cells)
+    heads, columns = [], []
+    for column, *values in zip(made.columns, *made.rows, strict=True):
+        heads.append(" ".join(part for part in column.head if part))
+        columns.append([_number(v.mean if isinstance(v, Measured) else v) for v in values])
+        if several and any(isinstance(value, Measured) for value in values):
+            heads.append(f"{heads[-1]} sd")
+            columns.append([_number(v.sd if isinstance(v, Measured) else None) for v in values])
+    writer.writerows([heads, *zip(*columns, strict=True)])
     return stream.getvalue()
 
 
-def _measures(one: Table, column: Column) -> bool:
-    position = one.columns.index(column)
-    return any(isinstance(row[position], Measured) for row in one.rows)
-
-
-def _number(value: Value | float) -> str:
+def _number(value: str | float | None) -> str:
     if value is None:
         return ""
-    if isinstance(value, Measured):
-        value = value.mean
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
@@ -289,12 +278,12 @@ def latex_text(text: str) -> str:
 def to_latex(tables: Sequence[Table]) -> str:
     r"""One table environment for each, for \usepackage{booktabs}."""
     parts = [r"% needs \usepackage{booktabs}"]
-    for one in tables:
-        spec = "".join("l" if column.text else "r" for column in one.columns)
-        parts += ["", r"\begin{table}", r"\centering", rf"\caption{{{latex_text(one.title)}}}"]
-        parts += [rf"\label{{tab:{one.key}}}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
-        parts += [*_latex_head(one.columns), r"\midrule"]
-        parts += [" & ".join(row) + r" \\" for row in _written(one, latex_text, r"\textbf{{{}}}")]
+    for made in tables:
+        spec = "".join("l" if column.text else "r" for column in made.columns)
+        parts += ["", r"\begin{table}", r"\centering", rf"\caption{{{latex_text(made.title)}}}"]
+        parts += [rf"\label{{tab:{made.key}}}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
+        parts += [*_latex_head(made.columns), r"\midrule"]
+        parts += [" & ".join(row) + r" \\" for row in _written(made, latex_text, r"\textbf{{{}}}")]
         parts += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(parts) + "\n"
 
@@ -317,18 +306,18 @@ def _latex_head(columns: Sequence[Column]) -> list[str]:
 
 def _spans(heads: Sequence[tuple[str, ...]]) -> list[tuple[int, int, tuple[str, ...]]]:
     """(start, end, head) of equal neighbours; empty ones stand alone."""
-    found: list[tuple[int, int, tuple[str, ...]]] = []
+    spans: list[tuple[int, int, tuple[str, ...]]] = []
     for position, head in enumerate(heads):
-        if found and head[-1] and found[-1][2] == head:
-            found[-1] = (found[-1][0], position + 1, head)
+        if spans and head[-1] and spans[-1][2] == head:
+            spans[-1] = (spans[-1][0], position + 1, head)
         else:
-            found.append((position, position + 1, head))
-    return found
+            spans.append((position, position + 1, head))
+    return spans
 
 
 def notes_of(results: Sequence[CellResult], tables: Sequence[Table]) -> list[str]:
     """What a reader has to know: the rules in a sentence each, and who failed and why."""
-    heads = {part for one in tables for column in one.columns for part in column.head}
+    heads = {part for made in tables for column in made.columns for part in column.head}
     notes = [f"{rule}: {text}" for rule, text in RULES.items() if rule in heads]
     notes.append(
         "Coverage is the share of the pixels with a known true class that got a label; a segment "

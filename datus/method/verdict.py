@@ -1,21 +1,31 @@
 """Figures without labels to words: a number of clusters, and what speaks against its masks.
 
-    choice = recommend([measure(points, k, ...), ...])   the K that stands out most from chance
-    judged = verdict(overview(points), found)            no objection, look closely, do not trust
+    choice = recommend([figures_of_k, ...])     the K that stands out most from chance
+    judged = verdict(seen, figures_of_k)        no objection, look closely, do not trust
 
-In: figures of module `trust`. Out: a K with its reason; a verdict with the figures behind it. Every
-threshold was set on sets whose truth is known, and tried on others: docs/choosing_k.md.
+In: `Overview` and `KFigures`, which `datus.suggest.stability` measures. Out: a K with its reason; a
+verdict with the figures behind it. Every threshold was set on sets whose truth is known, and tried
+on others: docs/choosing_k.md.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from datus.errors import ClusterError
-from datus.suggest.stability import STABILITY, KFigures, Overview
 from datus.types import Verdict
+
+STABILITY = "stability"
+"""The figure that says how far a partition comes back."""
+
+TINY = 1e-12
+"""A variance or a length below it is rounding."""
+
+SURE_SDS = 2.8
+"""Standard deviations above chance: a seventh cloud lies there once in 40 times (Student's t with
+five degrees of freedom, one side, for a new draw beside six)."""
 
 NEARLY = 0.9
 """Of the best: smaller differences are within the spread of the repeats."""
@@ -28,6 +38,54 @@ LEAST_KURTOSIS = 1.5
 """Of `Overview.kurtosis`, where images do not differ. Noise has 0.1 to 0.8, one camera 2.8."""
 
 FEW_IMAGES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What is known before any clustering."""
+
+    n_images: int
+    n_segments: int
+    n_different: int
+    """Segments that are not copies of others, to three digits."""
+    place_share: float
+    """Of the variance of the vectors: what place and size of a segment explain."""
+    image_share: float
+    """Of the rest: what the image explains, beyond what a random split into images would."""
+    kurtosis: float
+    """Mean excess kurtosis of the rest: 0 for a Gaussian cloud."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Mean and standard deviation over repeats; a deviation of 0 where there is only one."""
+
+    mean: float
+    sd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class KFigures:
+    """One K: every name of `datus.suggest.stability.FIGURES`."""
+
+    k: int
+    real: Mapping[str, Measured]
+    chance: Mapping[str, Measured]
+    """Over clouds."""
+
+    def excess(self, name: str) -> float:
+        """How far above chance."""
+        return self.real[name].mean - self.chance[name].mean
+
+    def sure(self, name: str) -> bool:
+        """Above what one of 40 clouds reaches."""
+        return self.excess(name) > SURE_SDS * self.chance[name].sd
+
+    @property
+    def gap(self) -> float:
+        """Logarithm of the unexplained variance by chance, less that of the segments."""
+        left = self.chance["unexplained"].mean, self.real["unexplained"].mean
+        return math.log(max(left[0], TINY)) - math.log(max(left[1], TINY))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
-"""The report of a run: `build_report(ReportInputs) -> {file name: bytes}`. No disk is touched.
+"""The report of a run: `build_report(ReportInputs) -> {file name: bytes}`.
 
 records    what goes in
 summary    report.json
-markdown   report.md
-view       what the page shows, in order; pictures and figures make its parts
-page       report.html
+view       what the others show, in order; pictures, figures and drift make its parts
+page       report.html and report.md
+
+No disk, no clock, no host: same inputs, same bytes.
 """
 
-from datus.report.build import build_report
+from datus.report.page import rendered
 from datus.report.records import (
     Baselines,
     Compared,
@@ -17,6 +18,7 @@ from datus.report.records import (
     KResult,
     ReportInputs,
 )
+from datus.report.summary import to_json
 
 __all__ = [
     "Baselines",
@@ -28,3 +30,8 @@ __all__ = [
     "ReportInputs",
     "build_report",
 ]
+
+
+def build_report(inputs: ReportInputs) -> dict[str, bytes]:
+    """The three files of a report, UTF-8: "report.json", "report.md" and "report.html"."""
+    return {"report.json": to_json(inputs), **rendered(inputs)}

@@ -79,9 +79,9 @@ def touching(clusters: Array, k: int) -> Array:
     clusters: int (gh, gw), -1 = none.
     """
     pairs = np.zeros((k, k), np.int64)
-    for one, other in ((clusters[:, :-1], clusters[:, 1:]), (clusters[:-1], clusters[1:])):
-        both = (one >= 0) & (other >= 0) & (one != other)
-        flat = one[both].astype(np.int64) * k + other[both]
+    for before, after in ((clusters[:, :-1], clusters[:, 1:]), (clusters[:-1], clusters[1:])):
+        both = (before >= 0) & (after >= 0) & (before != after)
+        flat = before[both].astype(np.int64) * k + after[both]
         pairs += np.bincount(flat, minlength=k * k).reshape(k, k)
     return pairs + pairs.T
 
@@ -97,14 +97,14 @@ def facts_of(
     total = max(int(pixels.sum()), 1)
     clusters = [
         {
-            "share": round(int(pixels[one]) / total, 5),
-            "segments": int(tally.n_segments[one]),
-            "confidence": round(tally.confidence[0, one] / max(tally.confidence[1, one], 1.0), 3),
-            "near": _near(centroids, one),
-            "touching": _most_touching(tally.contacts[one]),
-            **{kind: tally.shown(kind, one) for kind in tally.best},
+            "share": round(int(pixels[label]) / total, 5),
+            "segments": int(tally.n_segments[label]),
+            "confidence": round(sums / max(weight, 1.0), 3),
+            "near": _near(centroids, label),
+            "touching": _most_touching(tally.contacts[label]),
+            **{kind: tally.shown(kind, label) for kind in tally.best},
         }
-        for one in range(tally.k)
+        for label, (sums, weight) in enumerate(tally.confidence.T)
     ]
     return {**about, "clusters": clusters}
 
@@ -113,15 +113,15 @@ def _near(centroids: Array, cluster: int) -> list[list[float]]:
     """[cluster, distance] of the nearest other centroids."""
     distances = np.linalg.norm(centroids.astype(np.float64) - centroids[cluster], axis=1)
     order = np.argsort(distances, kind="stable").tolist()
-    others = [one for one in order if one != cluster]
-    return [[one, round(float(distances[one]), 3)] for one in others[:NEIGHBOURS]]
+    others = [label for label in order if label != cluster]
+    return [[label, round(float(distances[label]), 3)] for label in others[:NEIGHBOURS]]
 
 
 def _most_touching(contacts: Array) -> list[list[float]]:
     """[cluster, share of all contacts] of those that are touched most."""
     total = max(int(contacts.sum()), 1)
     order = np.argsort(-contacts, kind="stable")[:NEIGHBOURS].tolist()
-    return [[one, round(int(contacts[one]) / total, 3)] for one in order if contacts[one]]
+    return [[label, round(int(contacts[label]) / total, 3)] for label in order if contacts[label]]
 
 
 def spread(n: int, wanted: int) -> Sequence[int]:

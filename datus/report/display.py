@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datus.method.masks import labels_to_pixels, overlay
-from datus.report.pictures import Colours, layer, photo, small_size
+from datus.report.pictures import Colours, css_colour, layer, photo, resized, small_size
 from datus.types import Array
 
 _CAPTION_PX, _GAP_PX, _FONT_PX = 18, 6, 12
@@ -65,20 +65,8 @@ def overlay_picture(image: Array | None, mask: Array, look: Look) -> Image.Image
     labels = labels_to_pixels(mask, high, wide)
     if image is None:
         return Image.fromarray(look.palette[labels])
-    small = Image.fromarray(np.ascontiguousarray(image))
-    if small.size != (wide, high):
-        small = small.resize((wide, high), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return Image.fromarray(overlay(np.asarray(small), labels, look.palette, look.opacity))
-
-
-def shrunk(image: Array, side_px: int) -> Image.Image:
-    """uint8 (H, W, 3) -> a picture whose longer side has at most `side_px`; 0 = as it is."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    height, width = image.shape[:2]
-    size = small_size(height, width, side_px or max(height, width))
-    if size == picture.size:
-        return picture
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    small = np.asarray(resized(image, (wide, high)))
+    return Image.fromarray(overlay(small, labels, look.palette, look.opacity))
 
 
 def contact_sheet(
@@ -92,7 +80,7 @@ def contact_sheet(
     wide = n_each * side_px + (n_each - 1) * 2
     columns = min(columns, len(groups))
     rows = [groups[start : start + columns] for start in range(0, len(groups), columns)]
-    tall = [max(one.height for _, pictures in row for one in pictures) for row in rows]
+    tall = [max(picture.height for _, pictures in row for picture in pictures) for row in rows]
     width = columns * (wide + _GAP_PX) + _GAP_PX
     swatches = _swatches(legend, width)
     height = sum(tall) + len(rows) * (_CAPTION_PX + _GAP_PX) + _GAP_PX + swatches.height
@@ -111,8 +99,8 @@ def contact_sheet(
 def _place(
     sheet: Image.Image, at: tuple[int, int], pictures: Sequence[Image.Image], side_px: int
 ) -> None:
-    for number, one in enumerate(pictures):
-        sheet.paste(one, (at[0] + number * (side_px + 2), at[1]))
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (at[0] + number * (side_px + 2), at[1]))
 
 
 def _write(sheet: Image.Image, at: tuple[int, int], text: str) -> None:
@@ -123,12 +111,12 @@ def _swatches(legend: Sequence[Entry], width: int) -> Image.Image:
     """A strip of colours and names, as many lines as it takes; no height without a legend."""
     font = ImageFont.load_default(_FONT_PX)
     places, x, y = [], _GAP_PX, 0
-    for one in legend:
-        text = _fitting(f"{one.name}: {100 * one.share:.0f} %", width // 2)
+    for entry in legend:
+        text = _fitting(f"{entry.name}: {100 * entry.share:.0f} %", width // 2)
         need = 16 + round(font.getlength(text)) + 14
         if x + need > width and x > _GAP_PX:
             x, y = _GAP_PX, y + _CAPTION_PX
-        places.append((x, y, text, one.colour))
+        places.append((x, y, text, entry.colour))
         x += need
     strip = Image.new("RGB", (width, y + _CAPTION_PX + _GAP_PX if legend else 0), _PAPER)
     pen = ImageDraw.Draw(strip)
@@ -161,9 +149,9 @@ def page(
     figures = "".join(_figure(card, colours, look) for card in cards)
     names = "".join(
         f'<span style="margin-right:14px;white-space:nowrap"><span style="display:inline-block;'
-        f'width:11px;height:11px;background:{colours_css(one.colour)}"></span> '
-        f"{escape(one.name)}: {100 * one.share:.0f} %</span> "
-        for one in legend
+        f'width:11px;height:11px;background:{css_colour(entry.colour)}"></span> '
+        f"{escape(entry.name)}: {100 * entry.share:.0f} %</span> "
+        for entry in legend
     )
     text = "<br>".join(escape(line) for line in lines)
     return (
@@ -177,27 +165,16 @@ def _figure(card: Card, colours: Colours, look: Look) -> str:
     """The mask lies over the photo as a layer of its own."""
     height, width = card.mask.shape
     wide, high = small_size(height, width, look.side_px)
-    size = f"width:{wide}px;height:{high}px"
-    over = layer(card.mask, colours, look.side_px)
-    below = (
-        f'<img style="{size}" alt="" src="{photo(card.image, look.side_px)}">'
-        if (card.image is not None)
-        else ""
-    )
-    strength = look.opacity if card.image is not None else 1.0
+    size, title = f"width:{wide}px;height:{high}px", f'"{escape(card.title)}"'
+    below, strength = "", 1.0
+    if card.image is not None:
+        below = f'<img style="{size}" alt="" src="{photo(card.image, look.side_px)}">'
+        strength = look.opacity
     return (
-        f'<figure style="margin:0;width:{max(wide, 60)}px" title={quoted(card.title)}>'
+        f'<figure style="margin:0;width:{max(wide, 60)}px" title={title}>'
         f'<div style="position:relative;{size}">{below}<img style="position:absolute;left:0;top:0;'
-        f'{size};opacity:{strength:g};image-rendering:pixelated" alt={quoted(card.title)} '
-        f'src="{over}"></div><figcaption style="overflow:hidden;text-overflow:ellipsis;'
+        f'{size};opacity:{strength:g};image-rendering:pixelated" alt={title} '
+        f'src="{layer(card.mask, colours, look.side_px)}"></div>'
+        '<figcaption style="overflow:hidden;text-overflow:ellipsis;'
         f'white-space:nowrap;font-size:11px">{escape(card.title)}</figcaption></figure>'
     )
-
-
-def quoted(text: str) -> str:
-    """An attribute's value."""
-    return f'"{escape(text, quote=True)}"'
-
-
-def colours_css(colour: tuple[int, int, int]) -> str:
-    return "#" + "".join(f"{value:02x}" for value in colour)

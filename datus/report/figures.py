@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from datus.report.numbers import short
 from datus.report.records import Distribution
 
 CHART_WIDTH, CHART_HEIGHT = 360, 210
@@ -72,65 +73,72 @@ class Box:
 
 def chart(title: str, series: Mapping[str, Mapping[int, float]]) -> Chart:
     """`series` is name -> K -> value; values are >= 0, and one that is not finite is left out."""
-    series = {
+    finite = {
         name: {k: values[k] for k in sorted(values) if math.isfinite(values[k])}
         for name, values in series.items()
     }
-    ks = sorted({k for values in series.values() for k in values})
-    top = max((value for values in series.values() for value in values.values()), default=0.0)
-    scale = scale_of(top)
-    y_max = scale[-1]
-
-    def x_of(k: int) -> float:
-        share = (k - ks[0]) / (ks[-1] - ks[0]) if len(ks) > 1 else 0.5
-        return _LEFT + 8 + share * (CHART_WIDTH - _LEFT - _RIGHT - 16)
-
-    def y_of(value: float) -> float:
-        return CHART_HEIGHT - _BOTTOM - value / y_max * (CHART_HEIGHT - _TOP - _BOTTOM)
-
-    lines = tuple(
-        Line(
-            name, tuple(Point(x_of(k), y_of(v), f"K = {k}: {short(v)}") for k, v in values.items())
-        )
-        for name, values in series.items()
+    ks = sorted({k for values in finite.values() for k in values})
+    scale = scale_of(max((v for values in finite.values() for v in values.values()), default=0.0))
+    frame = _Frame(ks[0] if ks else 0, ks[-1] if ks else 0, scale[-1], 8)
+    lines = {
+        name: [frame.at(k, value, f"K = {k}: {short(value)}") for k, value in values.items()]
+        for name, values in finite.items()
         if values
-    )
-    y_ticks = tuple(Tick(y_of(value), short(value)) for value in scale)
-    return Chart(title, lines, _k_ticks([(x_of(k), k) for k in ks]), y_ticks)
+    }
+    return frame.chart(title, lines, _k_ticks([(frame.at(k, 0).x, k) for k in ks]), scale)
 
 
 def against_coverage(title: str, points: Sequence[tuple[float, float]]) -> Chart:
     """`points` are (coverage, score), both percent."""
-    room = CHART_WIDTH - _LEFT - _RIGHT, CHART_HEIGHT - _TOP - _BOTTOM
     scale = scale_of(max(score for _, score in points))
-
-    def place(coverage: float, score: float) -> Point:
-        y = CHART_HEIGHT - _BOTTOM - score / scale[-1] * room[1]
-        return Point(_LEFT + coverage / 100 * room[0], y, "")
-
-    line = Line("score", tuple(place(*point) for point in points))
-    x_ticks = tuple(Tick(place(value, 0).x, f"{value} %") for value in (0, 25, 50, 75, 100))
-    y_ticks = tuple(Tick(place(0, value).y, short(value)) for value in scale)
-    return Chart(title, (line,), x_ticks, y_ticks)
+    frame = _Frame(0, 100, scale[-1])
+    ticks = tuple(Tick(frame.at(value, 0).x, f"{value} %") for value in QUARTERS)
+    return frame.chart(title, {"score": [frame.at(*point) for point in points]}, ticks, scale)
 
 
 def cumulative(title: str, series: Mapping[str, Sequence[float]]) -> Chart:
     """`series` is name -> quantiles at even steps from 0 to 100 %, values >= 0: x is the value, y
     the percent of all that are no larger."""
-    x_scale = scale_of(max(values[-1] for values in series.values()))
-    room = CHART_WIDTH - _LEFT - _RIGHT, CHART_HEIGHT - _TOP - _BOTTOM
-
-    def place(value: float, percent: float) -> Point:
-        x = _LEFT + value / x_scale[-1] * room[0]
-        return Point(x, CHART_HEIGHT - _BOTTOM - percent / 100 * room[1], "")
-
-    lines = tuple(
-        Line(name, tuple(place(v, 100 * i / (len(values) - 1)) for i, v in enumerate(values)))
+    scale = scale_of(max(values[-1] for values in series.values()))
+    frame = _Frame(0, scale[-1], 100)
+    lines = {
+        name: [frame.at(value, 100 * i / (len(values) - 1)) for i, value in enumerate(values)]
         for name, values in series.items()
-    )
-    x_ticks = tuple(Tick(place(value, 0).x, short(value)) for value in x_scale)
-    y_ticks = tuple(Tick(place(0, value).y, short(value)) for value in (0, 25, 50, 75, 100))
-    return Chart(title, lines, x_ticks, y_ticks)
+    }
+    ticks = tuple(Tick(frame.at(value, 0).x, short(value)) for value in scale)
+    return frame.chart(title, lines, ticks, QUARTERS)
+
+
+QUARTERS = (0, 25, 50, 75, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """From values to pixels."""
+
+    x_low: float
+    x_high: float
+    y_high: float
+    inset: int = 0
+    """Pixels that stay free left and right of the values."""
+
+    def at(self, x: float, y: float, label: str = "") -> Point:
+        width, height = CHART_WIDTH - _LEFT - _RIGHT, CHART_HEIGHT - _TOP - _BOTTOM
+        span = self.x_high - self.x_low
+        along = (x - self.x_low) / span if span else 0.5
+        left = _LEFT + self.inset + along * (width - 2 * self.inset)
+        return Point(left, CHART_HEIGHT - _BOTTOM - y / self.y_high * height, label)
+
+    def chart(
+        self,
+        title: str,
+        lines: Mapping[str, Sequence[Point]],
+        x_ticks: tuple[Tick, ...],
+        y_values: Sequence[float],
+    ) -> Chart:
+        drawn = tuple(Line(name, tuple(points)) for name, points in lines.items())
+        y_ticks = tuple(Tick(self.at(self.x_low, value).y, short(value)) for value in y_values)
+        return Chart(title, drawn, x_ticks, y_ticks)
 
 
 def box(distribution: Distribution) -> Box:
@@ -138,19 +146,10 @@ def box(distribution: Distribution) -> Box:
     low = -scale_of(-distribution.minimum)[-1] if distribution.minimum < 0 else 0.0
     high = scale_of(distribution.maximum)[-1] if distribution.maximum > 1 else 1.0
 
-    def place(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 2)
-
-    return Box(
-        minimum=place(distribution.minimum),
-        q25=place(distribution.q25),
-        median=place(distribution.median),
-        q75=place(distribution.q75),
-        maximum=place(distribution.maximum),
-        mean=place(distribution.mean),
-        low=short(low),
-        high=short(high),
-    )
+    names = ("minimum", "q25", "median", "q75", "maximum", "mean")
+    values = {name: getattr(distribution, name) for name in names}
+    places = {name: round(100 * (v - low) / (high - low), 2) for name, v in values.items()}
+    return Box(**places, low=short(low), high=short(high))
 
 
 def scale_of(top: float) -> Sequence[float]:
@@ -161,17 +160,6 @@ def scale_of(top: float) -> Sequence[float]:
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if factor * step * 5 >= top)
     n_steps = math.ceil(round(top / step, 9))
     return tuple(number * step for number in range(n_steps + 1))
-
-
-def short(value: float) -> str:
-    """Three digits at most, no exponent for common sizes: 0.47, 12.3, 1234."""
-    if not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}"
 
 
 def _k_ticks(places: Sequence[tuple[float, int]]) -> tuple[Tick, ...]:

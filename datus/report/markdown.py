@@ -1,41 +1,12 @@
-"""report.md: the report in short, for a terminal or a repository page.
+"""Markdown from figures and from text of others: tables for a terminal or a repository page.
 
-The name of the rule stands next to every score. File names can hold anything, so all text from
-outside is escaped: it can neither break a table nor become markup.
+File names can hold anything, so all text from outside is escaped: it can neither break a table nor
+become markup.
 """
 
 from collections.abc import Iterable, Sequence
 
-import datus
-from datus.report import growth, view
-from datus.report.figures import short
-from datus.report.records import KResult, ReportInputs
-from datus.report.summary import HEADLINE, NO_TRUTH, RULES, ordered
-
-MAX_FAILURES = 20
-"""More are counted here and listed in report.json."""
-
 _ESCAPES = str.maketrans({sign: f"\\{sign}" for sign in "\\`*[]|"} | {"<": "&lt;", "&": "&amp;"})
-
-
-def to_markdown(inputs: ReportInputs) -> bytes:
-    """The bytes of report.md, UTF-8."""
-    parts = (
-        [f"# {plain(inputs.title)}", ""],
-        _headline(inputs),
-        _warnings(inputs),
-        [plain(inputs.better_backbone), ""] if inputs.better_backbone else [],
-        _rules(inputs.main),
-        _baselines(inputs),
-        _classes(inputs),
-        _sweep(inputs),
-        _denoised(inputs),
-        _drift(inputs),
-        _numbers(inputs),
-        _failures(inputs),
-    )
-    lines = [line for part in parts for line in part]
-    return ("\n".join(lines).rstrip() + "\n").encode("utf-8", "backslashreplace")
 
 
 def plain(text: str) -> str:
@@ -59,158 +30,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [*lines, ""]
 
 
-def _headline(inputs: ReportInputs) -> list[str]:
-    main, scores = inputs.main, view.headline(inputs.main)
-    images = f"{inputs.n_images:,} image{'s' if inputs.n_images != 1 else ''}"
-    facts = (
-        f"{images}, {main.n_clusters} clusters, {main.coverage:.1f} % of all pixels labelled. "
-        f"Preset `{inputs.preset}`, DatUS {datus.__version__}."
-    )
-    verdict = []
-    if main.verdict is not None:
-        reasons = plain("; ".join(main.verdict.reasons))
-        verdict = [f"**Verdict: {main.verdict.word}**: {reasons}.", ""]
-    if scores is None:
-        return [*verdict, NO_TRUTH, "", facts, ""]
-    return [
-        *verdict,
-        f"**{HEADLINE}: {scores.miou:.1f} % mIoU**, {scores.accuracy:.1f} % accuracy, "
-        f"{scores.f1:.1f} % mean F1.",
-        "",
-        facts,
-        "",
-    ]
-
-
-def _warnings(inputs: ReportInputs) -> list[str]:
-    if not inputs.warnings:
-        return []
-    return ["## Warnings", "", *(f"- {plain(text)}" for text in inputs.warnings), ""]
-
-
-def _rules(main: KResult) -> list[str]:
-    if not main.scores:
-        return []
-    rows = [
-        (rule, *(f"{value:.1f}" for value in (one.miou, one.accuracy, one.f1, one.coverage)))
-        for rule, one in ordered(main.scores)
-    ]
-    return [
-        "## Scores, percent",
-        "",
-        *table(("rule", "mIoU", "accuracy", "mean F1", "coverage"), rows),
-        *(f"- {rule}: {RULES[rule]}" for rule, _ in ordered(main.scores) if rule in RULES),
-        "",
-        "Coverage is the share of the pixels with a known true class that got a label.",
-        "",
-    ]
-
-
-def _baselines(inputs: ReportInputs) -> list[str]:
-    found = inputs.baselines
-    if found is None:
-        return []
-    head, rows = view.baseline_table(found)
-    return ["## Beside k-means on colour", "", *table(head, rows), view.baseline_note(found), ""]
-
-
-def _classes(inputs: ReportInputs) -> list[str]:
-    rows = [
-        (
-            plain(one.name),
-            "–" if one.cluster is None else str(one.cluster),
-            *(_percent(value) for value in (one.iou, one.precision, one.recall, one.f1)),
-            f"{one.share:.1f}",
-        )
-        for one in view.class_rows(inputs)
-    ]
-    if not rows:
-        return []
-    head = ("class", "cluster", "IoU", "precision", "recall", "F1", "share of pixels")
-    note = ["– = the class is not in the truth, or no cluster is matched to it.", ""]
-    dashes = any("–" in row for row in rows)
-    return [f"## Classes under {HEADLINE}, percent", "", *table(head, rows), *(note * dashes)]
-
-
-def _sweep(inputs: ReportInputs) -> list[str]:
-    if len(inputs.sweep) < 2:
-        return []
-    sweep = sorted(inputs.sweep, key=lambda result: result.k)
-    rules = view.sweep_rules(inputs)
-    rows = [
-        (
-            str(one.k),
-            *(_percent(one.scores[rule].miou if rule in one.scores else None) for rule in rules),
-            f"{one.coverage:.1f}",
-            short(one.inertia / max(one.n_trained, 1)),
-        )
-        for one in sweep
-    ]
-    head = ["K", *(f"mIoU {rule}" for rule in rules), "% labelled", "mean squared distance"]
-    if inputs.main.verdict is not None:
-        head.append("verdict")
-        words = [one.verdict.word if one.verdict else "–" for one in sweep]
-        rows = [(*row, word) for row, word in zip(rows, words, strict=True)]
-    return ["## Number of clusters", "", *table(head, rows)]
-
-
-def _denoised(inputs: ReportInputs) -> list[str]:
-    """The masks before and after, under every rule."""
-    again = inputs.main.denoised
-    if again is None:
-        return []
-    learnt = f"A model learnt {again.n_trained:,} of the masks and drew them all again"
-    if again.n_dropped:
-        learnt += f"; {again.n_dropped:,} were left out as nearly all one cluster"
-    pixels = f"{inputs.main.coverage:.1f} % of all pixels were labelled before, "
-    pixels += f"{again.coverage:.1f} % are after. Mean loss {short(again.curve[0])} in the first "
-    pixels += f"epoch, {short(again.curve[-1])} in the last."
-    names = [f"{name} {when}" for name, _ in view.FIGURES for when in ("before", "after")]
-    figures = [(rule, *map(_percent, values)) for rule, values in view.denoised_rows(inputs)]
-    scores = table(("rule", *names), figures) if figures else []
-    return ["## De-noised masks", "", f"{learnt}. {pixels}", "", *scores]
-
-
-def _drift(inputs: ReportInputs) -> list[str]:
-    """New images against the run that the clusters were taken from."""
-    drift = inputs.drift
-    if drift is None:
-        return []
-    lines = ["## Drift", "", growth.sentence(drift), ""]
-    if not drift.n_segments:
-        return lines
-    per_cluster = table(growth.CLUSTER_HEAD, growth.cluster_rows(drift))
-    return [*lines, *table(growth.HEAD, growth.rows(drift)), *per_cluster]
-
-
-def _numbers(inputs: ReportInputs) -> list[str]:
-    rows = [
-        (
-            plain(name),
-            *(short(v) for v in (one.minimum, one.q25, one.median, one.q75, one.maximum)),
-            f"{one.n:,}",
-        )
-        for name, _, one, _ in view.boxes(inputs)
-    ]
-    if not rows:
-        return []
-    head = ("figure", "min", "25 %", "median", "75 %", "max", "images")
-    return ["## Over the images", "", *table(head, rows)]
-
-
-def _failures(inputs: ReportInputs) -> list[str]:
-    failures = inputs.failures
-    if not failures:
-        return []
-    more = len(failures) - MAX_FAILURES
-    return [
-        f"## Failures: {len(failures):,}",
-        "",
-        *(f"- {plain(s)}: {plain(i)}: {plain(why)}" for s, i, why in failures[:MAX_FAILURES]),
-        *([f"- and {more:,} more, all in report.json"] if more > 0 else []),
-        "",
-    ]
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def aligned(text: str) -> str:
+    """A table of lines of cells with ` | ` between them, the first line its head."""
+    rows = [line.split(" | ") for line in text.split("\n") if line]
+    return "\n".join(table(rows[0], rows[1:]))

@@ -1,7 +1,9 @@
-"""report.html: one file to look at. No script, no request to anywhere, light and dark, printable.
+"""report.html, one file to look at, and report.md, the same in short; both from one set of figures.
 
-The page is drawn by `page.html.j2` with autoescape on, so image ids, class names and settings are
-only ever text; a content security policy forbids scripts and requests on top of that.
+The page has no script and asks for nothing; it is light and dark, and printable. It is drawn by
+`page.html.j2` with autoescape on, so image ids, class names and settings are only ever text; a
+content security policy forbids scripts and requests on top of that. `report.md.j2` escapes what
+comes from outside with `markdown.plain`. The name of the rule stands next to every score.
 """
 
 import functools
@@ -12,8 +14,10 @@ from typing import Any
 import jinja2
 
 import datus
-from datus.report import growth, view
-from datus.report.figures import short
+from datus.report import drift as drift_tables
+from datus.report import view as tables
+from datus.report.markdown import aligned, plain
+from datus.report.numbers import percent, short
 from datus.report.records import ReportInputs
 from datus.report.summary import DEFINITIONS, HEADLINE, NO_TRUTH, RULES, ordered, portable
 
@@ -27,40 +31,44 @@ VERDICT_CLASSES = {"no objection": "fine", "look closely": "doubt", "do not trus
 """Word -> class of the style sheet."""
 
 
-def to_html(inputs: ReportInputs) -> bytes:
-    """The bytes of report.html, UTF-8."""
-    page = _environment().get_template("page.html.j2")
-    return page.render(**_context(inputs)).encode("utf-8", "backslashreplace")
+def rendered(inputs: ReportInputs) -> dict[str, bytes]:
+    """ "report.md" and "report.html", UTF-8."""
+    context = _context(inputs)
+    texts = {
+        "report.md": _markdown().get_template("report.md.j2").render(context).rstrip() + "\n",
+        "report.html": _html().get_template("page.html.j2").render(context),
+    }
+    return {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
 
 
 def _context(inputs: ReportInputs) -> dict[str, Any]:
-    clusters = view.clusters(inputs)
+    view, main, baselines = tables.View(inputs), inputs.main, inputs.baselines
     return {
         "version": datus.__version__,
         "inputs": inputs,
-        "main": inputs.main,
+        "main": main,
         "headline": HEADLINE,
-        "verdict_class": inputs.main.verdict and VERDICT_CLASSES[inputs.main.verdict.word],
-        "scores": view.headline(inputs.main),
-        "rules": [(rule, RULES.get(rule, ""), one) for rule, one in ordered(inputs.main.scores)],
+        "verdict_class": main.verdict and VERDICT_CLASSES[main.verdict.word],
+        "scores": view.scores,
+        "rules": [(rule, RULES.get(rule, ""), one) for rule, one in ordered(main.scores)],
         "no_truth": NO_TRUTH,
         "definitions": DEFINITIONS,
-        "denoised": inputs.main.denoised,
-        "denoised_rows": view.denoised_rows(inputs),
-        "denoised_figures": view.FIGURES,
-        "panels": view.panels(inputs),
-        "baseline_strips": view.baseline_strips(inputs),
-        "baseline_table": inputs.baselines and view.baseline_table(inputs.baselines),
-        "baseline_note": inputs.baselines and view.baseline_note(inputs.baselines),
-        "classes": view.class_rows(inputs),
-        "clusters": view.largest_first(clusters),
-        "confusion": view.confusion_rows(inputs, clusters),
-        "sweep_rules": view.sweep_rules(inputs),
-        "charts": view.charts(inputs),
-        "confidence_charts": view.confidence_charts(inputs.main),
-        "confidence_rows": view.confidence_rows(inputs.main),
+        "denoised": main.denoised,
+        "denoised_rows": tables.denoised_rows(inputs),
+        "denoised_figures": tables.FIGURES,
+        "panels": view.panels(),
+        "baseline_strips": view.baseline_strips(),
+        "baseline_table": baselines and tables.baseline_table(baselines),
+        "baseline_note": baselines and tables.baseline_note(baselines),
+        "classes": view.classes,
+        "clusters": view.largest_first(),
+        "confusion": view.confusion_rows(),
+        "sweep_rules": tables.sweep_rules(inputs),
+        "charts": tables.charts(inputs),
+        "confidence_charts": tables.confidence_charts(main),
+        "confidence_rows": tables.confidence_rows(main),
         "sweep": sorted(inputs.sweep, key=lambda result: result.k),
-        "boxes": view.boxes(inputs),
+        "boxes": tables.boxes(inputs),
         **_drift(inputs),
         "failures": inputs.failures[:MAX_FAILURES],
         "n_failures": len(inputs.failures),
@@ -79,28 +87,39 @@ def _drift(inputs: ReportInputs) -> dict[str, Any]:
         return {"drift": None}
     return {
         "drift": drift,
-        "drift_sentence": growth.sentence(drift),
-        "drift_head": growth.HEAD,
-        "drift_rows": growth.rows(drift),
-        "drift_cluster_head": growth.CLUSTER_HEAD,
-        "drift_clusters": growth.cluster_rows(drift),
-        "drift_charts": growth.charts(drift),
+        "drift_sentence": drift_tables.sentence(drift),
+        "drift_head": drift_tables.HEAD,
+        "drift_rows": drift_tables.rows(drift),
+        "drift_cluster_head": drift_tables.CLUSTER_HEAD,
+        "drift_clusters": drift_tables.cluster_rows(drift),
+        "drift_charts": drift_tables.charts(drift),
     }
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _html() -> jinja2.Environment:
+    environment = _environment(autoescape=True)
+    environment.filters["sentence"] = lambda text: f"{text[:1].upper()}{text[1:]}."
+    environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment
+
+
+@functools.cache
+def _markdown() -> jinja2.Environment:
+    environment = _environment(autoescape=False)
+    environment.filters |= {"plain": plain, "aligned": aligned}
+    return environment
+
+
+def _environment(autoescape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("datus.report", ""),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1f}"
-    environment.filters["sentence"] = lambda text: f"{text[:1].upper()}{text[1:]}."
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["short"] = short
-    environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)
+    count = "{:,}".format
+    environment.filters |= {"percent": percent, "count": count, "short": short}
     return environment

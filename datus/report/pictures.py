@@ -7,6 +7,7 @@ layer are exact; photos are JPEG.
 
 import base64
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,11 @@ class Colours:
 
     def css(self, label: int) -> str:
         """'#rrggbb' of one label."""
-        return "#" + "".join(f"{int(value):02x}" for value in self.rgb[label])
+        return css_colour(self.rgb[label])
+
+
+def css_colour(rgb: Iterable[int]) -> str:
+    return "#" + "".join(f"{int(value):02x}" for value in rgb)
 
 
 def cluster_colours(n_clusters: int, match: Array | None, classes: Colours | None) -> Colours:
@@ -55,13 +60,23 @@ def class_colours(table: ClassTable | None, n_classes: int) -> Colours:
     return Colours(rgb, np.zeros(len(rgb), bool))
 
 
-def photo(image: Array, long_side: int) -> str:
-    """uint8 (H, W, 3) -> data URI of a JPEG that is at most `long_side` wide and high."""
-    small = Image.fromarray(np.ascontiguousarray(image))
-    size = small_size(image.shape[0], image.shape[1], long_side)
-    if size != small.size:
-        small = small.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return _data_uri(small, "jpeg", quality=JPEG_QUALITY)
+def shrunk(image: Array, side_px: int) -> Image.Image:
+    """uint8 (H, W, 3) -> a picture whose longer side has at most `side_px`; 0 = as it is."""
+    height, width = image.shape[:2]
+    return resized(image, small_size(height, width, side_px or max(height, width)))
+
+
+def resized(image: Array, size: tuple[int, int]) -> Image.Image:
+    """`size` is (width, height)."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if size == picture.size:
+        return picture
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def photo(image: Array, side_px: int) -> str:
+    """uint8 (H, W, 3) -> data URI of a JPEG that is at most `side_px` wide and high."""
+    return _data_uri(shrunk(image, side_px), "jpeg", quality=JPEG_QUALITY)
 
 
 def layer(labels: Array, colours: Colours, long_side: int) -> str:

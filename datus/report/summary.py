@@ -14,7 +14,8 @@ from typing import Any
 
 import datus
 from datus.method.metrics import Scores
-from datus.report import growth
+from datus.report import drift
+from datus.report.numbers import rounded, significant
 from datus.report.records import Baselines, Denoised, Distribution, KResult, ReportInputs
 
 HEADLINE = "hungarian_strict"
@@ -88,7 +89,7 @@ def summarise(inputs: ReportInputs) -> dict[str, Any]:
             stage: {name: _distribution(one) for name, one in figures.items()}
             for stage, figures in inputs.numbers.items()
         },
-        **({} if inputs.drift is None else {"drift": growth.as_json(inputs.drift)}),
+        **({} if inputs.drift is None else {"drift": drift.as_json(inputs.drift)}),
         "failures": [
             {"stage": stage, "image_id": image_id, "reason": reason}
             for stage, image_id, reason in inputs.failures
@@ -122,21 +123,21 @@ def portable(value: Any) -> Any:
 
 
 def _k_result(result: KResult) -> dict[str, Any]:
-    confusion, again = result.confusion, result.denoised
+    confusion, denoised = result.confusion, result.denoised
     return {
         "k": result.k,
         "verdict": _verdict(result),
         "names": list(result.names),
         "gone": list(result.gone),
         "coverage": round(result.coverage, 4),
-        "inertia": _significant(result.inertia),
+        "inertia": significant(result.inertia),
         "n_trained": result.n_trained,
         "library": result.library,
         "cluster_pixels": result.cluster_pixels.tolist(),
         "confusion": None if confusion is None else confusion.counts.tolist(),
         "scores": _scores(result.scores),
-        "by_confidence": [_rounded(asdict(one)) for one in result.kept],
-        **({} if again is None else {"denoised": _denoised(again)}),
+        "by_confidence": [rounded(asdict(kept)) for kept in result.kept],
+        **({} if denoised is None else {"denoised": _denoised(denoised)}),
     }
 
 
@@ -144,53 +145,33 @@ def _verdict(result: KResult) -> dict[str, Any] | None:
     verdict = result.verdict
     if verdict is None:
         return None
-    figures = {name: _significant(value) for name, value in result.consistency.items()}
+    figures = {name: significant(value) for name, value in result.consistency.items()}
     return {"word": verdict.word, "reasons": list(verdict.reasons), "figures": figures}
 
 
-def _baselines(found: Baselines | None) -> dict[str, Any] | None:
-    if found is None:
+def _baselines(baselines: Baselines | None) -> dict[str, Any] | None:
+    if baselines is None:
         return None
-    rows = [_rounded(asdict(row)) for row in found.rows]
-    return {"n_images": found.n_images, "rows": rows}
+    rows = [rounded(asdict(row)) for row in baselines.rows]
+    return {"n_images": baselines.n_images, "rows": rows}
 
 
-def _denoised(again: Denoised) -> dict[str, Any]:
+def _denoised(denoised: Denoised) -> dict[str, Any]:
     return {
-        "coverage": round(again.coverage, 4),
-        "cluster_pixels": again.cluster_pixels.tolist(),
-        "n_trained": again.n_trained,
-        "n_dropped": again.n_dropped,
-        "loss": [_significant(one) for one in again.curve],
-        "scores": _scores(again.scores),
+        "coverage": round(denoised.coverage, 4),
+        "cluster_pixels": denoised.cluster_pixels.tolist(),
+        "n_trained": denoised.n_trained,
+        "n_dropped": denoised.n_dropped,
+        "loss": [significant(loss) for loss in denoised.curve],
+        "scores": _scores(denoised.scores),
     }
 
 
 def _scores(scores: Mapping[str, Scores]) -> dict[str, Any]:
-    return {rule: _rounded(one.as_dict()) for rule, one in scores.items()}
+    return {rule: rounded(scored.as_dict()) for rule, scored in scores.items()}
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(inner) for inner in value]
-    if isinstance(value, float):
-        return round(value, 4) if math.isfinite(value) else None
-    return value
-
-
-def _distribution(one: Distribution) -> dict[str, float | int | None]:
-    return {
-        "n": one.n,
-        "mean": _significant(one.mean),
-        "min": _significant(one.minimum),
-        "q25": _significant(one.q25),
-        "median": _significant(one.median),
-        "q75": _significant(one.q75),
-        "max": _significant(one.maximum),
-    }
-
-
-def _significant(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+def _distribution(distribution: Distribution) -> dict[str, float | int | None]:
+    names = {"minimum": "min", "maximum": "max"}
+    row = {names.get(key, key): significant(value) for key, value in asdict(distribution).items()}
+    return {**row, "n": distribution.n}

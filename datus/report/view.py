@@ -1,8 +1,13 @@
 """ReportInputs to what the page shows, in order, nothing left to compute for the template.
 
+    view = View(inputs)             names, match and colours, found once
+    view.classes, view.clusters     rows and cards
+    view.panels(), ...              pictures, made small
+
 All text stays plain here: the template escapes it. `None` among figures means "not defined".
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -10,6 +15,7 @@ import numpy as np
 
 from datus.method.metrics import Scores
 from datus.report import figures
+from datus.report.numbers import DASH
 from datus.report.pictures import Colours, class_colours, cluster_colours, layer, photo, small_size
 from datus.report.records import Baselines, Distribution, GalleryItem, KResult, ReportInputs
 from datus.report.summary import HEADLINE, ordered
@@ -49,6 +55,11 @@ class Class:
     f1: float | None
     cluster: int | None
     """Matched to it; None where no cluster is."""
+
+    @property
+    def is_complete(self) -> bool:
+        figures = self.iou, self.precision, self.recall, self.f1, self.cluster
+        return not any(value is None for value in figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,109 +121,139 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-def headline(result: KResult) -> Scores | None:
-    """The scores behind the number at the top; None where there is no truth."""
-    return dict(ordered(result.scores)).get(HEADLINE)
+class View:
+    """The main K of a run under the headline rule.
 
+    scores    of that rule, None where there is no truth
+    classes   (C,) in class order; nothing where there is no truth
+    clusters  in order of number, without those that are gone, with their pictures
+    """
 
-def class_names(inputs: ReportInputs) -> tuple[str, ...]:
-    """(C,) names in class order, or "class 0" and so on where there is no table."""
-    if inputs.classes is not None:
-        return inputs.classes.names
-    confusion = inputs.main.confusion
-    scores = headline(inputs.main)
-    n_classes = confusion.n_classes if confusion else len(scores.iou) if scores else 0
-    return tuple(f"class {number}" for number in range(n_classes))
+    def __init__(self, inputs: ReportInputs) -> None:
+        main = inputs.main
+        self.inputs, self.scores = inputs, main.scores.get(HEADLINE)
+        self._match = None if self.scores is None else self.scores.match
+        self._names = _class_names(inputs, self.scores)
+        self._class_palette = class_colours(inputs.classes, len(self._names) or IGNORE)
+        self._palette = cluster_colours(main.k, self._match, self._class_palette)
 
-
-def colours_of(inputs: ReportInputs) -> tuple[Colours, Colours]:
-    """(clusters, classes): so that mask and truth can be compared by eye."""
-    classes = class_colours(inputs.classes, len(class_names(inputs)) or IGNORE)
-    scores = headline(inputs.main)
-    match = None if scores is None else scores.match
-    return cluster_colours(inputs.main.k, match, classes), classes
-
-
-def class_rows(inputs: ReportInputs) -> tuple[Class, ...]:
-    """(C,) in class order; nothing where there is no truth."""
-    scores = headline(inputs.main)
-    if scores is None:
-        return ()
-    classes = colours_of(inputs)[1]
-    counts = inputs.main.confusion.counts.sum(axis=0) if inputs.main.confusion else None
-    rows = []
-    for number, name in enumerate(class_names(inputs)):
-        clusters = np.flatnonzero(scores.match == number)
-        rows.append(
+    @functools.cached_property
+    def classes(self) -> tuple[Class, ...]:
+        scores, confusion = self.scores, self.inputs.main.confusion
+        if scores is None:
+            return ()
+        counts = confusion.counts.sum(axis=0) if confusion else None
+        return tuple(
             Class(
                 name=name,
-                css=classes.css(number),
+                css=self._class_palette.css(number),
                 share=_share(counts, number),
                 iou=_finite(scores.iou[number]),
                 precision=_finite(scores.precision[number]),
                 recall=_finite(scores.recall[number]),
                 f1=_finite(scores.f1_per_class[number]),
-                cluster=int(clusters[0]) if clusters.size else None,
+                cluster=next(iter(np.flatnonzero(scores.match == number).tolist()), None),
             )
+            for number, name in enumerate(self._names)
         )
-    return tuple(rows)
 
-
-def clusters(inputs: ReportInputs) -> tuple[Cluster, ...]:
-    """In order of number, without those that are gone, with their pictures."""
-    colours = colours_of(inputs)[0]
-    scores = headline(inputs.main)
-    names = class_names(inputs)
-    result = []
-    for number in (one for one in range(inputs.main.k) if one not in inputs.main.gone):
-        matched = -1 if scores is None else int(scores.match[number])
-        items = inputs.gallery[number] if inputs.gallery else ()
-        result.append(
+    @functools.cached_property
+    def clusters(self) -> tuple[Cluster, ...]:
+        main, gallery = self.inputs.main, self.inputs.gallery
+        return tuple(
             Cluster(
                 number=number,
-                css=colours.css(number),
-                striped=bool(colours.striped[number]),
-                name=inputs.main.name(number),
-                class_name=names[matched] if matched >= 0 else None,
-                share=_share(inputs.main.cluster_pixels, number),
-                pictures=tuple(_gallery_picture(item, number) for item in items),
+                css=self._palette.css(number),
+                striped=bool(self._palette.striped[number]),
+                name=main.name(number),
+                class_name=self._class_name(number),
+                share=_share(main.cluster_pixels, number),
+                pictures=tuple(_gallery_picture(item, number) for item in gallery[number])
+                if gallery
+                else (),
             )
+            for number in range(main.k)
+            if number not in main.gone
         )
-    return tuple(result)
 
+    def _class_of(self, cluster: int) -> int:
+        """-1 = none."""
+        return -1 if self._match is None else int(self._match[cluster])
 
-def largest_first(items: tuple[Cluster, ...]) -> list[Cluster]:
-    return sorted(items, key=lambda one: (-one.share, one.number))
+    def _class_name(self, cluster: int) -> str | None:
+        matched = self._class_of(cluster)
+        return self._names[matched] if matched >= 0 else None
 
+    def largest_first(self) -> list[Cluster]:
+        return sorted(self.clusters, key=lambda cluster: (-cluster.share, cluster.number))
 
-def panels(inputs: ReportInputs) -> list[Panel]:
-    """One per example, pictures made small."""
-    cluster_palette, class_palette = colours_of(inputs)
-    scores = headline(inputs.main)
-    match = None if scores is None else scores.match
-    again = _denoised_match(inputs.main)
-    again_palette = cluster_colours(inputs.main.k, again, class_palette)
-    result = []
-    for example in inputs.examples:
-        truth, denoised = example.truth, example.denoised
-        result.append(
+    def panels(self) -> list[Panel]:
+        """One per example, pictures made small."""
+        denoised = self.inputs.main.denoised
+        scores = denoised.scores.get(HEADLINE) if denoised else None
+        match = None if scores is None else scores.match
+        palette = cluster_colours(self.inputs.main.k, match, self._class_palette)
+        return [
             Panel(
                 image_id=example.image_id,
                 photo=_photo(example.image, EXAMPLE_PX, f"photo {example.image_id}", ""),
-                mask=layer(example.mask, cluster_palette, EXAMPLE_PX),
-                truth=None if truth is None else layer(truth, class_palette, EXAMPLE_PX),
+                mask=layer(example.mask, self._palette, EXAMPLE_PX),
+                truth=_layer(example.truth, self._class_palette),
                 labelled=100.0 * float((example.mask != IGNORE).mean()),
-                correct=_correct(example.mask, truth, match),
-                denoised=None if denoised is None else layer(denoised, again_palette, EXAMPLE_PX),
-                denoised_correct=None if denoised is None else _correct(denoised, truth, again),
+                correct=_correct(example.mask, example.truth, self._match),
+                denoised=_layer(example.denoised, palette),
+                denoised_correct=_correct(example.denoised, example.truth, match),
             )
-        )
-    return result
+            for example in self.inputs.examples
+        ]
+
+    def baseline_strips(self) -> list[tuple[Picture, list[tuple[str, str]]]]:
+        """(photo, [(what made the mask, layer)]) of each picture; all in the colours of the run."""
+        baselines, strips = self.inputs.baselines, []
+        for image_id, image, masks in baselines.pictures if baselines else ():
+            layers = [layer(mask, self._palette, EXAMPLE_PX) for mask in masks]
+            names = [row.name for row in baselines.rows] if baselines else []
+            photo_of = _photo(image, EXAMPLE_PX, f"photo {image_id}", image_id)
+            strips.append((photo_of, list(zip(names, layers, strict=True))))
+        return strips
+
+    def confusion_rows(self) -> list[Row]:
+        """Matched clusters in order of their class, others by their main class, unlabelled last."""
+        confusion = self.inputs.main.confusion
+        if confusion is None or self.scores is None:
+            return []
+        counts = confusion.counts
+        main_class, total = counts.argmax(axis=1), max(int(counts.sum()), 1)
+
+        def place(cluster: Cluster) -> tuple[bool, int, int]:
+            matched = self._class_of(cluster.number)
+            group = matched if matched >= 0 else int(main_class[cluster.number])
+            return matched < 0, group, cluster.number
+
+        rows = []
+        for cluster in (*sorted(self.clusters, key=place), None):
+            pixels = counts[cluster.number if cluster else -1]
+            matched = self._class_of(cluster.number) if cluster else -1
+            cells = _cells(pixels, matched, self._names)
+            rows.append(Row(cluster, 100.0 * int(pixels.sum()) / total, cells))
+        return rows
 
 
-def baseline_note(found: Baselines) -> str:
+def _class_names(inputs: ReportInputs, scores: Scores | None) -> tuple[str, ...]:
+    """(C,) names in class order, or "class 0" and so on where there is no table."""
+    if inputs.classes is not None:
+        return inputs.classes.names
+    confusion = inputs.main.confusion
+    n_classes = confusion.n_classes if confusion else len(scores.iou) if scores else 0
+    return tuple(f"class {number}" for number in range(n_classes))
+
+
+# --- tables and charts --------------------------------------------------------------------------
+
+
+def baseline_note(baselines: Baselines) -> str:
     """What the table and the pictures of the baselines show."""
-    images = f"{found.n_images} image{'s' if found.n_images != 1 else ''}"
+    images = f"{baselines.n_images} image{'s' if baselines.n_images != 1 else ''}"
     return (
         f"The run and k-means on the colours of pixels, without and with their position, for small "
         f"pictures of {images} and the same number of clusters. If k-means does as well, "
@@ -221,103 +262,49 @@ def baseline_note(found: Baselines) -> str:
     )
 
 
-def baseline_table(found: Baselines) -> tuple[list[str], list[list[str]]]:
+def baseline_table(baselines: Baselines) -> tuple[list[str], list[list[str]]]:
     """Header and one row each for the run and the baselines."""
-    scored = found.rows[0].miou is not None
+    scored = baselines.rows[0].miou is not None
     head = ["masks of", *([f"mIoU, {HEADLINE}", "accuracy"] if scored else []), "place"]
     rows = []
-    for row in found.rows:
+    for row in baselines.rows:
         scores = [f"{value:.1f}" for value in (row.miou, row.accuracy) if value is not None]
-        rows.append([row.name, *scores, "–" if row.place is None else f"{row.place:.2f}"])
+        rows.append([row.name, *scores, DASH if row.place is None else f"{row.place:.2f}"])
     return head, rows
-
-
-def baseline_strips(inputs: ReportInputs) -> list[tuple[Picture, list[tuple[str, str]]]]:
-    """(photo, [(what made the mask, layer)]) of each picture; all in the colours of the run."""
-    if inputs.baselines is None:
-        return []
-    palette = colours_of(inputs)[0]
-    names = [row.name for row in inputs.baselines.rows]
-    strips = []
-    for image_id, image, masks in inputs.baselines.pictures:
-        layers = [layer(mask, palette, EXAMPLE_PX) for mask in masks]
-        picture = _photo(image, EXAMPLE_PX, f"photo {image_id}", image_id)
-        strips.append((picture, list(zip(names, layers, strict=True))))
-    return strips
-
-
-def _denoised_match(result: KResult) -> Array | None:
-    """int16 (K,) of the de-noised masks under the headline rule; None where there is none."""
-    scores = dict(ordered(result.denoised.scores)).get(HEADLINE) if result.denoised else None
-    return None if scores is None else scores.match
-
-
-def confusion_rows(inputs: ReportInputs, items: tuple[Cluster, ...]) -> list[Row]:
-    """Matched clusters in order of their class, the others by their main class, unlabelled last."""
-    confusion, scores = inputs.main.confusion, headline(inputs.main)
-    if confusion is None or scores is None:
-        return []
-    counts = confusion.counts
-    main_class = counts.argmax(axis=1)
-
-    def place(cluster: Cluster) -> tuple[bool, int, int]:
-        matched = int(scores.match[cluster.number])
-        group = matched if matched >= 0 else int(main_class[cluster.number])
-        return matched < 0, group, cluster.number
-
-    order: list[Cluster | None] = [*sorted(items, key=place), None]
-    total = max(int(counts.sum()), 1)
-    rows = []
-    for cluster in order:
-        pixels = counts[-1 if cluster is None else cluster.number]
-        matched = -1 if cluster is None else int(scores.match[cluster.number])
-        cells = _cells(pixels, matched, class_names(inputs))
-        rows.append(Row(cluster, 100.0 * int(pixels.sum()) / total, cells))
-    return rows
 
 
 def sweep_rules(inputs: ReportInputs) -> list[str]:
     """Every rule that has scores for some K, in the order of all tables."""
-    found = {rule: scores for result in inputs.sweep for rule, scores in result.scores.items()}
-    return [rule for rule, _ in ordered(found)]
+    scored = {rule: scores for result in inputs.sweep for rule, scores in result.scores.items()}
+    return [rule for rule, _ in ordered(scored)]
 
 
 def charts(inputs: ReportInputs) -> list[figures.Chart]:
     """Curves over K; none where there is only one K."""
-    sweep = sorted(inputs.sweep, key=lambda result: result.k)
+    sweep, rules = inputs.sweep, sweep_rules(inputs)
     if len(sweep) < 2:
         return []
-    rules = sweep_rules(inputs)
-    result = [
-        figures.chart(
-            title,
-            {
-                rule: {one.k: getattr(one.scores[rule], key) for one in sweep if rule in one.scores}
-                for rule in rules
-            },
-        )
-        for title, key in (("mIoU, percent", "miou"), ("accuracy, percent", "accuracy"))
-        if rules
-    ]
-    spread = {one.k: one.inertia / max(one.n_trained, 1) for one in sweep}
-    result.append(figures.chart("mean squared distance to the centroid", {"distance": spread}))
-    return result
+    drawn = []
+    for title, key in (("mIoU, percent", "miou"), ("accuracy, percent", "accuracy")):
+        curves = {
+            rule: {row.k: getattr(row.scores[rule], key) for row in sweep if rule in row.scores}
+            for rule in rules
+        }
+        drawn += [figures.chart(title, curves)] if rules else []
+    spread = {result.k: result.inertia / max(result.n_trained, 1) for result in sweep}
+    return [*drawn, figures.chart("mean squared distance to the centroid", {"distance": spread})]
 
 
 def confidence_charts(result: KResult) -> list[figures.Chart]:
     """Scores against coverage as the least sure pixels go; none without truth."""
-    if not any(one.coverage >= LEAST_SHARE for one in result.kept):
-        return []
+    kept = [point for point in result.kept if point.coverage >= LEAST_SHARE]
     return [
         figures.against_coverage(
             f"{name} of the pixels that keep a label, percent, against their share",
-            [
-                (one.coverage, getattr(one, key))
-                for one in result.kept
-                if one.coverage >= LEAST_SHARE
-            ],
+            [(point.coverage, getattr(point, key)) for point in kept],
         )
         for name, key in (("accuracy", "accuracy"), ("mIoU", "miou"))
+        if kept
     ]
 
 
@@ -328,11 +315,11 @@ CONFIDENCE_STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 def confidence_rows(result: KResult) -> list[tuple[str, str, str, str]]:
     """(least confidence, coverage, accuracy, mIoU) as text, at CONFIDENCE_STEPS."""
-    known = {round(one.min_confidence, 6): one for one in result.kept}
+    known = {round(point.min_confidence, 6): point for point in result.kept}
     return [
-        (f"{step:.1f}", f"{one.coverage:.1f}", f"{one.accuracy:.1f}", f"{one.miou:.1f}")
-        for step, one in ((step, known.get(step)) for step in CONFIDENCE_STEPS)
-        if one
+        (f"{step:.1f}", f"{point.coverage:.1f}", f"{point.accuracy:.1f}", f"{point.miou:.1f}")
+        for step, point in ((step, known.get(step)) for step in CONFIDENCE_STEPS)
+        if point
     ]
 
 
@@ -346,12 +333,12 @@ FIGURES = (
 
 def denoised_rows(inputs: ReportInputs) -> list[tuple[str, list[float]]]:
     """(rule, each of FIGURES before and after de-noising), in percent."""
-    again = inputs.main.denoised
-    if again is None:
+    denoised = inputs.main.denoised
+    if denoised is None:
         return []
-    after = dict(ordered(again.scores))
+    after = dict(ordered(denoised.scores))
     return [
-        (rule, [getattr(one, key) for _, key in FIGURES for one in (before, after[rule])])
+        (rule, [getattr(scores, key) for _, key in FIGURES for scores in (before, after[rule])])
         for rule, before in ordered(inputs.main.scores)
         if rule in after
     ]
@@ -363,11 +350,11 @@ def boxes(inputs: ReportInputs) -> list[tuple[str, str, Distribution, figures.Bo
         (
             f"{stage}.{name}",
             MEANINGS.get(f"{stage}.{name}", ""),
-            one,
-            figures.box(one) if one.n else None,
+            distribution,
+            figures.box(distribution) if distribution.n else None,
         )
         for stage, named in inputs.numbers.items()
-        for name, one in named.items()
+        for name, distribution in named.items()
     ]
 
 
@@ -389,9 +376,13 @@ def _cells(pixels: Array, matched: int, names: tuple[str, ...]) -> tuple[Cell, .
     )
 
 
-def _correct(mask: Array, truth: Array | None, match: Array | None) -> float | None:
+def _layer(labels: Array | None, palette: Colours) -> str | None:
+    return None if labels is None else layer(labels, palette, EXAMPLE_PX)
+
+
+def _correct(mask: Array | None, truth: Array | None, match: Array | None) -> float | None:
     """Percent of the known pixels with the right class; None where nothing is known."""
-    if truth is None or match is None:
+    if mask is None or truth is None or match is None:
         return None
     known = truth != IGNORE
     if not known.any():

@@ -5,7 +5,7 @@
     seen = overview(points)                              is there anything but copies and place
     found = measure(points, 12, fit, seed)               one K: its figures, and those of chance
 
-Which K follows from them, and what to say, is in module `verdicts`.
+Which K follows from them, and what to say, is in `datus.method.verdict`.
 
 In:  places float32 (n, P) of the valid segments; of each its image, and where it lies in it; a
      k-means as a callable.
@@ -23,28 +23,17 @@ Ben-Hur, Elisseeff and Guyon 2002. Segments of one image are alike, so whole ima
 What these figures can tell and what not was measured: docs/choosing_k.md.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import KDTree
+from scipy.spatial.distance import cdist
+from scipy.stats import kurtosis
 
 from datus.errors import ClusterError
-from datus.suggest.partitions import (
-    TINY,
-    adjusted_rand,
-    agreement,
-    between,
-    beyond_place,
-    centroid_silhouette,
-    cloud,
-    covariance_root,
-    directions,
-    kurtosis,
-    nearest,
-    rows_of_images,
-    silhouette,
-)
+from datus.method.verdict import STABILITY, TINY, KFigures, Measured, Overview
 from datus.types import Array
 
 Fit = Callable[[Array, int, int, int], Array]
@@ -55,9 +44,6 @@ COMES_BACK = ("starts", "segments", "images")
 """Where a second partition comes from: one other start; as many segments, drawn with replacement;
 as many images, drawn with replacement."""
 
-STABILITY = "stability"
-"""The mean of COMES_BACK."""
-
 FIGURES = (
     *("unexplained", "silhouette", "centroid silhouette", "content", "agreement"),
     *(*COMES_BACK, STABILITY),
@@ -65,7 +51,7 @@ FIGURES = (
 """Of a partition. `unexplained`: share of the variance inside clusters; `content`: share of what
 place leaves unexplained that clusters do explain; `agreement`: share of the segments in the same
 cluster after another start, matched one to one; COMES_BACK: adjusted Rand indices of that second
-partition with the first, 1 = the same, 0 = as good as drawn by lot."""
+partition with the first, 1 = the same, 0 = as good as drawn by lot; STABILITY: their mean."""
 
 NO_SEGMENT = (
     "no image gave a valid segment, so there is nothing to judge: lower embeddings.min_patches"
@@ -73,10 +59,6 @@ NO_SEGMENT = (
 
 SEGMENTS_A_CLUSTER = 3
 """Different segments a cluster that are needed: of fewer, a resample lacks whole clusters."""
-
-SURE_SDS = 2.8
-"""Standard deviations above chance: a seventh cloud lies there once in 40 times (Student's t with
-five degrees of freedom, one side, for a new draw beside six)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,54 +96,6 @@ class Points:
     """Of the variance of `places`: what the place explains."""
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """What is known before any clustering."""
-
-    n_images: int
-    n_segments: int
-    n_different: int
-    """Segments that are not copies of others, to three digits."""
-    place_share: float
-    """Of the variance of the vectors: what place and size of a segment explain."""
-    image_share: float
-    """Of the rest: what the image explains, beyond what a random split into images would."""
-    kurtosis: float
-    """Mean excess kurtosis of the rest: 0 for a Gaussian cloud."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Mean and standard deviation over repeats; a deviation of 0 where there is only one."""
-
-    mean: float
-    sd: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class KFigures:
-    """One K: every name of FIGURES, and STABILITY."""
-
-    k: int
-    real: Mapping[str, Measured]
-    chance: Mapping[str, Measured]
-    """Over clouds."""
-
-    def excess(self, name: str) -> float:
-        """How far above chance."""
-        return self.real[name].mean - self.chance[name].mean
-
-    def sure(self, name: str) -> bool:
-        """Above what one of 40 clouds reaches."""
-        return self.excess(name) > SURE_SDS * self.chance[name].sd
-
-    @property
-    def gap(self) -> float:
-        """Logarithm of the unexplained variance by chance, less that of the segments."""
-        left = self.chance["unexplained"].mean, self.real["unexplained"].mean
-        return math.log(max(left[0], TINY)) - math.log(max(left[1], TINY))
-
-
 def layout_of(grid: tuple[int, int], boxes: Array, n_patches: Array) -> Array:
     """float64 (S, 5): middle from the top and from the left, height, width, and the root of the
     area, in shares of the image. `grid`: rows and columns of patches; `boxes`: int (S, 4) (top,
@@ -192,7 +126,7 @@ def overview(points: Points) -> Overview:
         n_different=len(np.unique(np.round(points.view, 3) + 0.0, axis=0)),
         place_share=points.place_share,
         image_share=between(points.rest, points.image),
-        kurtosis=kurtosis(points.rest),
+        kurtosis=mean_kurtosis(points.rest),
     )
 
 
@@ -212,13 +146,12 @@ def measure(
     """
     trial = _Trial(k, fit, settings, np.random.default_rng([seed, k]))
     real = _figures(points, trial, settings.repeats)
-    root = covariance_root(points.places)
     clouds = []
     for _ in range(settings.clouds):
-        places = cloud(points.places, root, trial.rng)
+        places = cloud(points.places, trial.rng)
         null = replace(points, places=places, view=directions(places, points.spherical))
         clouds.append(_figures(null, trial, settings.cloud_repeats))
-    chance = {name: _measured([one[name].mean for one in clouds]) for name in real}
+    chance = {name: _measured([figures[name].mean for figures in clouds]) for name in real}
     return KFigures(k, real, chance)
 
 
@@ -247,6 +180,8 @@ class _Trial:
 
 
 def _figures(points: Points, trial: _Trial, repeats: int) -> dict[str, Measured]:
+    from sklearn.metrics import adjusted_rand_score
+
     starts, places = trial.settings.starts, points.places
     labels = trial.labels(places, None, starts)
     some = np.sort(trial.rng.permutation(len(labels))[: trial.settings.pairs])
@@ -255,10 +190,10 @@ def _figures(points: Points, trial: _Trial, repeats: int) -> dict[str, Measured]
         other = trial.again(places, None, 1)
         drawn = trial.rng.integers(len(labels), size=len(labels))
         rows["agreement"].append(agreement(labels, other))
-        rows["starts"].append(adjusted_rand(labels, other))
-        rows["segments"].append(adjusted_rand(labels, trial.again(places, drawn, starts)))
+        rows["starts"].append(adjusted_rand_score(labels, other))
+        rows["segments"].append(adjusted_rand_score(labels, trial.again(places, drawn, starts)))
         drawn = rows_of_images(points.image, trial.rng)
-        rows["images"].append(adjusted_rand(labels, trial.again(places, drawn, starts)))
+        rows["images"].append(adjusted_rand_score(labels, trial.again(places, drawn, starts)))
     together = [float(np.mean(parts)) for parts in zip(*(rows[n] for n in COMES_BACK), strict=True)]
     near, left = centroid_silhouette(points.view, labels)
     return {
@@ -275,3 +210,143 @@ def _measured(values: Sequence[float]) -> Measured:
     return Measured(
         float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     )
+
+
+# --- figures of a partition: vectors float (n, P), labels int (n,) --------------------------------
+
+
+def nearest(centroids: Array, places: Array) -> Array:
+    """int64 (n,): the nearest of (K, P) to each of (n, P)."""
+    wide = centroids.astype(np.float64)
+    return np.asarray(((wide**2).sum(axis=1) - 2 * places.astype(np.float64) @ wide.T).argmin(1))
+
+
+def silhouette(view: Array, labels: Array) -> float:
+    """Mean silhouette of float64 (n, P), -1 to 1, from all pairs; 0 for a single cluster, and where
+    every segment is alone in its own."""
+    from sklearn.metrics import silhouette_score
+
+    if not 1 < len(np.unique(labels)) < len(labels):
+        return 0.0
+    return float(silhouette_score(view, labels))
+
+
+def centroid_silhouette(view: Array, labels: Array) -> tuple[float, float]:
+    """(silhouette from distances to the means of clusters, share of the variance inside them)."""
+    _, number = np.unique(labels, return_inverse=True)
+    member_NK, rows = np.eye(int(number.max()) + 1)[number], np.arange(len(view))
+    means = (member_NK.T @ view) / member_NK.sum(axis=0)[:, None]
+    distances_NK = cdist(view, means)
+    own = distances_NK[rows, number].copy()
+    total = float(((view - view.mean(axis=0)) ** 2).sum())
+    left = float((own**2).sum()) / total if total > TINY else 0.0
+    if len(means) < 2:
+        return 0.0, left
+    distances_NK[rows, number] = np.inf
+    other = distances_NK.min(axis=1)
+    return float(((other - own) / np.maximum(np.maximum(own, other), TINY)).mean()), left
+
+
+def between(values: Array, group: Array) -> float:
+    """Share of the variance of float64 (n, P) between the groups of int (n,), less what groups
+    drawn by lot would explain (so it can be a little below 0); 0 where there is no variance."""
+    _, number = np.unique(group, return_inverse=True)
+    n_groups = int(number.max()) + 1
+    centred = values - values.mean(axis=0)
+    total = float((centred**2).sum())
+    if n_groups == len(values) or total < TINY:
+        return 0.0
+    sums = np.zeros((n_groups, values.shape[1]))
+    np.add.at(sums, number, centred)
+    explained = float((sums**2 / np.bincount(number)[:, None]).sum())
+    by_lot = (n_groups - 1) * (total - explained) / (len(values) - n_groups)
+    return (explained - by_lot) / total
+
+
+def agreement(labels: Array, others: Array) -> float:
+    """Share of int (n,) in the same cluster, clusters matched one to one as well as can be."""
+    from sklearn.metrics.cluster import contingency_matrix
+
+    table = contingency_matrix(labels, others)
+    return float(table[linear_sum_assignment(table, maximize=True)].sum()) / len(labels)
+
+
+def beyond_place(places: Array, layout: Array, image: Array) -> tuple[Array, float]:
+    """(`places` float64 (n, P) less what place explains, share of the variance that it explains).
+
+    A segment's place, `layout` float64 (n, L), predicts the mean of those segments of other images
+    that lie most like it, and a quadratic on top of that.
+    """
+    z = (layout - layout.mean(axis=0)) / np.maximum(layout.std(axis=0), TINY)
+    centred = places - places.mean(axis=0)
+    total = float((centred**2).sum())
+    if total < TINY:
+        return centred, 0.0
+    rest = _less_quadratic(_less_neighbours(centred, z, image), z)
+    return rest, 1 - float((rest**2).sum()) / total
+
+
+NEIGHBOURS, SEARCHED = 10, 60
+"""Segments of other images, among so many."""
+
+
+def _less_neighbours(values: Array, z: Array, image: Array) -> Array:
+    """Each row less the mean of its neighbours; as it is where there are none in other images."""
+    n_near = min(SEARCHED, len(values))
+    tree = KDTree(z, leafsize=16)  # the order of the many ties follows from it
+    near = np.asarray(tree.query(z, k=range(1, n_near + 1))[1])
+    other = image[near] != image[:, None]
+    other &= other.cumsum(axis=1) <= NEIGHBOURS
+    counts = other.sum(axis=1, keepdims=True)
+    means = np.zeros_like(values)
+    for column in range(n_near):
+        means += values[near[:, column]] * other[:, [column]]
+    means /= np.maximum(counts, 1)
+    # a mean of m neighbours adds 1 / m of their variance to the difference
+    shrink = np.sqrt(np.where(counts > 0, counts / (counts + 1.0), 1.0))
+    return np.asarray((values - means) * shrink)
+
+
+def _less_quadratic(values: Array, z: Array) -> Array:
+    """Least squares; the rest is scaled up for the terms that were fitted."""
+    from sklearn.preprocessing import PolynomialFeatures
+
+    n, terms = len(z), PolynomialFeatures(2).fit_transform(z)
+    weights, _, rank, _ = np.linalg.lstsq(terms, values, rcond=None)
+    if n <= rank + 1:
+        return values
+    return np.asarray((values - terms @ weights) * np.sqrt((n - 1) / (n - int(rank))))
+
+
+def mean_kurtosis(values: Array, n_axes: int = 8) -> float:
+    """Mean excess kurtosis of float64 (n, P) along its first principal axes: 0 for a Gaussian."""
+    centred = values - values.mean(axis=0)
+    along, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    used = lengths[:n_axes] > TINY
+    return float(kurtosis(along[:, :n_axes][:, used]).mean()) if used.any() else 0.0
+
+
+def rows_of_images(image: Array, rng: np.random.Generator) -> Array:
+    """Rows of as many images as there are, drawn with replacement."""
+    order = np.argsort(image, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(image))[:-1])
+    drawn = rng.integers(len(members), size=len(members))
+    return np.concatenate([members[number] for number in drawn])
+
+
+def cloud(places: Array, rng: np.random.Generator) -> Array:
+    """float32 (n, P): a Gaussian with the mean and the covariance of `places`."""
+    wide = places.astype(np.float64)
+    covariance = np.atleast_2d(np.cov(wide, rowvar=False, bias=True))
+    made = rng.multivariate_normal(
+        wide.mean(axis=0), covariance, len(places), check_valid="ignore", method="eigh"
+    )
+    return np.asarray(made, np.float32)
+
+
+def directions(places: Array, spherical: bool) -> Array:
+    """float64 (n, P): of length 1 where only directions count."""
+    wide = places.astype(np.float64)
+    if not spherical:
+        return wide
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), TINY))

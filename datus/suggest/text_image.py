@@ -53,10 +53,10 @@ def load_text_image(model: str, device: str = "cpu") -> "TextImage":
     """
     _package()
     place = find_device(device)
-    found = _find_file(model) if model.endswith(SUFFIXES) else _find_name(model)
-    built = _build(found)
-    _fill(built, found.path)
-    with found.path.open("rb") as file:
+    source = _find_file(model) if model.endswith(SUFFIXES) else _find_name(model)
+    built = _build(source)
+    _fill(built, source.path)
+    with source.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return TextImage(built, model, digest, place)
 
@@ -89,8 +89,8 @@ class TextImage:
 
         def vectors(several: list[Array]) -> list[Array]:
             with forward_pass(several, self.device, "float32") as pixels:
-                found = self._model.encode_image(pixels, normalize=True)
-            return list(found.float().cpu().numpy())
+                encoded = self._model.encode_image(pixels, normalize=True)
+            return list(encoded.float().cpu().numpy())
 
         ready = [self._prepared(crop) for crop in crops]
         return self._checked(map_images(vectors, ready, self.device, n_threads, batch))
@@ -103,8 +103,8 @@ class TextImage:
         def vector(group: Sequence[str]) -> Array:
             tokens = self._tokens(list(group)).to(self.device)
             with torch.inference_mode():
-                found = self._model.encode_text(tokens, normalize=True)
-            mean = found.float().cpu().numpy().mean(axis=0)
+                encoded = self._model.encode_text(tokens, normalize=True)
+            mean = encoded.float().cpu().numpy().mean(axis=0)
             unit: Array = mean / np.maximum(np.linalg.norm(mean), 1e-12)
             return unit
 
@@ -118,10 +118,10 @@ class TextImage:
         return np.ascontiguousarray(normal.transpose(2, 0, 1), np.float32)
 
     def _checked(self, rows: list[Array]) -> Array:
-        found = np.array(rows, np.float32)
-        if not np.isfinite(found).all():
+        vectors = np.array(rows, np.float32)
+        if not np.isfinite(vectors).all():
             raise BackboneError(f"{self.name}: infinite values or NaN came out; other weights?")
-        return found
+        return vectors
 
 
 # --- which file ---------------------------------------------------------------------------------
@@ -185,8 +185,8 @@ def _in_cache(known: dict[str, Any]) -> Path | None:
     """The weights in the cache of the hub's client, or None."""
     repo, files = _on_hub(known)
     folder = sources.hub_cache() / f"models--{repo.replace('/', '--')}" / "snapshots"
-    found = (path for file in files for path in sorted(folder.glob(f"*/{file}")) if repo)
-    return next((path for path in found if path.is_file()), None)
+    paths = (path for file in files for path in sorted(folder.glob(f"*/{file}")) if repo)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _fetched(model: str, known: dict[str, Any]) -> Path:
@@ -229,18 +229,18 @@ def _on_hub(known: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
 # --- the model ----------------------------------------------------------------------------------
 
 
-def _build(found: _Found) -> Any:
+def _build(source: _Found) -> Any:
     """The model with random weights; nothing is fetched."""
     import open_clip
 
     try:
-        _check_config(str(found.path), open_clip.factory.get_model_config(found.model))
+        _check_config(str(source.path), open_clip.factory.get_model_config(source.model))
         with seeded(0), _quiet():
             return open_clip.create_model(
-                found.model,
+                source.model,
                 load_weights=False,
-                force_quick_gelu=bool(found.tag.get("quick_gelu", False)),
-                force_preprocess_cfg={name: found.tag.get(name) for name in ("mean", "std")},
+                force_quick_gelu=bool(source.tag.get("quick_gelu", False)),
+                force_preprocess_cfg={name: source.tag.get(name) for name in ("mean", "std")},
                 pretrained_text=False,
             )
     except BackboneError:
@@ -248,7 +248,7 @@ def _build(found: _Found) -> Any:
     except Exception as error:  # a config of others can break the constructors in any way
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
-            f"{found.path}: open_clip cannot build {found.model} ({why})"
+            f"{source.path}: open_clip cannot build {source.model} ({why})"
         ) from error
 
 
@@ -276,20 +276,21 @@ def _fill(model: Any, path: Path) -> None:
     from open_clip.model import convert_to_custom_text_state_dict
 
     expected = {key: value for key, value in model.state_dict().items() if key not in UNUSED}
-    found = strip_prefixes(read_checkpoint(path), expected)
-    if "positional_embedding" in found and "positional_embedding" not in expected:
-        found = convert_to_custom_text_state_dict(found)  # how the first models were saved
-    missing = [key for key in expected if key not in found]
-    unexpected = [key for key in found if key not in expected and key not in UNUSED]
-    other = [k for k in expected if k in found and found[k].shape != expected[k].shape]
-    for what, names in (("lacks", missing), ("has", unexpected), ("has another shape of", other)):
+    tensors = strip_prefixes(read_checkpoint(path), expected)
+    if "positional_embedding" in tensors and "positional_embedding" not in expected:
+        tensors = convert_to_custom_text_state_dict(tensors)  # how the first models were saved
+    missing = [key for key in expected if key not in tensors]
+    unexpected = [key for key in tensors if key not in expected and key not in UNUSED]
+    misshapen = [k for k in expected if k in tensors and tensors[k].shape != expected[k].shape]
+    faults = (("lacks", missing), ("has", unexpected), ("has another shape of", misshapen))
+    for what, names in faults:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise BackboneError(
                 f"{path}: does not fit the model: it {what} {', '.join(names[:3])}{more}; "
                 "is the architecture the one that it was made for?"
             )
-    model.load_state_dict({key: found[key].float() for key in expected}, strict=False)
+    model.load_state_dict({key: tensors[key].float() for key in expected}, strict=False)
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 import datus.compare.compare
 import datus.engine.run
 from datus.cli.app import app
-from datus.compare.compare import compare, compare_files, write
+from datus.compare.compare import compare, compare_files
+from datus.compare.documents import write
 from datus.compare.grid import load_grid
 from datus.config import Config
 from datus.errors import StoreError

@@ -29,7 +29,8 @@ from datus.method.drift import (
     reference,
     warning,
 )
-from datus.report import build_report, growth
+from datus.report import build_report
+from datus.report import drift as drift_tables
 from datus.review.cluster_arrays import cluster_arrays
 from datus.review.frozen import drift_of, reference_arrays
 from datus.types import Array, ImageRecord, SegmentEmbeddings, ShardData
@@ -179,10 +180,10 @@ def gathered(known: Reference, measures: Array, cluster: Array, image: Array) ->
 def test_parts_are_as_good_as_the_whole() -> None:
     known, new = reference(*many(40, 1)[:2], 3), many(80)
     one, two = (
-        growth.as_json(found) for found in (gathered(known, *new).drift(), drift(known, *new))
+        drift_tables.as_json(found) for found in (gathered(known, *new).drift(), drift(known, *new))
     )
     assert one == two
-    assert growth.as_json(Gathered(known).drift())["n_new_segments"] == 0
+    assert drift_tables.as_json(Gathered(known).drift())["n_new_segments"] == 0
 
 
 def test_of_many_segments_a_sample_is_kept_and_shares_are_exact(
@@ -200,7 +201,7 @@ def test_of_many_segments_a_sample_is_kept_and_shares_are_exact(
     for part, full in zip(found.clusters, exact.clusters, strict=True):
         assert (part.n_now, part.far) == (full.n_now, full.far)
         assert part.median_now == pytest.approx(full.median_now, rel=0.05)
-    assert growth.as_json(found) == growth.as_json(gathered(known, *new).drift())
+    assert drift_tables.as_json(found) == drift_tables.as_json(gathered(known, *new).drift())
 
 
 def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -> None:

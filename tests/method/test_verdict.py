@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from datus.errors import ClusterError
-from datus.method.verdict import recommend, verdict
-from datus.suggest.stability import FIGURES, STABILITY, KFigures, Measured, Overview
+from datus.method.verdict import STABILITY, KFigures, Measured, Overview, recommend, verdict
+from datus.suggest.stability import FIGURES
 
 GOOD = Overview(
     n_images=50, n_segments=900, n_different=900, place_share=0.7, image_share=0.12, kurtosis=1.4

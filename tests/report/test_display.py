@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from datus.method.masks import PALETTE
-from datus.report.display import Card, Entry, Look, contact_sheet, overlay_picture, page, shrunk
+from datus.report.display import Card, Entry, Look, contact_sheet, overlay_picture, page
+from datus.report.pictures import shrunk
 
 IMAGE = np.full((20, 40, 3), 100, np.uint8)
 MASK = np.zeros((20, 40), np.uint8)

@@ -21,7 +21,8 @@ from datus.report import (
     build_report,
     view,
 )
-from datus.report.figures import box, chart, scale_of, short
+from datus.report.figures import box, chart, scale_of
+from datus.report.numbers import short
 from datus.report.pictures import class_colours, cluster_colours, layer, photo, small_size
 from datus.report.records import Denoised
 from datus.types import Confusion
@@ -107,7 +108,7 @@ def with_renamed_clusters(base: ReportInputs) -> ReportInputs:
 
 def test_de_noised_masks_are_shown_under_their_own_match() -> None:
     inputs = with_renamed_clusters(inputs_of(3))
-    for panel in view.panels(inputs):
+    for panel in view.View(inputs).panels():
         assert panel.denoised == panel.mask
         assert panel.denoised_correct == panel.correct
     page = Page(build_report(inputs)["report.html"])
@@ -117,7 +118,7 @@ def test_de_noised_masks_are_shown_under_their_own_match() -> None:
 
 
 def test_without_truth_de_noised_masks_have_colours_and_no_score() -> None:
-    panels = view.panels(with_renamed_clusters(inputs_of(3, truth=False)))
+    panels = view.View(with_renamed_clusters(inputs_of(3, truth=False))).panels()
     assert all(panel.denoised not in (None, panel.mask) for panel in panels)
     assert all(panel.denoised_correct is None for panel in panels)
 
@@ -171,7 +172,7 @@ def test_a_photo_keeps_its_look() -> None:
 def test_correct_share_of_an_example_counts_pixel_by_pixel() -> None:
     inputs = inputs_of(5)
     match = inputs.main.scores["hungarian_strict"].match
-    for panel, example in zip(view.panels(inputs), inputs.examples, strict=True):
+    for panel, example in zip(view.View(inputs).panels(), inputs.examples, strict=True):
         hits = known = 0
         for row, column in np.ndindex(*example.mask.shape):
             assert example.truth is not None
@@ -190,7 +191,7 @@ def test_confusion_rows_follow_the_classes_and_end_with_unlabelled() -> None:
     scores = score_all(confusion, np.eye(4, dtype=np.float32))
     main = KResult(4, pixels, 1.0, 9, "x", confusion, scores)
     inputs = ReportInputs("t", "best", 1, (main,), classes=classes_of())
-    rows = view.confusion_rows(inputs, view.clusters(inputs))
+    rows = view.View(inputs).confusion_rows()
     order = [None if row.cluster is None else row.cluster.number for row in rows]
     assert order == [2, 0, 3, 1, None]
     for row in rows:

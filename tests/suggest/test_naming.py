@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from datus.errors import UsageError
 from datus.formats.names import read_names
 from datus.review.edits import parse
-from datus.suggest.naming import (
+from datus.suggest.suggest_names import (
     MAX_WORD,
     TEMPLATES,
     Guess,
     Suggested,
     as_dict,
     check_words,
-    parse_words,
     prompts,
+    read_words,
     renames,
     suggest,
     to_toml,
@@ -91,27 +91,30 @@ def test_prompts_put_a_space_where_a_table_has_a_bar() -> None:
     assert len(prompts("sky")) == len(TEMPLATES)
 
 
-def test_words_one_a_line() -> None:
-    text = "# things\nsky\n\n  traffic sign \r\nGrün\n"
-    assert parse_words(text, "w.txt") == ("sky", "traffic sign", "Grün")
+def test_words_one_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "w.txt"
+    path.write_bytes("# things\nsky\n\n  traffic sign \r\nGrün\n".encode())
+    assert read_words(path) == ("sky", "traffic sign", "Grün")
 
 
 BAD = {
-    "": "w.txt: expected two words or more, one a line, got none",
-    "# sky\n \n": "w.txt: expected two words or more, one a line, got none",
-    "sky\n": "w.txt: expected two words or more, one a line, got only 'sky'",
-    "sky\nSky\n": "w.txt: 'Sky' is there twice",
-    "sky\ncluster 3\n": "w.txt: 'cluster 3' is what a cluster without a name is called",
-    "sky\na\x07b\n": "w.txt: expected words of 1 to 60 characters, got 'a\\x07b'",
-    "sky\n" + "x" * 61: f"w.txt: expected words of 1 to 60 characters, got '{'x' * 61}'",
+    "": "expected two words or more, one a line, got none",
+    "# sky\n \n": "expected two words or more, one a line, got none",
+    "sky\n": "expected two words or more, one a line, got only 'sky'",
+    "sky\nSky\n": "'Sky' is there twice",
+    "sky\ncluster 3\n": "'cluster 3' is what a cluster without a name is called",
+    "sky\na\x07b\n": "expected words of 1 to 60 characters, got 'a\\x07b'",
+    "sky\n" + "x" * 61: f"expected words of 1 to 60 characters, got '{'x' * 61}'",
 }
 
 
 @pytest.mark.parametrize("text", BAD, ids=lambda text: repr(text[:12]))
-def test_lists_that_are_refused(text: str) -> None:
+def test_lists_that_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as error:
-        parse_words(text, "w.txt")
-    assert str(error.value) == BAD[text]
+        read_words(path)
+    assert str(error.value) == f"--words {path}: {BAD[text]}"
 
 
 def test_an_empty_class_name_is_refused() -> None:

@@ -76,7 +76,7 @@ def names_reader(scratch: Path) -> Reader:
 
 
 def words_reader(scratch: Path) -> Reader:
-    from datus.suggest.names import read_words
+    from datus.suggest.suggest_names import read_words
 
     def read(data: bytes) -> None:
         (scratch / "words.txt").write_bytes(data)

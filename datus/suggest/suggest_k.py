@@ -2,7 +2,7 @@
 
     source = find_source(store)                    the last run: which embeddings, which k-means
     points = read_points(store, source, seed)      its valid segments, of whole images
-    found = suggest(points, source, ks, seed)      module `trust`, one K after the other
+    found = suggest(points, source, ks, seed)      one K after the other
 
 Reads only. Any run that got as far as its embeddings will do. Memory is bounded: of large runs so
 many images are drawn that they have about SAMPLE valid segments.
@@ -20,7 +20,7 @@ from datus.compute.threads import map_threads
 from datus.config import ClustersConfig
 from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.inputs.index import Index, read_index
-from datus.method.verdict import Choice, recommend, verdict
+from datus.method.verdict import Choice, KFigures, Overview, recommend, verdict
 from datus.store.finished import reports, undone
 from datus.store.latest import last_finished
 from datus.store.store import Store
@@ -28,8 +28,6 @@ from datus.suggest.stability import (
     DEFAULTS,
     NO_SEGMENT,
     Fit,
-    KFigures,
-    Overview,
     Points,
     TrustSettings,
     layout_of,
@@ -73,10 +71,10 @@ class Suggestion:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "overview": _plain(asdict(self.seen)),
+            "overview": _rounded(asdict(self.seen)),
             "recommended": {**asdict(self.choice), "others": list(self.choice.others)},
-            "verdicts": {str(k): asdict(one) for k, one in self.verdicts.items()},
-            "by_k": [_k_table(one) for one in self.found],
+            "verdicts": {str(k): asdict(found) for k, found in self.verdicts.items()},
+            "by_k": [_k_table(found) for found in self.found],
         }
 
 
@@ -129,9 +127,9 @@ def read_points(
             for image_id in sorted(wanted & embedded.keys()):
                 valid = embedded[image_id]["valid"]
                 vectors.append(embedded[image_id]["vectors"][valid])
-                found = segmented[image_id]
-                grid, boxes = found["labels"].shape, found["boxes"][valid]
-                layout.append(layout_of(grid, boxes, found["n_patches"][valid]))
+                arrays = segmented[image_id]
+                grid, boxes = arrays["labels"].shape, arrays["boxes"][valid]
+                layout.append(layout_of(grid, boxes, arrays["n_patches"][valid]))
                 image += [number] * int(valid.sum())
                 number += 1
         advance(len(shard.records))
@@ -155,7 +153,7 @@ def suggest(
     change no byte. Raises ClusterError if there is none among `ks`."""
     seen, fit = overview(points), fit_with(source.clusters)
 
-    def one(k: int) -> KFigures | None:
+    def judge(k: int) -> KFigures | None:
         try:
             return measure(points, k, fit, seed, settings)
         except ClusterError:  # near copies: a cluster stays empty
@@ -163,14 +161,14 @@ def suggest(
         finally:
             advance(1)
 
-    tried = map_threads(one, tried_k(points, source, ks), n_threads)
-    found = {row.k: row for row in tried if row}
-    choice = recommend([row for row in found.values() if row.k in ks])
+    tried = map_threads(judge, tried_k(points, source, ks), n_threads)
+    figures = {row.k: row for row in tried if row}
+    choice = recommend([row for row in figures.values() if row.k in ks])
     judged = {
-        k: worst([verdict(seen, found[k]), *([source.reported[k]] if k in source.reported else [])])
-        for k in sorted({choice.k, *source.clusters.k} & found.keys())
+        k: worst([verdict(seen, figures[k]), *filter(None, [source.reported.get(k)])])
+        for k in sorted({choice.k, *source.clusters.k} & figures.keys())
     }
-    return Suggestion(seen, tuple(found.values()), choice, judged)
+    return Suggestion(seen, tuple(figures.values()), choice, judged)
 
 
 def tried_k(points: Points, source: Source, ks: Sequence[int]) -> list[int]:
@@ -205,9 +203,9 @@ def _reported(store: Store, mark: str) -> dict[int, Verdict]:
         rows = json.loads(store.read("report", mark, "files", "report.json"))["sweep"]
         told = {row["k"]: row.get("verdict") for row in rows}
         return {
-            k: Verdict(one["word"], tuple(map(str, one["reasons"])))
-            for k, one in told.items()
-            if one and one["word"] in VERDICTS
+            k: Verdict(verdict["word"], tuple(map(str, verdict["reasons"])))
+            for k, verdict in told.items()
+            if verdict and verdict["word"] in VERDICTS
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
@@ -217,16 +215,16 @@ def _clusters(store: Store, mark: str, upstream: Mapping[str, str]) -> ClustersC
     """Settings of the k-means that follows these embeddings; the defaults where none was planned,
     or clusters are taken from another run."""
     named = {value for name, value in upstream.items() if name.startswith("clusters")}
-    found: list[dict[str, Any]] = []
+    settings: list[dict[str, Any]] = []
     for cluster_mark, recipe in store.recipes("clusters"):
         ours = recipe["upstream"].get("embeddings") == mark
         if cluster_mark in named or (ours and not named):
-            found.append(recipe["settings"])
-    if not found:
+            settings.append(recipe["settings"])
+    if not settings:
         return ClustersConfig()
-    names = {f.name for f in fields(ClustersConfig)} - {"k", "frozen"}
-    known = {name: value for name, value in found[0].items() if name in names}
-    return replace(ClustersConfig(), k=tuple(sorted({one["k"] for one in found})), **known)
+    names = {field.name for field in fields(ClustersConfig)} - {"k", "frozen"}
+    known = {name: value for name, value in settings[0].items() if name in names}
+    return replace(ClustersConfig(), k=tuple(sorted({row["k"] for row in settings})), **known)
 
 
 def _drawn(store: Store, source: Source, seed: int, limit: int) -> set[str]:
@@ -248,29 +246,29 @@ def _drawn(store: Store, source: Source, seed: int, limit: int) -> set[str]:
 
 def _read(store: Store, stage: str, mark: str, key: str) -> ShardData:
     try:
-        found = store.read_shard((stage, mark, key))
+        shard = store.read_shard((stage, mark, key))
     except CorruptShard as error:
         raise WorkError(f"{error}: run the same datus run again") from None
-    if found is None:
+    if shard is None:
         raise WorkError(f"{stage}: shard {key} is gone: run the same datus run again")
-    return found
+    return shard
 
 
 # --- for JSON -----------------------------------------------------------------------------------
 
 
-def _k_table(one: KFigures) -> dict[str, Any]:
-    names = list(one.real)
-    return {
-        "k": one.k,
-        "gap": round(one.gap, 4),
-        **{name: _plain({**asdict(one.real[name]), **_chance(one, name)}) for name in names},
+def _k_table(found: KFigures) -> dict[str, Any]:
+    rows = {
+        name: {
+            **asdict(real),
+            "chance": found.chance[name].mean,
+            "chance_sd": found.chance[name].sd,
+        }
+        for name, real in found.real.items()
     }
+    table = {name: _rounded(row) for name, row in rows.items()}
+    return {"k": found.k, "gap": round(found.gap, 4), **table}
 
 
-def _chance(one: KFigures, name: str) -> dict[str, float]:
-    return {"chance": one.chance[name].mean, "chance_sd": one.chance[name].sd}
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}

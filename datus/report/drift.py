@@ -3,12 +3,12 @@
 In: `drift.Drift`. Figures are lengths of unit vectors' differences, 0 to 2, or percent.
 """
 
-import math
 from typing import Any
 
 from datus.method.drift import FAR, VERY_FAR, Drift, MeasureDrift
 from datus.report import figures
-from datus.report.figures import short
+from datus.report.numbers import percent as percent_text
+from datus.report.numbers import short, significant
 
 SHOWN = (5, 25, 50, 75, 95, 99)
 """Percentiles in tables."""
@@ -37,7 +37,7 @@ def sentence(drift: Drift) -> str:
     """What the tables are about."""
     if not drift.n_segments:
         return ALL_KNOWN
-    unsure = " and ".join(one.name for one in drift.measures if not one.sure)
+    unsure = " and ".join(measure.name for measure in drift.measures if not measure.sure)
     return (
         f"The clusters come from an earlier run. {drift.n_images:,} images with "
         f"{drift.n_segments:,} segments were not part of it. Each segment is held against the old "
@@ -48,14 +48,14 @@ def sentence(drift: Drift) -> str:
 
 def rows(drift: Drift) -> list[tuple[str, ...]]:
     """Under HEAD: two lines a measure, the old run and the new images."""
-    found = []
-    for one in drift.measures:
-        then = (short(float(one.before[percent])) for percent in SHOWN)
-        now = (short(float(one.now[percent])) for percent in SHOWN)
-        found.append((f"{one.name}, then", *then, *(str(100 - p) for p in (FAR, VERY_FAR)), "–"))
-        shares = (one.far, one.very_far, one.images)
-        found.append((f"{one.name}, now", *now, *map(percent_text, shares)))
-    return found
+    rows = []
+    for measure in drift.measures:
+        then = (short(float(measure.before[percent])) for percent in SHOWN)
+        now = (short(float(measure.now[percent])) for percent in SHOWN)
+        rows.append((f"{measure.name}, then", *then, *(str(100 - p) for p in (FAR, VERY_FAR)), "–"))
+        shares = (measure.far, measure.very_far, measure.images)
+        rows.append((f"{measure.name}, now", *now, *map(percent_text, shares)))
+    return rows
 
 
 def cluster_rows(drift: Drift) -> list[tuple[str, ...]]:
@@ -63,13 +63,13 @@ def cluster_rows(drift: Drift) -> list[tuple[str, ...]]:
     return [
         (
             str(number),
-            f"{one.n_before:,}",
-            f"{one.n_now:,}",
-            short(one.median_before),
-            short(one.median_now),
-            " / ".join(map(percent_text, one.far)),
+            f"{cluster.n_before:,}",
+            f"{cluster.n_now:,}",
+            short(cluster.median_before),
+            short(cluster.median_now),
+            " / ".join(map(percent_text, cluster.far)),
         )
-        for number, one in enumerate(drift.clusters)
+        for number, cluster in enumerate(drift.clusters)
     ]
 
 
@@ -79,10 +79,10 @@ def charts(drift: Drift) -> list[figures.Chart]:
         return []
     return [
         figures.cumulative(
-            f"percent of segments up to this {one.name}",
-            {"then": one.before.tolist(), "now": one.now.tolist()},
+            f"percent of segments up to this {measure.name}",
+            {"then": measure.before.tolist(), "now": measure.now.tolist()},
         )
-        for one in drift.measures
+        for measure in drift.measures
     ]
 
 
@@ -92,35 +92,27 @@ def as_json(drift: Drift) -> dict[str, Any]:
         "n_new_images": drift.n_images,
         "n_new_segments": drift.n_segments,
         "warning": drift.words,
-        "measures": [_measure(one) for one in drift.measures],
+        "measures": [_measure(measure) for measure in drift.measures],
         "clusters": [
             {
-                "segments_before": one.n_before,
-                "segments_now": one.n_now,
-                "median_before": _number(one.median_before),
-                "median_now": _number(one.median_now),
-                f"percent_beyond_{FAR}": [_number(share) for share in one.far],
+                "segments_before": cluster.n_before,
+                "segments_now": cluster.n_now,
+                "median_before": significant(cluster.median_before),
+                "median_now": significant(cluster.median_now),
+                f"percent_beyond_{FAR}": [significant(share) for share in cluster.far],
             }
-            for one in drift.clusters
+            for cluster in drift.clusters
         ],
     }
 
 
-def percent_text(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else "–"
-
-
-def _measure(one: MeasureDrift) -> dict[str, Any]:
+def _measure(measure: MeasureDrift) -> dict[str, Any]:
     return {
-        "name": one.name,
-        "sure": one.sure,
-        "before": {str(percent): _number(float(one.before[percent])) for percent in SHOWN},
-        "now": {str(percent): _number(float(one.now[percent])) for percent in SHOWN},
-        f"percent_beyond_{FAR}": _number(one.far),
-        f"percent_beyond_{VERY_FAR}": _number(one.very_far),
-        "percent_of_images_mostly_beyond": _number(one.images),
+        "name": measure.name,
+        "sure": measure.sure,
+        "before": {str(percent): significant(float(measure.before[percent])) for percent in SHOWN},
+        "now": {str(percent): significant(float(measure.now[percent])) for percent in SHOWN},
+        f"percent_beyond_{FAR}": significant(measure.far),
+        f"percent_beyond_{VERY_FAR}": significant(measure.very_far),
+        "percent_of_images_mostly_beyond": significant(measure.images),
     }
-
-
-def _number(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import Dataset, flip_byte, go
 from typer.testing import CliRunner
 
-import datus.suggest.suggest as suggest_module
+import datus.suggest.suggest_k as suggest_module
 from datus.cli.app import app
 from datus.cli.suggest_k import told, wanted_k
 from datus.config import ClustersConfig
@@ -19,7 +19,7 @@ from datus.errors import ClusterError, UsageError, WorkError
 from datus.inputs.index import Index
 from datus.store.store import Store
 from datus.suggest.stability import TrustSettings, make_points, overview
-from datus.suggest.suggest import Source, find_source, fit_with, read_points, suggest, tried_k
+from datus.suggest.suggest_k import Source, find_source, fit_with, read_points, suggest, tried_k
 from datus.types import Array, Verdict
 
 QUICK = TrustSettings(starts=1, repeats=2, clouds=2, cloud_repeats=1)
@@ -196,7 +196,7 @@ def test_the_command_prints_and_writes(run_copy: Path) -> None:
     row = table["by_k"][0]["stability"]
     assert set(row) == {"mean", "sd", "chance", "chance_sd"}
     assert f"K = {k}: {table['verdicts'][str(k)]['word']}: " in output
-    assert (run_copy / "suggest_k.svg").read_bytes().startswith(b"<svg")
+    assert b"<svg" in (run_copy / "suggest_k.svg").read_bytes()
     assert (run_copy / "suggest_k.png").read_bytes().startswith(b"\x89PNG")
 
 

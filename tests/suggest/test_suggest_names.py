@@ -19,8 +19,7 @@ from datus.config import read_toml
 from datus.errors import UsageError
 from datus.finished_run import crop, open_run, picture, write_places
 from datus.store.store import Store
-from datus.suggest.names import NOTE, read_words
-from datus.suggest.naming import Suggested, prompts
+from datus.suggest.suggest_names import NOTE, Suggested, prompts, read_words
 from datus.suggest.text_image import load_text_image
 
 
