@@ -38,7 +38,6 @@ WINGS = (
 """From the ground up: a module imports wings of rows above its own, and of its own wing any."""
 
 LEFT = {
-    *(("api.functions", "cli.terminal"), ("api.result", "cli.terminal")),
     *(("engine.finished_run", "formats.export"), ("engine.plan", "pipeline")),
     *(
         ("engine.plan", "review.frozen"),

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datus.api.result import Result, run_result
-from datus.cli.terminal import Bars
 from datus.compare.cells import Comparison
 from datus.compare.compare import compare_files, write
 from datus.compare.folders import count_folders, fitted
 from datus.config import Config
 from datus.engine.finished_run import open_run, settings_of_run
+from datus.engine.progress import ProgressBars
 from datus.engine.run import QUIET
 from datus.errors import ImageError, UsageError
 from datus.formats.export import Exported
@@ -93,7 +93,7 @@ def mine(
     config = Config.load(None, more)
     for section in (config.features, config.embeddings):
         if progress and (note := notice(section.backbone, section.weights)):
-            Bars().say(note)
+            ProgressBars().say(note)
     return run_result(config, progress)
 
 
@@ -173,7 +173,7 @@ def compare_runs(
         spells them, {"backbones": "datus_t8", "k": "6,8,12"}; out: folder of the documents,
         else RUN/compare/NAME.
     """
-    console = Bars() if progress else QUIET
+    console = ProgressBars() if progress else QUIET
     paths = [Path(one).expanduser() for one in files]
     found = compare_files(paths, settings or {}, lists or {}, console)
     write(found, str(out))

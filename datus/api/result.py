@@ -25,9 +25,10 @@ import numpy as np
 from PIL import Image
 
 from datus.api.masked import MaskedImage, Source, colour_of, sheet_row, truth_palette
-from datus.cli.terminal import Bars, scores_table
+from datus.api.tables import scores_table
 from datus.config import Config
 from datus.engine.finished_run import Finished, copied, crop, picture, with_settings, write_places
+from datus.engine.progress import ProgressBars
 from datus.engine.run import QUIET, Console, run
 from datus.errors import DatusError, UsageError
 from datus.formats.export import Exported, Request, cluster_names, export_run
@@ -77,7 +78,7 @@ class Cluster:
 
 def run_result(config: Config, progress: bool) -> "Result":
     """Run what is missing. Raises a DatusError; what is finished is kept."""
-    console: Console = Bars() if progress else QUIET
+    console: Console = ProgressBars() if progress else QUIET
     store = Store(config.run_path)
     with warnings.catch_warnings():  # in a notebook without ipywidgets it warns; we need none
         warnings.simplefilter("ignore")
