@@ -53,7 +53,7 @@ def run(options: WorkOptions) -> None:
     if options.dry_run:
         _dry_run(config, until="report", only=False)
     elif _run(config, until="report", only=False):
-        again = run_command(config, options.config, RECOMMENDED)
+        again = run_command(options, RECOMMENDED)
         if better := better_backbone(config, again):
             print(printable(better))
 

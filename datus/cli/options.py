@@ -5,11 +5,10 @@ load_config(options)         the Config of such a command
 run_command(config, ...)     the `datus run` that makes the same run with another backbone
 """
 
-import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,36 +166,21 @@ def _numbers(text: str) -> list[int]:
         raise UsageError(f"--clusters {text}: expected a number or numbers with commas") from None
 
 
-def run_command(config: Config, file: Path | None, backbone: str) -> str:
-    """The `datus run` that makes the same run with another backbone.
-
-    file: the config file that `config` was read from, if there was one.
-    """
-    plain = dict(_settings(Config.load(file, {"preset": config.preset})))
-    plain["preset"] = Config.load(file).preset
-    given = {name: value for name, value in _settings(config) if value != plain[name]}
-    for name in ("features.backbone", "features.weights", "speed.shards"):  # a share makes no masks
-        given.pop(name, None)
-    if not file:
-        given.setdefault("clusters.k", config.clusters.k)
-    options = {name: option for option, name in OPTIONS.items()} | {"clusters.k": "clusters"}
-    words = ["datus", "run", *([str(file)] if file else [])]
-    for name in sorted(given, key=[*options, *given].index):
-        if name in options:
-            value = given[name]
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += [f"--{options[name].replace('_', '-')}", text]
-        else:
-            words += ["--set", f"{name}={json.dumps(given[name])}"]
+def run_command(options: RunOptions, backbone: str) -> str:
+    """The `datus run` that makes the same run with another backbone."""
+    words = ["datus", "run", *([str(options.config)] if options.config else [])]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value == field.default or field.name in OF_THIS_RUN:
+            continue
+        name = f"--{field.name.replace('_', '-')}"
+        words += [name] if value is True else [name, str(value)]
+    dropped = [OPTIONS[name] for name in OF_THIS_RUN if name in OPTIONS]
+    for text in options.settings or ():
+        if parse_override(text)[0] not in dropped:
+            words += ["--set", text]
     return shlex.join([*words, "--backbone", backbone])
 
 
-def _settings(config: Config) -> Iterator[tuple[str, Any]]:
-    """Every setting by its dotted name."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            for key in fields(value):
-                yield f"{field.name}.{key.name}", getattr(value, key.name)
-        else:
-            yield field.name, value
+OF_THIS_RUN = ("config", "settings", "backbone", "weights", "shards", "offline", "dry_run")
+"""Options that another run does not repeat, or not by their name."""
