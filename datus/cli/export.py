@@ -60,10 +60,10 @@ def export(
     request = Request(to, chosen, options, out, names, images, overwrite, min_confidence)
     n_images = len(masks.index.records)
     with ProgressBars().bar(f"export {to}", n_images) as advance:
-        done = export_run(store, masks, request, advance)
-    print(f"{out}: {done.n_images} images, {done.n_classes} classes, K = {masks.k}")
-    if done.n_turned:
-        print(f"{done.n_turned} images with a rotation tag were written upright, as PNG")
-    if done.n_unscored:
-        print(f"{done.n_unscored} images without scores: their segments were pruned")
+        result = export_run(store, masks, request, advance)
+    print(f"{out}: {result.n_images} images, {result.n_classes} classes, K = {masks.k}")
+    if result.n_turned:
+        print(f"{result.n_turned} images with a rotation tag were written upright, as PNG")
+    if result.n_unscored:
+        print(f"{result.n_unscored} images without scores: their segments were pruned")
     print(f"next: {chosen.next_step}")
