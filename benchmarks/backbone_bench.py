@@ -16,24 +16,21 @@ to the best variant of that cell: its mean, and the worst one.
 """
 
 import argparse
-import json
-import os
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import Row, by_key, class_table, markdown, mean, read_rows, run_jobs
 from simulated import BENCH_VIEWS, Strength, noisy, picture, simulated, whitened
 
 from datus.config import EMBEDDED_BACKBONE, Config, parse_override
+from datus.engine.plan import Node
 from datus.engine.stage import Context, Runtime
 from datus.errors import DatusError
 from datus.inputs.index import Index, Shard, make_index
@@ -48,8 +45,6 @@ from datus.stages.segments import segment_map
 from datus.store.store import Store
 from datus.types import WHOLE, Array, ImageRecord, SegmentEmbeddings, ShardData
 
-CLASSES = Path(__file__).resolve().parents[1] / "data" / "classes"
-
 SETS = {
     "camvid11_train": "camvid11",
     "facades": "labelmefacade8",
@@ -58,19 +53,20 @@ SETS = {
 }
 """Folder -> class table."""
 
-MORE_SETS = {"suim_test8": "suim6", "camvid11_test": "camvid11"}
+ALL_SETS = SETS | {"suim_test8": "suim6", "camvid11_test": "camvid11"}
 
 SIDE = 28
 """Patches along the side of a square image."""
 
 DEFAULT_CACHE = Path(tempfile.gettempdir()) / "backbone_bench"
 
-RANDOM = "vit_small_patch8_224.dino"
+Grids = list[tuple[Array, Array]]
+"""(keys, tokens) of each image."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """The images of one set."""
+class ImageSet:
+    """Images of one set, with their truth."""
 
     config: Config
     index: Index
@@ -79,34 +75,55 @@ class Given:
     n_classes: int
 
 
-Grids = list[tuple[Array, Array]]
-"""(keys, tokens) of each image."""
+def load(name: str, data: Path, n_images: int) -> ImageSet:
+    """At most `n_images`, spread evenly over the set."""
+    table = class_table(ALL_SETS[name])
+    paths = {"data.images": str(data / name / "images"), "data.truth": str(data / name / "masks")}
+    config = Config.load(None, {**paths, "data.classes": str(table)})
+    with tempfile.TemporaryDirectory() as temporary:
+        records = make_index(config, Store(temporary), _no_bar).records
+    n = min(n_images, len(records))
+    chosen = tuple(records[(2 * i + 1) * len(records) // (2 * n)] for i in range(n))
+    classes, truths = load_classes(table), []
+    for record in chosen:
+        labels = read_truth(config, record)
+        assert labels is not None
+        truths.append(truth_classes(labels, classes, (record.height, record.width)))
+    return ImageSet(config, Index(chosen, {}, 0), tuple(truths), classes.n_classes)
+
+
+@contextmanager
+def _no_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    yield lambda n: None
+
+
+# --- backbones ----------------------------------------------------------------------------------
 
 
 def real(
-    backbone: str, weights: str, given: Given, cache: Path, view: str = "", every: int = 1
+    backbone: str, weights: str, images: ImageSet, cache: Path, view: str = "", every: int = 1
 ) -> Grids:
-    """float16, made once and kept below `cache`."""
+    """Of a model; float16, made once and kept below `cache`."""
     from datus.compute.threads import map_threads
     from datus.inputs.decode import fit_size, normalise, resize_image
     from datus.models.vit import load_backbone
 
-    records = given.index.records[::every]
-    name = f"{Path(given.config.data.images).parent.name}-{backbone}-{weights}-{len(records)}{view}"
+    config, records = images.config, images.index.records[::every]
+    name = f"{Path(config.data.images).parent.name}-{backbone}-{weights}-{len(records)}{view}"
     file = cache / f"{name}.npz"
     if not file.exists():
-        model = load_backbone(backbone, weights, given.config.features)
+        model = load_backbone(backbone, weights, config.features)
 
-        def one(record: ImageRecord) -> tuple[Array, Array]:
+        def grids(record: ImageRecord) -> tuple[Array, Array]:
             side = SIDE * model.patch_px
             size = fit_size(record.height, record.width, side, model.patch_px, "keep")
-            image = resize_image(picture(read_image(given.config, record), view), size)
-            grid = model.features([normalise(image)], 1, 1)[0]
+            image = resize_image(picture(read_image(config, record), view), size)
+            grid = model.features([normalise(image, "rgb")], 1, 1)[0]
             return grid.keys.astype(np.float16), grid.tokens.astype(np.float16)
 
-        found = map_threads(one, records, 2)
-        arrays = {f"k{n}": keys for n, (keys, _) in enumerate(found)}
-        arrays |= {f"t{n}": tokens for n, (_, tokens) in enumerate(found)}
+        arrays = {}
+        for n, (keys, tokens) in enumerate(map_threads(grids, records, 2)):
+            arrays |= {f"k{n}": keys, f"t{n}": tokens}
         cache.mkdir(parents=True, exist_ok=True)
         fresh = cache / f"tmp-{name}.npz"
         np.savez(fresh, **arrays)  # type: ignore[arg-type]
@@ -117,32 +134,32 @@ def real(
 
 def changed(
     change: Callable[..., Iterator[Array]],
-    given: Given,
+    images: ImageSet,
     cache: Path,
     view: str = "",
     every: int = 1,
 ) -> Grids:
-    """The embedded backbone's, with other keys."""
-    found = real(EMBEDDED_BACKBONE, "auto", given, cache, view, every)
-    like = found if not view else real(EMBEDDED_BACKBONE, "auto", given, cache)
-    keys, ours = ([one.astype(np.float32) for one, _ in grids] for grids in (found, like))
-    new = change(keys, like=ours, seed=("", *BENCH_VIEWS).index(view))
-    return [(one, tokens) for one, (_, tokens) in zip(new, found, strict=True)]
+    """Of the embedded backbone, with other keys."""
+    grids = real(EMBEDDED_BACKBONE, "auto", images, cache, view, every)
+    dataset = real(EMBEDDED_BACKBONE, "auto", images, cache) if view else grids
+    keys, all_keys = ([k.astype(np.float32) for k, _ in pairs] for pairs in (grids, dataset))
+    new_keys = change(keys, like=all_keys, seed=("", *BENCH_VIEWS).index(view))
+    return [(new, tokens) for new, (_, tokens) in zip(new_keys, grids, strict=True)]
 
 
 def made(
-    strength: Strength, side: int, given: Given, cache: Path, view: str = "", every: int = 1
+    strength: Strength, side: int, images: ImageSet, cache: Path, view: str = "", every: int = 1
 ) -> Grids:
-    found = simulated(given.truths, given.n_classes, side, strength, view=view)
-    return list(found)[::every]
+    """Simulated."""
+    return list(simulated(images.truths, images.n_classes, side, strength, view=view))[::every]
 
 
 Make = Callable[..., Grids]
-"""(given, cache, view, every) -> grids of every n-th image; view as in `simulated`."""
+"""(images, cache, view, every) -> grids of every n-th image; view as in `simulated`."""
 
 BACKBONES: dict[str, Make] = {
     "embedded": partial(real, EMBEDDED_BACKBONE, "auto"),
-    "random ViT-S/8": partial(real, RANDOM, "random"),
+    "random ViT-S/8": partial(real, "vit_small_patch8_224.dino", "random"),
     "embedded, noise 0.4": partial(changed, partial(noisy, share=0.4)),
     "embedded, noise 0.7": partial(changed, partial(noisy, share=0.7)),
     "embedded, whitened": partial(changed, whitened),
@@ -158,6 +175,7 @@ EXTRA: dict[str, Make] = {
     "simulated, place alone": partial(made, Strength(1.0, 1.0, position=3.0), SIDE),
     "random embedded": partial(real, EMBEDDED_BACKBONE, "random"),
 }
+ALL_BACKBONES = BACKBONES | EXTRA
 
 
 # --- one cell -----------------------------------------------------------------------------------
@@ -165,12 +183,15 @@ EXTRA: dict[str, Make] = {
 
 @dataclass
 class Memory:
-    """A `gather.Dataset` of stages that were made in memory, all images in one shard."""
+    """The dataset of stages that were made in memory, all images in one shard."""
 
-    index: Index
     shard: Shard
-    warnings: tuple[str, ...] = ()
     outputs: dict[str, ShardData] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def index(self) -> Index:
+        return Index(self.shard.records, {}, 0)
 
     def data(self, stage: str, k: int, images: Any = None) -> Iterator[tuple[Shard, ShardData]]:
         yield self.shard, self.outputs[stage]
@@ -178,90 +199,73 @@ class Memory:
     def reports(self, stage: str, k: int) -> Iterator[ShardData]:
         yield self.outputs[stage]
 
-
-def load(name: str, data: Path, n_images: int) -> Given:
-    """At most `n_images`, spread evenly over the set."""
-    classes = CLASSES / f"{({**SETS, **MORE_SETS})[name]}.toml"
-    folder = data / name
-    given = {"data.images": str(folder / "images"), "data.truth": str(folder / "masks")}
-    config = Config.load(None, {**given, "data.classes": str(classes)})
-    with tempfile.TemporaryDirectory() as temporary:
-        whole = make_index(config, Store(temporary), _no_bar)
-    n = min(n_images, len(whole.records))
-    picked = [whole.records[(2 * i + 1) * len(whole.records) // (2 * n)] for i in range(n)]
-    index, table, truths = Index(tuple(picked), {}, 0), load_classes(classes), []
-    for record in index.records:
-        labels = read_truth(config, record)
-        assert labels is not None
-        truths.append(truth_classes(labels, table, (record.height, record.width)))
-    return Given(config, index, tuple(truths), table.n_classes)
+    def make(self, config: Config, node: Node) -> ShardData:
+        """The output of a stage, from those that it needs."""
+        work = node.stage.build(Context(config, node.k, Runtime("cpu", 1, 1)))
+        if node.scope == "dataset":
+            return work(self, lambda n: None)
+        needed = {name: self.outputs[name] for name in node.needs}
+        return work(self.shard, needed, lambda n: None)
 
 
-@contextmanager
-def _no_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda n: None
-
-
-def features_of(given: Given, grids: Grids) -> ShardData:
-    """What the features stage would store."""
+def memory_of(records: Sequence[ImageRecord], grids: Grids) -> Memory:
+    """With what the features stage would store."""
     arrays = {}
-    for record, (keys, tokens) in zip(given.index.records, grids, strict=True):
+    for record, (keys, tokens) in zip(records, grids, strict=True):
         size = np.array([8 * keys.shape[0], 8 * keys.shape[1]], np.int32)
         arrays[record.image_id] = {"keys": keys, "tokens": tokens, "size": size}
-    return ShardData(arrays=arrays)
+    return Memory(Shard("all", tuple(records)), {"features": ShardData(arrays=arrays)})
 
 
-def run(given: Given, features: ShardData, overrides: Mapping[str, Any], memo: dict) -> dict:
-    """Figures of one variant and seed. `memo`: fingerprint -> output, of this backbone."""
-    data = {f"data.{name}": getattr(given.config.data, name) for name in ("images", "truth")}
-    data |= {"data.classes": given.config.data.classes, "clusters.k": [given.n_classes]}
-    config = Config.load(None, {**data, **overrides})
-    plan = make_plan(config, given.index)
-    shard = Shard("all", given.index.records)
-    dataset = Memory(given.index, shard, outputs={"features": features})
-    for node in plan.nodes[1:]:
+def config_of(images: ImageSet, k: int, settings: Mapping[str, Any]) -> Config:
+    data = images.config.data
+    paths = {f"data.{name}": getattr(data, name) for name in ("images", "truth", "classes")}
+    return Config.load(None, {**paths, "clusters.k": [k], **settings})
+
+
+def measure(
+    images: ImageSet, features: ShardData, settings: Mapping[str, Any], memo: dict[str, ShardData]
+) -> Row:
+    """Figures of one variant and seed. memo: fingerprint -> output, of this backbone."""
+    config = config_of(images, images.n_classes, settings)
+    memory = Memory(Shard("all", images.index.records), {"features": features})
+    for node in make_plan(config, images.index).nodes[1:]:
         if node.name == "masks":
             break
         if node.fingerprint not in memo:
-            work = node.stage.build(Context(config, node.k, Runtime("cpu", 1, 1)))
-            needed = {name: dataset.outputs[name] for name in node.needs}
-            if not node.is_dataset:
-                memo[node.fingerprint] = work(shard, needed, lambda n: None)
-            else:
-                memo[node.fingerprint] = work(dataset, lambda n: None)
-        dataset.outputs[node.name] = memo[node.fingerprint]
-    return {**scored(config, given, dataset), **figures(dataset)}
+            memo[node.fingerprint] = memory.make(config, node)
+        memory.outputs[node.name] = memo[node.fingerprint]
+    return scores(config, images, memory) | figures(memory)
 
 
-def scored(config: Config, given: Given, dataset: Memory) -> dict[str, float]:
-    model, counts = cluster_model(dataset.outputs["clusters"].arrays[WHOLE]), []
-    for record, truth in zip(given.index.records, given.truths, strict=True):
-        embedded = dataset.outputs["embeddings"].arrays[record.image_id]
-        found = assign(model, SegmentEmbeddings(embedded["vectors"], embedded["valid"]))
-        segments = segment_map(dataset.outputs["segments"].arrays[record.image_id])
+def scores(config: Config, images: ImageSet, memory: Memory) -> Row:
+    model, counts = cluster_model(memory.outputs["clusters"].arrays[WHOLE]), []
+    for record, truth in zip(images.index.records, images.truths, strict=True):
+        embedded = memory.outputs["embeddings"].arrays[record.image_id]
+        clusters = assign(model, SegmentEmbeddings(embedded["vectors"], embedded["valid"]))
+        segments = segment_map(memory.outputs["segments"].arrays[record.image_id])
         if config.masks.noise == "nearest":
-            found = fill_from_neighbours(segments, found)
-        mask = labels_to_pixels(found.cluster.astype(np.uint8)[segments.labels], *truth.shape)
-        counts.append(count_pixels(mask, truth, model.n_clusters, given.n_classes))
-    found = score(add(counts), "hungarian_strict")
-    return {"miou": found.miou, "accuracy": found.accuracy}
+            clusters = fill_from_neighbours(segments, clusters)
+        mask = labels_to_pixels(clusters.cluster.astype(np.uint8)[segments.labels], *truth.shape)
+        counts.append(count_pixels(mask, truth, model.n_clusters, images.n_classes))
+    strict = score(add(counts), "hungarian_strict")
+    return {"miou": strict.miou, "accuracy": strict.accuracy}
 
 
-def figures(dataset: Memory) -> dict[str, Any]:
-    def mean(stage: str, name: str) -> float:
-        return float(np.mean([row[name] for row in dataset.outputs[stage].numbers.values()]))
+def figures(memory: Memory) -> Row:
+    def mean_of(stage: str, name: str) -> float:
+        return mean(numbers[name] for numbers in memory.outputs[stage].numbers.values())
 
-    found: dict[str, Any] = {
-        "density": mean("graphs", "density"),
-        "segments": mean("segments", "n_segments"),
-        "valid": mean("embeddings", "n_valid"),
-        "valid_share": mean("embeddings", "valid_patch_share"),
+    row: Row = {
+        "density": mean_of("graphs", "density"),
+        "segments": mean_of("segments", "n_segments"),
+        "valid": mean_of("embeddings", "n_valid"),
+        "valid_share": mean_of("embeddings", "valid_patch_share"),
     }
-    if "center" in dataset.outputs:
-        center = dataset.outputs["center"]
-        found["center"] = center.arrays[WHOLE]["choice"].tobytes().decode()
-        found |= center.numbers[WHOLE]
-    return found
+    if center := memory.outputs.get("center"):
+        row["center"] = center.arrays[WHOLE]["choice"].tobytes().decode()
+        row |= center.numbers[WHOLE]
+    return row
 
 
 # --- all cells ----------------------------------------------------------------------------------
@@ -280,63 +284,87 @@ class Job:
     n_images: int
 
 
-def work_on(job: Job) -> list[dict[str, Any]]:
-    given = load(job.dataset, job.data, job.n_images)
-    features = features_of(given, {**BACKBONES, **EXTRA}[job.backbone](given, job.cache))
-    rows, memos = [], {}
-    for name, overrides in job.variants.items():
-        plain = {key: value for key, value in overrides.items() if not key.startswith("bench.")}
-        kind = overrides.get("bench.tokens", "plain")
-        if kind == "centred" and kind not in memos:
-            centred = without_place(features)
+def work_on(job: Job) -> list[Row]:
+    images = load(job.dataset, job.data, job.n_images)
+    grids = ALL_BACKBONES[job.backbone](images, job.cache)
+    features = memory_of(images.index.records, grids).outputs["features"]
+    rows: list[Row] = []
+    memo: dict[str, ShardData] = {}
+    for name, settings in job.variants.items():
         for seed in job.seeds:
-            row = {"backbone": job.backbone, "set": job.dataset, "variant": name, "seed": seed}
-            memo = memos.setdefault(kind, {})
+            row: Row = {"backbone": job.backbone, "set": job.dataset, "variant": name, "seed": seed}
             started = time.perf_counter()
             try:
-                seen = centred if kind == "centred" else features
-                row |= run(given, seen, {**plain, "seed": seed}, memo)
+                row |= measure(images, features, {**settings, "seed": seed}, memo)
             except DatusError as error:
                 row |= {"error": str(error), "miou": 0.0, "accuracy": 0.0}
             rows.append({**row, "seconds": time.perf_counter() - started})
     return rows
 
 
-def without_place(features: ShardData) -> ShardData:
-    """Tokens less their mean at each place over the dataset."""
-    from datus.method.centering import add as add_sums
-    from datus.method.centering import key_sums, position_mean, without
-
-    tokens = {name: arrays["tokens"] for name, arrays in features.arrays.items()}
-    mean = position_mean(add_sums(key_sums(one) for one in tokens.values()))
-    arrays = {
-        name: {**arrays, "tokens": without(tokens[name], mean)}
-        for name, arrays in features.arrays.items()
+def tables(rows: Sequence[Row]) -> str:
+    """Markdown: a table of cells for each variant, then mean and worst ratio of all variants."""
+    cells = by_key(rows, "variant", "backbone", "set")
+    variants = list(dict.fromkeys(variant for variant, _, _ in cells))
+    backbones = [name for name in ALL_BACKBONES if any(name == b for _, b, _ in cells)]
+    sets = [name for name in ALL_SETS if any(name == s for _, _, s in cells)]
+    texts = []
+    for variant in variants:
+        lines = [
+            (backbone, *cell_texts([cells.get((variant, backbone, name), []) for name in sets]))
+            for backbone in backbones
+        ]
+        header = ("backbone", *sets, "linked", "valid")
+        texts.append(f"\n**{variant}**\n\n{markdown(header, lines)}")
+    best = {
+        (b, s): max(miou(cells.get((v, b, s), ())) for v in variants)
+        for b in backbones
+        for s in sets
     }
-    return replace(features, arrays=arrays)
+    lines = []
+    for variant in variants:
+        own = {key[1:]: cell for key, cell in cells.items() if key[0] == variant}
+        ratios = {key: miou(cell) / max(best[key], 1e-9) for key, cell in own.items()}
+        worst = min(ratios, key=lambda key: ratios[key])
+        failed = sum("error" in row for cell in own.values() for row in cell)
+        numbers = (f"{mean(map(miou, own.values())):.2f}", f"{ratios[worst]:.3f}")
+        where = f"{worst[0]}, {worst[1]}"
+        lines.append((variant, *numbers, f"{mean(ratios.values()):.3f}", where, str(failed)))
+    header = ("variant", "mean mIoU", "worst ratio", "mean ratio", "worst cell", "failed")
+    return "\n".join([*texts, "", markdown(header, lines)])
+
+
+def cell_texts(cells: Sequence[Sequence[Row]]) -> list[str]:
+    """Cells of one backbone: scores on each set, and the shares of linked pairs and of patches in
+    valid segments."""
+    texts = []
+    for cell in cells:
+        spread = np.std([row["miou"] for row in cell], ddof=1) if len(cell) > 1 else 0.0
+        accuracy = mean(row["accuracy"] for row in cell) if cell else 0.0
+        texts.append(f"{miou(cell):.1f} ± {spread:.1f} / {accuracy:.1f}" if cell else "-")
+    done = [row for cell in cells for row in cell if "density" in row]
+    shares = [100 * mean([row[n] for row in done] or [0]) for n in ("density", "valid_share")]
+    return [*texts, f"{shares[0]:.1f} %", f"{shares[1]:.0f} %"]
+
+
+def miou(cell: Sequence[Row]) -> float:
+    return mean(row["miou"] for row in cell) if cell else 0.0
 
 
 def main() -> None:
     args = parse()
-    variants = dict(map(variant, args.variant or ["best:"]))
     if not args.table:
-        sets, backbones = args.sets.split(",") if args.sets else list(SETS), list(BACKBONES)
-        if args.backbones:
-            backbones = [
-                b for b in {**BACKBONES, **EXTRA} if any(w in b for w in args.backbones.split(";"))
-            ]
-        seeds = tuple(int(one) for one in args.seeds.split(","))
+        parts = args.backbones.split(";")
+        names = [b for b in ALL_BACKBONES if any(part in b for part in parts)]
+        seeds = tuple(map(int, args.seeds.split(",")))
+        variants = dict(map(variant, args.variant or ["best:"]))
         jobs = [
-            Job(b, s, variants, seeds, args.data, args.cache, args.images)
-            for s in sets
-            for b in backbones
+            Job(backbone, name, variants, seeds, args.data, args.cache, args.images)
+            for name in args.sets.split(",")
+            for backbone in (names if args.backbones else BACKBONES)
         ]
-        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
-            for done in as_completed([pool.submit(work_on, job) for job in jobs]):
-                with args.out.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in done.result())
-    print(tables([json.loads(line) for line in args.out.read_text().splitlines()]))
+        run_jobs(work_on, jobs, args.out, args.processes)
+    print(tables(read_rows(args.out)))
 
 
 def parse() -> argparse.Namespace:
@@ -347,7 +375,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--variant", action="append", help="NAME: section.key=value section.key=value"
     )
-    parser.add_argument("--sets", default="")
+    parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--backbones", default="", help="parts of names, with semicolons")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--images", type=int, default=100)
@@ -358,66 +386,7 @@ def parse() -> argparse.Namespace:
 
 def variant(text: str) -> tuple[str, dict[str, Any]]:
     name, _, settings = text.partition(":")
-    return name.strip(), dict(parse_override(one) for one in settings.split())
-
-
-def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a table of cells for each variant, then mean and worst ratio of all variants."""
-    cells: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in {
-        tuple(r[n] for n in ("variant", "backbone", "set", "seed")): r for r in rows
-    }.values():
-        cells[row["variant"], row["backbone"], row["set"]].append(row)
-    variants = list(dict.fromkeys(v for v, _, _ in cells))
-    backbones = [b for b in {**BACKBONES, **EXTRA} if any(b == one for _, one, _ in cells)]
-    sets = [s for s in {**SETS, **MORE_SETS} if any(s == one for _, _, one in cells)]
-    lines: list[str] = []
-    for name in variants:
-        lines += ["", f"**{name}**", "", f"| backbone | {' | '.join(sets)} | linked | valid |"]
-        lines.append("|---" * (len(sets) + 3) + "|")
-        for backbone in backbones:
-            found = [cells[name, backbone, s] for s in sets]
-            shown = [_cell(one) for one in found]
-            parts = [one for cell in found for one in cell if "density" in one]
-            shares = [
-                100 * np.mean([p[n] for p in parts] or [0]) for n in ("density", "valid_share")
-            ]
-            lines.append(
-                f"| {backbone} | {' | '.join(shown)} | {shares[0]:.1f} % | {shares[1]:.0f} % |"
-            )
-    lines += [
-        "",
-        "| variant | mean mIoU | worst ratio | mean ratio | worst cell | failed |",
-        "|---" * 6 + "|",
-    ]
-    best = {(b, s): max(_mean(cells[v, b, s]) for v in variants) for b in backbones for s in sets}
-    for name in variants:
-        ratios = {
-            (b, s): _mean(cells[name, b, s]) / max(best[b, s], 1e-9)
-            for b in backbones
-            for s in sets
-            if cells[name, b, s]
-        }
-        where = min(ratios, key=lambda one: ratios[one])
-        values = [_mean(cells[name, *one]) for one in ratios]
-        failed = sum("error" in row for one in ratios for row in cells[name, *one])
-        lines.append(
-            f"| {name} | {np.mean(values):.2f} | {ratios[where]:.3f} | "
-            f"{np.mean(list(ratios.values())):.3f} | {where[0]}, {where[1]} | {failed} |"
-        )
-    return "\n".join(lines)
-
-
-def _mean(cell: Sequence[Mapping[str, Any]]) -> float:
-    return float(np.mean([row["miou"] for row in cell])) if cell else 0.0
-
-
-def _cell(cell: Sequence[Mapping[str, Any]]) -> str:
-    if not cell:
-        return "-"
-    spread = np.std([row["miou"] for row in cell], ddof=1) if len(cell) > 1 else 0.0
-    accuracy = np.mean([row["accuracy"] for row in cell])
-    return f"{_mean(cell):.1f} ± {spread:.1f} / {accuracy:.1f}"
+    return name.strip(), dict(parse_override(setting) for setting in settings.split())
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def photograph_keys(images: Path, side: int, n_images: int) -> list[Array]:
     paths = sorted(find_images(images).paths)
     paths = paths[:: max(1, len(paths) // n_images)][:n_images]
     pixels = [resize_image(decode_image((images / p).read_bytes(), 10**9), size) for p in paths]
-    grids = backbone.features([normalise(one) for one in pixels], 1, 1)
+    grids = backbone.features([normalise(one, "rgb") for one in pixels], 1, 1)
     return [grid.keys for grid in grids]
 
 

@@ -15,24 +15,18 @@ sets and by the worst set, with the agreement between labels of images and of th
 """
 
 import argparse
-import json
 import shutil
 import tempfile
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from baselines import Job, colour_baseline, find_items
+from common import Row, add_rows, by_key, class_table, markdown, mean, read_rows, report_of
 
-from datus.config import EMBEDDED_BACKBONE, Config
+from datus.config import EMBEDDED_BACKBONE
 from datus.inputs.labels import load_classes
 from datus.method.metrics import score
-from datus.pipeline import run
-from datus.store.store import Store
-
-CLASSES = Path(__file__).resolve().parents[1] / "data" / "classes"
 
 SETS = {
     "camvid11_train": "camvid11",
@@ -65,96 +59,71 @@ def halves(data: Path, name: str, folder: Path) -> tuple[Path, Path]:
     return folder / "images", folder / "masks"
 
 
-def measure(model: str, name: str, data: Path, seeds: Sequence[int], work: Path) -> list[dict]:
+def measure(model: str, name: str, data: Path, seeds: Sequence[int], work: Path) -> list[Row]:
     """Rows of one model, or of a baseline, on one set."""
     images, masks = halves(data, name, work / name.replace("/", "-"))
-    table = CLASSES / f"{SETS[name]}.toml"
+    table = class_table(SETS[name])
     classes = load_classes(table)
     rows = []
     for seed in seeds:
-        row: dict[str, Any] = {"model": model, "set": name, "seed": seed}
+        row: Row = {"model": model, "set": name, "seed": seed}
         if model in BASELINES:
-            items = tuple(find_items(images, masks))
-            counts, _ = colour_baseline(
-                Job(items, classes, classes.n_classes, seed), BASELINES[model]
-            )
-            found = score(counts, "hungarian_strict")
-            row |= {"miou": found.miou, "accuracy": found.accuracy}
+            job = Job(tuple(find_items(images, masks)), classes, classes.n_classes, seed)
+            strict = score(colour_baseline(job, BASELINES[model])[0], "hungarian_strict")
+            row |= {"miou": strict.miou, "accuracy": strict.accuracy}
         else:
-            row |= mined(model, images, masks, table, classes.n_classes, seed, work / "run")
+            settings = {
+                "data.images": str(images),
+                "data.truth": str(masks),
+                "data.classes": str(table),
+                "seed": seed,
+                "clusters.k": [classes.n_classes],
+                "features.backbone": model,
+                "run_dir": str(work / "run"),
+            }
+            report = report_of(settings)
+            scores, agreement = report["scores"]["hungarian_strict"], report["verdict"]["figures"]
+            row |= {figure: scores[figure] for figure in ("miou", "accuracy")}
+            row |= {figure: agreement[figure] for figure in ("mirror", "crop")}
         rows.append(row)
     shutil.rmtree(work / "run", ignore_errors=True)
     return rows
 
 
-def mined(
-    model: str, images: Path, masks: Path, table: Path, k: int, seed: int, folder: Path
-) -> dict[str, Any]:
-    given = {"data.images": str(images), "data.truth": str(masks), "data.classes": str(table)}
-    config = Config.load(
-        None,
-        {
-            **given,
-            "seed": seed,
-            "clusters.k": [k],
-            "features.backbone": model,
-            "run_dir": str(folder),
-        },
-    )
-    store = Store(config.run_path)
-    report = run(config, store).plan.nodes[-1]
-    found = json.loads(store.read("report", report.fingerprint, "files", "report.json"))
-    strict = found["scores"]["hungarian_strict"]
-    figures = found["verdict"]["figures"]
-    return {
-        "miou": strict["miou"],
-        "accuracy": strict["accuracy"],
-        "mirror": figures["mirror"],
-        "crop": figures["crop"],
-    }
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Markdown: mIoU / accuracy, ratio and kappa of each set; mean and worst ratio."""
-    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in {(r["model"], r["set"], r["seed"]): r for r in rows}.values():
-        cells[row["model"], row["set"]].append(row)
-    sets = [name for name in SETS if any(name == one for _, one in cells)]
-
-    def mean(model: str, name: str, figure: str) -> float:
-        return float(np.mean([row[figure] for row in cells[model, name]]))
-
-    best = {
+    cells = by_key(rows, "model", "set")
+    sets = [name for name in SETS if any(name == s for _, s in cells)]
+    colour = {
         name: max(
-            (mean(one, name, "miou") for one in BASELINES if cells[one, name]), default=np.nan
+            (miou(cells[model, name]) for model in BASELINES if (model, name) in cells),
+            default=np.nan,
         )
         for name in sets
     }
-    photographs = [name for name in sets if name != "rock_ct"]
-    lines = [
-        f"| | {' | '.join(sets)} | photographs: mean, worst | all: mean, worst |",
-        "|---" * (len(sets) + 3) + "|",
-    ]
+    lines = []
     for model in dict.fromkeys(model for model, _ in cells):
-        ratios, shown = {}, []
-        for name in sets:
-            if not cells[model, name]:
-                shown.append("-")
-                continue
-            spread = np.std([row["miou"] for row in cells[model, name]])
-            ratios[name] = mean(model, name, "miou") / best[name]
-            text = f"{mean(model, name, 'miou'):.1f} ± {spread:.1f} / "
-            text += f"{mean(model, name, 'accuracy'):.1f}, **{ratios[name]:.2f}**"
-            if "mirror" in cells[model, name][0]:
-                text += f", κ {mean(model, name, 'mirror'):.2f}"
-            shown.append(text)
-        sums = []
-        for some in (photographs, sets):
-            mine = [ratios[name] for name in some if name in ratios]
-            sums.append(f"{np.mean(mine):.2f}, {min(mine):.2f}" if mine else "-")
+        own = {name: cells[model, name] for name in sets if (model, name) in cells}
+        ratios = {name: miou(cell) / colour[name] for name, cell in own.items()}
+        texts = [cell_text(own[name], ratios[name]) if name in own else "-" for name in sets]
+        photographs = [ratio for name, ratio in ratios.items() if name != "rock_ct"]
+        for chosen in (photographs, list(ratios.values())):
+            texts.append(f"{mean(chosen):.2f}, {min(chosen):.2f}" if chosen else "-")
         label = Path(model).stem if model.endswith(".safetensors") else model
-        lines.append(f"| {label} | {' | '.join((*shown, *sums))} |")
-    return "\n".join(lines)
+        lines.append((label, *texts))
+    return markdown(("", *sets, "photographs: mean, worst", "all: mean, worst"), lines)
+
+
+def miou(cell: Sequence[Row]) -> float:
+    return mean(row["miou"] for row in cell)
+
+
+def cell_text(cell: Sequence[Row], ratio: float) -> str:
+    spread, accuracy = np.std([row["miou"] for row in cell]), mean(row["accuracy"] for row in cell)
+    text = f"{miou(cell):.1f} ± {spread:.1f} / {accuracy:.1f}, **{ratio:.2f}**"
+    if "mirror" in cell[0]:
+        text += f", κ {mean(row['mirror'] for row in cell):.2f}"
+    return text
 
 
 def main() -> None:
@@ -167,14 +136,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what the file holds")
     args = parser.parse_args()
     if not args.table:
-        seeds = [int(one) for one in args.seeds.split(",")]
+        seeds = [int(seed) for seed in args.seeds.split(",")]
         for name in args.sets.split(","):
             for model in args.models.split(","):
                 with tempfile.TemporaryDirectory() as folder:
-                    rows = measure(model, name, args.data, seeds, Path(folder))
-                with args.out.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
-    print(table([json.loads(line) for line in args.out.read_text(encoding="utf-8").splitlines()]))
+                    add_rows(args.out, measure(model, name, args.data, seeds, Path(folder)))
+    print(table(read_rows(args.out)))
 
 
 if __name__ == "__main__":

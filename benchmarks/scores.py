@@ -7,18 +7,16 @@ and position of every pixel, k-means on patch tokens. Same images, same K, same 
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from baselines import Job, colour_baseline, find_items, token_baseline
+from common import mean, report_of
 
-from datus.config import EMBEDDED_BACKBONE, Config
+from datus.config import EMBEDDED_BACKBONE
 from datus.inputs.labels import load_classes
 from datus.method.metrics import RULES, score_all
-from datus.pipeline import run
-from datus.store.store import Store
 
 Table = dict[str, dict[str, float]]
 """Rule -> figure -> percent."""
@@ -27,7 +25,7 @@ FIGURES = ("miou", "accuracy", "f1", "coverage")
 
 
 def pipeline(args: argparse.Namespace, preset: str, seed: int, folder: Path) -> Table:
-    overrides = {
+    settings = {
         "preset": preset,
         "seed": seed,
         "data.images": str(args.images),
@@ -38,26 +36,20 @@ def pipeline(args: argparse.Namespace, preset: str, seed: int, folder: Path) -> 
         "features.weights": args.weights,
         "run_dir": str(folder),
     }
-    config = Config.load(None, overrides)
-    store = Store(config.run_path)
-    report = run(config, store).plan.nodes[-1]
-    scores = json.loads(store.read("report", report.fingerprint, "files", "report.json"))["scores"]
-    return {rule: {name: scores[rule][name] for name in FIGURES} for rule in RULES}
+    table: Table = report_of(settings)["scores"]
+    return table
 
 
 def baselines(args: argparse.Namespace, seed: int) -> dict[str, Table]:
     items = tuple(find_items(args.images, args.truth))
     job = Job(items, load_classes(args.classes), args.clusters, seed)
-    found = {
+    counts = {
         "k-means on colour + position per pixel": colour_baseline(job, position=True),
         "k-means on patch tokens": token_baseline(job, args.backbone, args.weights, 224),
     }
     return {
-        name: {
-            rule: {figure: getattr(one, figure) for figure in FIGURES}
-            for rule, one in score_all(confusion, centroids).items()
-        }
-        for name, (confusion, centroids) in found.items()
+        name: {rule: scores.as_dict() for rule, scores in score_all(*counted).items()}
+        for name, counted in counts.items()
     }
 
 
@@ -65,13 +57,10 @@ def row(name: str, tables: list[Table]) -> str:
     """`mIoU / accuracy / F1 (coverage)` under each rule, means over seeds."""
     cells = []
     for rule in RULES:
-        means = {f: np.mean([table[rule][f] for table in tables]) for f in FIGURES}
+        miou, accuracy, f1, coverage = (mean(table[rule][f] for table in tables) for f in FIGURES)
         spread = np.std([table[rule]["miou"] for table in tables])
         plus = f" ± {spread:.1f}" if len(tables) > 1 else ""
-        cells.append(
-            f"{means['miou']:.1f}{plus} / {means['accuracy']:.1f} / {means['f1']:.1f} "
-            f"({means['coverage']:.0f})"
-        )
+        cells.append(f"{miou:.1f}{plus} / {accuracy:.1f} / {f1:.1f} ({coverage:.0f})")
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -95,9 +84,9 @@ def main() -> None:
         for preset in args.presets.split(","):
             tables = [pipeline(args, preset, seed, Path(folder) / "run") for seed in seeds]
             print(row(f"DatUS, preset `{preset}`", tables), flush=True)
-    found = [baselines(args, seed) for seed in seeds]
-    for name in found[0]:
-        print(row(name, [one[name] for one in found]), flush=True)
+    by_seed = [baselines(args, seed) for seed in seeds]
+    for name in by_seed[0]:
+        print(row(name, [tables[name] for tables in by_seed]), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ whole folder. No labels, no training (Kumar, Sur and Baruah, "DatUS", section II
     result[0].mask                      uint8 (H, W), the image's own size
     result.plot(), result.scores, result.export("coco", "out"), result.predict("more")
 
-The package reads top to bottom: `images`, `backbones`, `affinity`, `louvain`, `segments`,
-`embeddings`, `clusters`, `masks` and `metrics` are the method, arrays in and arrays out. `store`,
-`executors` and `runner` are the machine around it. `stages` is the table that joins the two, `api`
-is what the names below are.
+`datus.method` is the method, arrays in and arrays out; `datus.stages` has the stages of a run,
+`datus.engine` runs them, and `datus.api` is what the names below are.
 
 They are loaded on first use, so that `import datus` costs nothing. Functions of the method are in
 their modules: `from datus.method.louvain import partition`.

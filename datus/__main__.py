@@ -15,12 +15,9 @@ from typing import TextIO
 
 from datus.errors import INTERRUPTED
 
-STDERR = 2
-"""Its number."""
-
 
 def command() -> None:
-    """`main` as a process of its own: it ends without needless work."""
+    """`main` in a process of its own."""
     code: object = 0
     _open_streams()
     try:
@@ -28,16 +25,16 @@ def command() -> None:
     except SystemExit as stop:
         code = stop.code
     if code is None or isinstance(code, int):
-        _end(code or 0)
+        _exit_at_once(code or 0)
     raise SystemExit(code)
 
 
-def _end(code: int) -> None:
-    """Leave at once, if nothing is under way: to take apart what torch and timm have loaded, piece
-    by piece, took a second and more. What was registered for the end is done before.
+def _exit_at_once(code: int) -> None:
+    """End the process without taking apart what torch and timm loaded, which takes a second or
+    more. Functions that were registered with atexit run first.
 
-    Returns where Python must end in its own way: a thread still works, or somebody measures
-    (profiles, coverage).
+    Returns where Python must end in its own way: a thread still works, or a profiler or a coverage
+    tool is measuring.
     """
     if "datus.compute.threads" in sys.modules:
         from datus.compute.threads import end_waiting
@@ -51,14 +48,14 @@ def _end(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     except (OSError, ValueError) as error:
-        code = _unsaid(error)
+        code = _report_lost_output(error)
     os._exit(code)
 
 
-def _unsaid(error: Exception) -> int:
-    """What a command says cannot be written: the reason in one line, and 1. Nothing to a pipe whose
-    reader left."""
-    with suppress(OSError, ValueError):  # or Python would try again, and fail again
+def _report_lost_output(error: Exception) -> int:
+    """Say in one line why the output cannot be written, unless the reader of a pipe left. The exit
+    code, 1."""
+    with suppress(OSError, ValueError):  # otherwise Python tries to write it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not isinstance(error, BrokenPipeError):
         with suppress(OSError, ValueError):
@@ -68,9 +65,9 @@ def _unsaid(error: Exception) -> int:
 
 
 def _open_streams() -> None:
-    """Cron jobs and daemons start programs with closed streams. What is opened next would take
-    their place, and get what libraries print."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+    """Open the standard streams that are closed, as in cron jobs and daemons. Otherwise the next
+    file to be opened takes their number, and receives what libraries print."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # stderr
         pass
     os.close(number)
     for name in ("stdout", "stderr"):
@@ -88,7 +85,7 @@ def main(own_process: bool = False) -> None:
         from datus.cli.app import app
 
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # names of images may hold what it cannot show
+            if isinstance(stream, io.TextIOWrapper):  # its encoding may lack characters of a name
                 stream.reconfigure(errors="backslashreplace")
         app()
     except KeyboardInterrupt:
@@ -98,16 +95,16 @@ def main(own_process: bool = False) -> None:
             _interrupted()
         raise
     except OSError as error:
-        if not _fails(sys.stdout):
+        if not _is_lost(sys.stdout):
             raise
-        raise SystemExit(_unsaid(error)) from None
+        raise SystemExit(_report_lost_output(error)) from None
     finally:
-        # all is said and done: Ctrl-C while Python ends would only take the exit code away
+        # Ctrl-C while Python ends would only change the exit code
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _fails(stream: TextIO) -> bool:
-    """Nothing more can be written to it; what failed once is not kept, so a line end is tried."""
+def _is_lost(stream: TextIO) -> bool:
+    """Nothing more can be written. What failed before is not kept, so a line end is tried."""
     try:
         stream.write("\n")
         stream.flush()
@@ -117,10 +114,10 @@ def _fails(stream: TextIO) -> bool:
 
 
 def _is_interrupt(stop: SystemExit) -> bool:
-    """Ctrl-C outside of what a command does: typer turns it into an exit without a word."""
-    before = stop.__context__
-    return isinstance(before, KeyboardInterrupt) or (
-        before is not None and isinstance(before.__cause__, KeyboardInterrupt)
+    """Ctrl-C outside of a command, which typer turns into an exit without a message."""
+    error = stop.__context__
+    return isinstance(error, KeyboardInterrupt) or (
+        error is not None and isinstance(error.__cause__, KeyboardInterrupt)
     )
 
 

@@ -8,8 +8,9 @@
     datus.evaluate("masks", "truth", "classes.toml")  any masks, ours or not
     datus.compare_runs("grid.toml")                   schemes side by side
 
-Errors are those of module `errors`, and their messages name options of the command line; the same
-bytes come out. Nothing ends the process, and with progress = False nothing is printed.
+The functions make the same bytes as the command line. They raise the errors of `datus.errors`,
+whose messages name options of the command line, never end the process, and print nothing with
+progress = False.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,12 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datus.api.result import Result, run_result
-from datus.cli.terminal import Bars
 from datus.compare.cells import Comparison
 from datus.compare.compare import compare_files
 from datus.compare.documents import write
 from datus.compare.folders import count_folders, fitted
 from datus.config import Config
+from datus.engine.progress import ProgressBars
 from datus.engine.run import QUIET
 from datus.errors import ImageError, UsageError
 from datus.finished_run import open_run, settings_of_run
@@ -45,16 +46,6 @@ from datus.models.weights import notice
 from datus.store.store import Store
 from datus.types import MAX_CLUSTERS, Array, ClassTable
 
-_ARGUMENTS = {
-    "data.images": "images",
-    "data.truth": "truth",
-    "data.classes": "classes",
-    "clusters.k": "clusters",
-    "run_dir": "out",
-    "preset": "preset",
-}
-"""Setting -> the argument of `mine` that says it."""
-
 
 def mine(
     images: Images,
@@ -67,11 +58,11 @@ def mine(
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Result:
-    """Masks for unlabelled images: `datus run`. The same call again goes on where it stopped.
+    """Masks for unlabelled images: `datus run`. The same call again resumes where it stopped.
 
     images: a folder, a list of files, or a list of arrays (uint8 (H, W, 3), (H, W, 4), (H, W) or
         uint16 (H, W)) or PIL images, of any sizes. A mask has the size of its image.
-    clusters: how many, or several: nothing before the clustering runs twice.
+    clusters: how many, or several numbers, for which nothing before the clustering runs twice.
     truth, classes: true masks and what their numbers mean, to score against: folder and TOML file,
         or a list of arrays and a list of names.
     out: the run folder. Without it one in the user's cache (or in the folder DATUS_CACHE), the
@@ -81,28 +72,39 @@ def mine(
 
     Raises UsageError (wrong arguments), WorkError (the work failed); what is finished is kept.
     """
-    more = dict(settings or {})
-    for name, argument in _ARGUMENTS.items():
-        if name in more:
+    for name in settings or {}:
+        if name in _ARGUMENTS:
+            argument = _ARGUMENTS[name]
             raise UsageError(f"settings: {name} has an argument of its own: use {argument}=")
     images = listed(images)
     folder = local_folder(out) if out else cache_folder(images)
-    given = lay_out(Wanted(images, truth, classes), folder)
-    more |= {"data.images": given.images, "data.truth": given.truth, "data.classes": given.classes}
-    more |= {"clusters.k": _numbers(clusters), "run_dir": str(folder), "preset": preset}
-    config = Config.load(None, more)
+    data = lay_out(Wanted(images, truth, classes), folder)
+    paths = {"data.images": data.images, "data.truth": data.truth, "data.classes": data.classes}
+    named = {"clusters.k": _k_setting(clusters), "run_dir": str(folder), "preset": preset}
+    config = Config.load(None, {**(settings or {}), **paths, **named})
     for section in (config.features, config.embeddings):
         if progress and (note := notice(section.backbone, section.weights)):
-            Bars().say(note)
+            ProgressBars().say(note)
     return run_result(config, progress)
 
 
-def _numbers(clusters: Any) -> list[Any]:
-    """What `clusters.k` is; numbers of numpy are numbers."""
+_ARGUMENTS = {
+    "data.images": "images",
+    "data.truth": "truth",
+    "data.classes": "classes",
+    "clusters.k": "clusters",
+    "run_dir": "out",
+    "preset": "preset",
+}
+"""Setting -> the argument of `mine` that says it."""
+
+
+def _k_setting(clusters: Any) -> list[Any]:
+    """A list of numbers of Python, where they may be numpy's. Config checks their range."""
     if isinstance(clusters, int | str | Integral):
         clusters = [clusters]
     try:
-        return [int(one) if isinstance(one, Integral) else one for one in clusters]
+        return [int(k) if isinstance(k, Integral) else k for k in clusters]
     except TypeError:
         raise UsageError(f"clusters: expected a number or several, got {clusters!r}") from None
 
@@ -141,8 +143,9 @@ def evaluate(
     if isinstance(masks, str | Path) and isinstance(truth, str | Path):
         if not isinstance(classes, str | Path):
             raise UsageError("classes: folders of truth need a class table, a TOML file")
-        made, true, table = (Path(one).expanduser() for one in (masks, truth, classes))
-        return score_all(count_folders(made, true, table, clusters, max_failed).confusion)
+        folders = Path(masks).expanduser(), Path(truth).expanduser()
+        table = Path(classes).expanduser()
+        return score_all(count_folders(*folders, table, clusters, max_failed).confusion)
     if isinstance(masks, str | Path) or isinstance(truth, str | Path):
         raise UsageError("masks, truth: expected two folders or two lists of arrays, got one each")
     counts = list(_counts(list(masks), list(truth), classes))
@@ -173,31 +176,31 @@ def compare_runs(
         spells them, {"backbones": "datus_t8", "k": "6,8,12"}; out: folder of the documents,
         else RUN/compare/NAME.
     """
-    console = Bars() if progress else QUIET
-    paths = [Path(one).expanduser() for one in files]
-    found = compare_files(paths, settings or {}, lists or {}, console)
-    write(found, str(out))
-    return found
+    console = ProgressBars() if progress else QUIET
+    paths = [Path(file).expanduser() for file in files]
+    comparison = compare_files(paths, settings or {}, lists or {}, console)
+    write(comparison, str(out))
+    return comparison
 
 
 def _counts(
     masks: list[Array], truth: list[Array], classes: str | Path | Sequence[str]
 ) -> Iterable[Array]:
     """int64 (256, C) of each image: pixels by (label, class)."""
+    table: ClassTable | None
     if len(masks) != len(truth) or not masks:
         raise UsageError(f"expected as many masks as true masks, got {len(masks)}, {len(truth)}")
-    table: ClassTable | None = None
     if isinstance(classes, str | Path):
-        known = load_classes(Path(classes).expanduser())
-        table, n_classes = known, known.n_classes
+        table = load_classes(Path(classes).expanduser())
+        n_classes = table.n_classes
     else:
-        n_classes = len(classes)
-    for number, (mask, true) in enumerate(zip(masks, truth, strict=True)):
+        table, n_classes = None, len(classes)
+    for number, (mask, true_mask) in enumerate(zip(masks, truth, strict=True)):
         labels = label_array(mask, f"mask {number}")
-        classed = label_array(true, f"true mask {number}")
+        true_classes = label_array(true_mask, f"true mask {number}")
         try:
-            if table is not None:
-                classed = truth_classes(classed, table, labels.shape)
-            yield count_pixels(labels, classed, MAX_CLUSTERS, n_classes).counts
+            if table:
+                true_classes = truth_classes(true_classes, table, labels.shape)
+            yield count_pixels(labels, true_classes, MAX_CLUSTERS, n_classes).counts
         except ImageError as error:
             raise ImageError(f"mask {number}: {error}") from None

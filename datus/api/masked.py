@@ -5,47 +5,37 @@
     one.segments, one.confidence     int32 (H, W) and float32 (H, W)
     one.overlay()                    a PIL image
 
-Every property reads what it gives and keeps nothing.
+Every property reads the files of the run when it is asked for, and keeps nothing.
 """
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from datus.config import DataConfig
 from datus.errors import DatusError, UsageError
-from datus.finished_run import Finished, picture
+from datus.finished_run import picture
 from datus.inputs.labels import decode_labels, load_classes, truth_classes
 from datus.method.masks import PALETTE
 from datus.report.display import Card, Entry, Look, overlay_picture, page, png_bytes
 from datus.report.pictures import shrunk
 from datus.types import IGNORE, Array, ImageRecord
 
-SIDE_PX = 480
-"""Longer side of what a notebook shows."""
+if TYPE_CHECKING:
+    from datus.api.result import Result
 
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where an image is read from, the same for all images of a result."""
-
-    finished: Finished
-    data: DataConfig
-    k: int
-    """Number of clusters."""
-    names: tuple[str, ...]
-    """Name of each label in the masks."""
+NOTEBOOK = Look(PALETTE, 0.6, side_px=480)
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedImage:
     """One image of a result."""
 
-    source: Source
+    result: "Result"
     record: ImageRecord
 
     @property
@@ -56,38 +46,38 @@ class MaskedImage:
     @property
     def image(self) -> Array:
         """uint8 (H, W, 3) RGB, upright. Raises UsageError if the file was moved or changed."""
-        return picture(self.record, self.source.data.images)
+        return picture(self.record, self.result.config.data.images)
 
     @property
     def mask(self) -> Array:
         """uint8 (H, W): cluster of each pixel, 255 = no label."""
-        return self.source.finished.labels(self.record, self.source.k)
+        return self.result.finished.labels(self.record, self.result.k)
 
     @property
     def denoised(self) -> Array:
         """As `mask`, drawn by the trained model. Raises UsageError if de-noising was off."""
-        return self.source.finished.labels(self.record, self.source.k, "denoise")
+        return self.result.finished.labels(self.record, self.result.k, "denoise")
 
     @property
     def segments(self) -> Array:
         """int32 (H, W): segment of each pixel, 0..S-1, in blocks of patches."""
-        return self.source.finished.segments(self.record, self.source.k)
+        return self.result.finished.segments(self.record, self.result.k)
 
     @property
     def confidence(self) -> Array:
         """float32 (H, W): how sure the label of each pixel's segment is, 0 to 1, NaN where it took
         its neighbours' (docs/confidence.md)."""
-        return self.source.finished.sure(self.record, self.source.k)
+        return self.result.finished.sure(self.record, self.result.k)
 
     @property
     def margin(self) -> Array:
         """float32 (H, W): as `confidence`, from the distances to the centroids alone."""
-        return self.source.finished.sure(self.record, self.source.k, "margin")
+        return self.result.finished.sure(self.record, self.result.k, "margin")
 
     @property
     def truth(self) -> Array | None:
         """uint8 (H, W): true class, 255 = not known; None where the image has no true mask."""
-        data = self.source.data
+        data = self.result.config.data
         if not data.truth or self.record.truth_path is None:
             return None
         path = Path(data.truth) / self.record.truth_path
@@ -103,14 +93,14 @@ class MaskedImage:
         return overlay_picture(self.image, self.mask, Look(PALETTE, opacity, side_px))
 
     def card(self, title: str = "", small: bool = False) -> Card:
-        """For pictures; small: with the photo of the run folder, which is there when images are
-        moved, and costs no decoding."""
+        """Photo and mask. The photo is the small one of the run folder if `small`, which saves the
+        decoding, and where the image file was moved."""
         image: Array | None = None
         if not small:
             with suppress(DatusError):
                 image = self.image
         if image is None:
-            image = self.source.finished.preview(self.record, self.source.k)
+            image = self.result.finished.preview(self.record, self.result.k)
         return Card(title or self.image_id, image, self.mask)
 
     def __repr__(self) -> str:
@@ -118,19 +108,19 @@ class MaskedImage:
 
     def _repr_png_(self) -> bytes:
         card = self.card()
-        return png_bytes(overlay_picture(card.image, card.mask, Look(PALETTE, 0.6, SIDE_PX)))
+        return png_bytes(overlay_picture(card.image, card.mask, NOTEBOOK))
 
     def _repr_html_(self) -> str:
         card = self.card("mask")
         counts = np.bincount(card.mask.ravel(), minlength=IGNORE + 1)[:IGNORE]
         order = [n for n in np.argsort(-counts, kind="stable").tolist() if counts[n]]
-        names = self.source.names
+        names = self.result.names
         legend = [Entry(names[n], colour_of(n), counts[n] / card.mask.size) for n in order]
-        line = f"{self.record.height} x {self.record.width} pixels"
         cards = [card]
         if card.image is not None:
             cards = [Card("image", card.image, np.full_like(card.mask, IGNORE)), card]
-        return page(self.image_id, [line], cards, legend, Look(PALETTE, 0.6, SIDE_PX))
+        size = f"{self.record.height} x {self.record.width} pixels"
+        return page(self.image_id, [size], cards, legend, NOTEBOOK)
 
 
 def colour_of(cluster: int) -> tuple[int, int, int]:
@@ -140,17 +130,16 @@ def colour_of(cluster: int) -> tuple[int, int, int]:
 
 
 def sheet_row(
-    one: MaskedImage, look: Look, truth_palette: Array | None
+    image: MaskedImage, look: Look, truth_palette: Array | None
 ) -> tuple[str, Sequence[Image.Image]]:
-    """(id, photo and overlay, and the truth if it has a palette)."""
-    card = one.card()
-    shown = [overlay_picture(card.image, card.mask, look)]
+    """Id and pictures: photo, overlay, and the truth if there is a palette for it."""
+    card = image.card()
+    pictures = [overlay_picture(card.image, card.mask, look)]
     if card.image is not None:
-        shown.insert(0, shrunk(card.image, look.side_px))
-    truth = one.truth if truth_palette is not None else None
-    if truth is not None and truth_palette is not None:
-        shown.append(overlay_picture(None, truth, Look(truth_palette, 1.0, look.side_px)))
-    return one.image_id, shown
+        pictures.insert(0, shrunk(card.image, look.side_px))
+    if truth_palette is not None and (truth := image.truth) is not None:
+        pictures.append(overlay_picture(None, truth, Look(truth_palette, 1.0, look.side_px)))
+    return image.image_id, pictures
 
 
 def truth_palette(match: Sequence[int], n_classes: int) -> Array:

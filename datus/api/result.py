@@ -5,8 +5,8 @@
     result.clusters, result.scores, result.plot(), result.export("coco", "out")
     result.predict("new/")                   more images, the same clusters
 
-Nothing is kept but names and fingerprints: pictures and masks are read when they are asked for, so
-a result of many images is as small as its index.
+A result keeps names and fingerprints. Pictures and masks are read when they are asked for, so a
+result of many images takes no more memory than its index.
 """
 
 import difflib
@@ -24,9 +24,10 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from datus.api.masked import MaskedImage, Source, colour_of, sheet_row, truth_palette
-from datus.cli.terminal import Bars, scores_table
+from datus.api.masked import MaskedImage, colour_of, sheet_row, truth_palette
+from datus.api.tables import scores_table
 from datus.config import Config
+from datus.engine.progress import ProgressBars
 from datus.engine.run import QUIET, Console
 from datus.errors import DatusError, UsageError
 from datus.finished_run import Finished, copied, crop, picture, with_settings, write_places
@@ -53,7 +54,7 @@ from datus.types import Array, Confusion, ImageRecord, Verdict
 EXAMPLES = 6
 """Crops of a cluster, images of a gallery."""
 
-THUMB_PX = 150
+GALLERY = Look(PALETTE, 0.6, side_px=150)
 
 
 class NoSuchImage(UsageError, LookupError):
@@ -78,17 +79,17 @@ class Cluster:
 
 def run_result(config: Config, progress: bool) -> "Result":
     """Run what is missing. Raises a DatusError; what is finished is kept."""
-    console: Console = Bars() if progress else QUIET
+    console: Console = ProgressBars() if progress else QUIET
     store = Store(config.run_path)
-    with warnings.catch_warnings():  # in a notebook without ipywidgets it warns; we need none
+    with warnings.catch_warnings():  # timm loads it: without ipywidgets it warns in a notebook
         warnings.simplefilter("ignore")
         importlib.import_module("tqdm.auto")
-    done = run(config, store, console)
-    if done.next_step:
+    outcome = run(config, store, console)
+    if outcome.next_step:
         raise UsageError("speed.shards: a share of a run has no result: leave it empty")
     write_places(config, store)
-    report = next(node for node in done.plan.nodes if node.name == "report")
-    return Result(Finished(store, done.index, report.fingerprint), config, progress=progress)
+    report = next(node for node in outcome.plan.nodes if node.name == "report")
+    return Result(Finished(store, outcome.index, report.fingerprint), config, progress=progress)
 
 
 class Result(Sequence[MaskedImage]):
@@ -114,7 +115,12 @@ class Result(Sequence[MaskedImage]):
         self.names = tuple(names) or tuple(finished.names(self.k))
         """Name of each label in the masks: K, and more where clusters were split."""
         self.progress = progress
-        """What was said to `mine`; `predict` does the same unless told otherwise."""
+        """As given to `mine`; the default of `predict`."""
+
+    def _with(self, **changes: Any) -> "Result":
+        """The same but for some arguments of the constructor."""
+        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
+        return Result(**(arguments | changes))
 
     # --- images ---------------------------------------------------------------------------------
 
@@ -122,15 +128,11 @@ class Result(Sequence[MaskedImage]):
     def _records(self) -> list[ImageRecord]:
         return self.finished.have(self.k)
 
-    @property
-    def _source(self) -> Source:
-        return Source(self.finished, self.config.data, self.k, self.names)
-
     def __len__(self) -> int:
         return len(self._records)
 
     def __iter__(self) -> Iterator[MaskedImage]:
-        return (MaskedImage(self._source, record) for record in self._records)
+        return (MaskedImage(self, record) for record in self._records)
 
     @overload
     def __getitem__(self, which: int | str) -> MaskedImage: ...
@@ -138,15 +140,15 @@ class Result(Sequence[MaskedImage]):
     def __getitem__(self, which: slice) -> list[MaskedImage]: ...
     def __getitem__(self, which: int | str | slice) -> MaskedImage | list[MaskedImage]:
         if isinstance(which, slice):
-            return [MaskedImage(self._source, record) for record in self._records[which]]
+            return [MaskedImage(self, record) for record in self._records[which]]
         if isinstance(which, str):
-            return MaskedImage(self._source, self._find(which))
+            return MaskedImage(self, self._find(which))
         if not -len(self) <= which < len(self):
             raise NoSuchImage(f"image {which}: the result has {len(self)}: 0 to {len(self) - 1}")
-        return MaskedImage(self._source, self._records[which])
+        return MaskedImage(self, self._records[which])
 
-    def __contains__(self, one: object) -> bool:
-        image_id = one.image_id if isinstance(one, MaskedImage) else one
+    def __contains__(self, image: object) -> bool:
+        image_id = image.image_id if isinstance(image, MaskedImage) else image
         return any(record.image_id == image_id for record in self._records)
 
     def _find(self, image_id: str) -> ImageRecord:
@@ -175,7 +177,7 @@ class Result(Sequence[MaskedImage]):
     def at(self, k: int) -> "Result":
         """The same run with another number of its clusters. Raises UsageError."""
         self.finished.masks(k)
-        return Result(self.finished, self.config, k, progress=self.progress)
+        return self._with(k=k, names=())
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
@@ -200,20 +202,21 @@ class Result(Sequence[MaskedImage]):
     def verdict(self) -> Verdict | None:
         """What speaks against the masks, seen without truth (docs/choosing_k.md). None where the
         report is of an earlier version that had no verdict."""
-        found = self.finished.row(self.k).get("verdict")
-        return Verdict(found["word"], tuple(found["reasons"])) if found else None
+        verdict = self.finished.row(self.k).get("verdict")
+        return Verdict(verdict["word"], tuple(verdict["reasons"])) if verdict else None
 
     @cached_property
     def _crops(self) -> list[tuple[Array, ...]]:
         try:
-            best = self.finished.best_segments(self.k, EXAMPLES)
-            wanted = {one.image_id: picture for row in best for one in row}
-            records = {r.image_id: r for r in self._records if r.image_id in wanted}
-            crops: list[list[Array]] = [[] for _ in best]
-            for image_id, record in records.items():  # each image is decoded once
+            segments = self.finished.best_segments(self.k, EXAMPLES)
+            image_ids = {segment.image_id for row in segments for segment in row}
+            crops: list[list[Array]] = [[] for _ in segments]
+            for record in self._records:  # each image is decoded once
+                if record.image_id not in image_ids:
+                    continue
                 image = picture(record, self.config.data.images)
-                for number, row in enumerate(best):
-                    crops[number] += [crop(image, one) for one in row if one.image_id == image_id]
+                for row, cut in zip(segments, crops, strict=True):
+                    cut += [crop(image, one) for one in row if one.image_id == record.image_id]
         except DatusError:  # images moved or segments pruned: the figures are still there
             return [()] * len(self.names)
         return [tuple(row) for row in crops]
@@ -240,21 +243,20 @@ class Result(Sequence[MaskedImage]):
         """The same result with names: {3: "sky"}, a names.toml, or "matched" or "majority": those
         of the true classes. Raises UsageError."""
         if isinstance(names, Mapping):
-            whole = self._checked(names)
-        else:
-            found = cluster_names(self.finished.store, self.finished.masks(self.k), str(names))
-            whole = [name or f"cluster {n}" for n, name in enumerate(found)]
-        return Result(self.finished, self.config, self.k, whole, self.progress)
+            return self._with(names=self._renamed(names))
+        of_run = cluster_names(self.finished.store, self.finished.masks(self.k), str(names))
+        return self._with(names=[name or f"cluster {n}" for n, name in enumerate(of_run)])
 
-    def _checked(self, names: Mapping[int, str]) -> list[str]:
-        whole = list(self.names)
+    def _renamed(self, names: Mapping[int, str]) -> list[str]:
+        renamed = list(self.names)
         for number, name in names.items():
-            if not (isinstance(number, int) and 0 <= number < len(whole)):
-                raise UsageError(f"names: expected clusters 0 to {len(whole) - 1}, got {number!r}")
+            if not (isinstance(number, int) and 0 <= number < len(renamed)):
+                last = len(renamed) - 1
+                raise UsageError(f"names: expected clusters 0 to {last}, got {number!r}")
             if not isinstance(name, str) or not name.strip() or not name.isprintable():
                 raise UsageError(f"names: cluster {number}: expected a name, got {name!r}")
-            whole[number] = name
-        return whole
+            renamed[number] = name
+        return renamed
 
     # --- out ------------------------------------------------------------------------------------
 
@@ -287,13 +289,20 @@ class Result(Sequence[MaskedImage]):
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"min_confidence: expected 0 to 1, got {min_confidence}")
         masks = self.finished.masks(self.k, "denoise" if denoised else "masks")
-        given = {n: name for n, name in enumerate(self.names) if name != f"cluster {n}"}
         folder = Path(self.config.data.images) if images else None
         with tempfile.TemporaryDirectory() as temporary:
-            names = str(_names_file(Path(temporary), given)) if given else ""
+            names = self._write_names(Path(temporary) / "names.toml")
             chosen, more = find_format(to), Options.of(options)
             request = Request(to, chosen, more, Path(out), names, folder, overwrite, min_confidence)
             return export_run(self.finished.store, masks, request)
+
+    def _write_names(self, path: Path) -> str:
+        """The names that were given, as `datus export --names` reads them; empty if there are
+        none."""
+        given = {n: name for n, name in enumerate(self.names) if name != f"cluster {n}"}
+        lines = [f"{n} = {json.dumps(name, ensure_ascii=False)}" for n, name in given.items()]
+        path.write_text("\n".join(["[names]", *lines]) + "\n", encoding="utf-8")
+        return str(path) if given else ""
 
     def predict(
         self,
@@ -305,30 +314,29 @@ class Result(Sequence[MaskedImage]):
     ) -> "Result":
         """New images under these clusters, which stay as they are: docs/growing.md.
 
-        images, out, settings: as of `mine`. progress: as was said to `mine`, unless it is given.
+        images, out, settings: as of `mine`. progress: as given to `mine`, unless it is given here.
         The result keeps the names.
         """
-        mark = self.finished.made("clusters", self.k)
         edits = (settings or {}).get("clusters.edits", self.config.clusters.edits)
         if self.finished.made("edits", self.k) and not edits:
             raise UsageError("this run was edited: add settings={'clusters.edits': FILE}")
-        images = listed(images)
-        folder = local_folder(out) if out else cache_folder(images, mark)
-        given = lay_out(Wanted(images), folder)
-        store = self.finished.store
-        frozen = read_made(store, store.url, self.k, self.finished.recipe["upstream"])
-        file = folder / "clusters.safetensors"
-        save(frozen, file)
+        images, store = listed(images), self.finished.store
+        salt = self.finished.made("clusters", self.k)
+        folder = local_folder(out) if out else cache_folder(images, salt)
         fixed: dict[str, Any] = {
             "run_dir": str(folder),
-            "data.images": given.images,
+            "data.images": lay_out(Wanted(images), folder).images,
+            "data.truth": "",
+            "data.classes": "",
             "clusters.k": [self.k],
+            "clusters.frozen": str(folder / "clusters.safetensors"),
+            "denoise.enabled": False,  # it would learn from the new images alone
         }
-        fixed |= {"data.truth": "", "data.classes": "", "clusters.frozen": str(file)}
-        fixed["denoise.enabled"] = False  # it would learn from the new images alone
+        frozen = read_made(store, store.url, self.k, self.finished.recipe["upstream"])
+        save(frozen, folder / "clusters.safetensors")
         config = with_settings(self.config, {**(settings or {}), **fixed})
-        found = run_result(config, self.progress if progress is None else progress)
-        return Result(found.finished, config, self.k, self.names, found.progress)
+        result = run_result(config, self.progress if progress is None else progress)
+        return result._with(k=self.k, names=self.names)
 
     def save(self, folder: str | Path) -> "Result":
         """A copy of the run folder, to keep or to carry elsewhere. Raises UsageError."""
@@ -342,9 +350,7 @@ class Result(Sequence[MaskedImage]):
             path = Path(getattr(self.config.data, name))
             if path.is_relative_to(self.folder) and path.parts:
                 moved[f"data.{name}"] = str(target / path.relative_to(self.folder))
-        return Result(
-            finished, with_settings(self.config, moved), self.k, self.names, self.progress
-        )
+        return self._with(finished=finished, config=with_settings(self.config, moved))
 
     def remove(self) -> None:
         """Remove the run folder, if it is one in the cache. Raises UsageError for any other."""
@@ -369,14 +375,16 @@ class Result(Sequence[MaskedImage]):
 
         which: how many, spread over all, or an id, or several ids and numbers.
         """
-        wanted = [which] if isinstance(which, str) else which
-        chosen = self._spread(wanted) if isinstance(wanted, int) else [self[one] for one in wanted]
-        if not chosen or columns < 1 or side_px < 1:
+        if isinstance(which, int):
+            images = self._spread(which)
+        else:
+            images = [self[key] for key in ([which] if isinstance(which, str) else which)]
+        if not images or columns < 1 or side_px < 1:
             raise UsageError("plot: expected at least one image, one column and one pixel")
         look = Look(PALETTE, opacity, side_px)
         best = self.scores.get("hungarian_strict") if truth else None
-        true = truth_palette(best.match.tolist(), len(best.iou)) if best else None
-        rows = [sheet_row(one, look, true) for one in chosen]
+        palette = truth_palette(best.match.tolist(), len(best.iou)) if best else None
+        rows = [sheet_row(image, look, palette) for image in images]
         return contact_sheet(rows, columns, side_px, self._legend())
 
     def _spread(self, n_wanted: int) -> list[MaskedImage]:
@@ -390,11 +398,11 @@ class Result(Sequence[MaskedImage]):
         return [Entry(self.names[n], colour_of(n), shares[n][0]) for n in order if shares[n][1]]
 
     def __repr__(self) -> str:
-        figure = ""
+        score = ""
         if self.scores:
-            figure = f", mIoU {self.scores['hungarian_strict'].miou:.1f} % (hungarian_strict)"
+            score = f", mIoU {self.scores['hungarian_strict'].miou:.1f} % (hungarian_strict)"
         word = f", verdict: {self.verdict.word}" if self.verdict else ""
-        return f"<{len(self)} images, K = {self.k}{figure}{word}>"
+        return f"<{len(self)} images, K = {self.k}{score}{word}>"
 
     def _repr_html_(self) -> str:
         lines = [f"coverage {self.coverage:.1f} %"]
@@ -403,18 +411,14 @@ class Result(Sequence[MaskedImage]):
             lines[0] += " (hungarian_strict)"
         lines += [f"verdict: {self.verdict.words}"] if self.verdict else []
         lines += [f"warning: {text}" for text in self.warnings]
-        cards = [one.card(small=True) for one in self._spread(EXAMPLES)]
+        cards = [image.card(small=True) for image in self._spread(EXAMPLES)]
         title = f"{len(self)} images, K = {self.k}"
-        return page(title, lines, cards, self._legend()[:24], Look(PALETTE, 0.6, THUMB_PX))
+        return page(title, lines, cards, self._legend()[:24], GALLERY)
 
     def table(self) -> str:
         """Scores of all rules, as text."""
-        return scores_table({rule: one.as_dict() for rule, one in self.scores.items()})
+        return scores_table({rule: scores.as_dict() for rule, scores in self.scores.items()})
 
 
-def _names_file(folder: Path, names: Mapping[int, str]) -> Path:
-    """names.toml, as `datus export --names` reads it."""
-    lines = [f"{n} = {json.dumps(name, ensure_ascii=False)}" for n, name in names.items()]
-    path = folder / "names.toml"
-    path.write_text("\n".join(["[names]", *lines]) + "\n", encoding="utf-8")
-    return path
+_ARGUMENTS = ("finished", "config", "k", "names", "progress")
+"""Of the constructor of Result."""

@@ -28,41 +28,12 @@ from typing import Annotated, Any
 import typer
 
 from datus import __version__
-from datus.cli import commands
-from datus.cli import export as commands_export
-from datus.cli import fit as commands_fit
-from datus.cli import predict as commands_predict
-from datus.cli import suggest_k as commands_k
-from datus.cli import suggest_names as commands_names
-from datus.cli.options import (
-    Backbone,
-    Classes,
-    Clusters,
-    ConfigFile,
-    Corrections,
-    Debug,
-    Device,
-    DryRun,
-    EditsFile,
-    Executor,
-    FrozenClusters,
-    Images,
-    MaxFailed,
-    NoBaselines,
-    Offline,
-    Preset,
-    RunDir,
-    Seed,
-    Set,
-    Shards,
-    Truth,
-    Weights,
-    Workers,
-    load_config,
-    run_command,
-)
-from datus.cli.terminal import Bars, Row, errors, scores_table, shown, table
+from datus.api.tables import Row, scores_table, text_table
+from datus.cli import commands, export, fit, predict, suggest_k, suggest_names
+from datus.cli.options import RunOptions, WorkOptions, load_config, run_command
+from datus.cli.terminal import command
 from datus.config import Config
+from datus.engine.progress import ProgressBars, printable
 from datus.errors import UsageError, WorkError, size_text
 from datus.models.registry import RECOMMENDED
 from datus.models.weights import better_backbone
@@ -75,183 +46,87 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def run(
-    config: ConfigFile = None,
-    images: Images = "",
-    truth: Truth = "",
-    classes: Classes = "",
-    clusters: Clusters = "",
-    frozen_clusters: FrozenClusters = "",
-    edits: EditsFile = "",
-    corrections: Corrections = "",
-    run_dir: RunDir = "",
-    preset: Preset = "",
-    backbone: Backbone = "",
-    weights: Weights = "",
-    executor: Executor = "",
-    workers: Workers = None,
-    shards: Shards = "",
-    device: Device = "",
-    max_failed: MaxFailed = None,
-    seed: Seed = None,
-    offline: Offline = False,
-    no_baselines: NoBaselines = False,
-    settings: Set = None,
-    dry_run: DryRun = False,
-    debug: Debug = False,
-) -> None:
+def run(options: WorkOptions) -> None:
     """All stages, with progress, and where the report is."""
-    with errors(debug):
-        loaded = load_config(locals())
-        if dry_run:
-            _dry_run(loaded, until="report", only=False)
-        elif _run(loaded, until="report", only=False):
-            command = run_command(loaded, config, RECOMMENDED)
-            if better := better_backbone(loaded, command):
-                print(shown(better))
+    config = load_config(options)
+    if options.dry_run:
+        _dry_run(config, until="report", only=False)
+    elif _run(config, until="report", only=False):
+        again = run_command(options, RECOMMENDED)
+        if better := better_backbone(config, again):
+            print(printable(better))
 
 
-@app.command("run-stage")
 def run_stage(
     stage: Annotated[str, typer.Argument(help="its name, for example segments")],
-    config: ConfigFile = None,
-    images: Images = "",
-    truth: Truth = "",
-    classes: Classes = "",
-    clusters: Clusters = "",
-    frozen_clusters: FrozenClusters = "",
-    edits: EditsFile = "",
-    corrections: Corrections = "",
-    run_dir: RunDir = "",
-    preset: Preset = "",
-    backbone: Backbone = "",
-    weights: Weights = "",
-    executor: Executor = "",
-    workers: Workers = None,
-    shards: Shards = "",
-    device: Device = "",
-    max_failed: MaxFailed = None,
-    seed: Seed = None,
-    offline: Offline = False,
-    no_baselines: NoBaselines = False,
-    settings: Set = None,
+    options: WorkOptions,
     with_needs: Annotated[bool, typer.Option("--with-needs", help="run upstream first")] = False,
-    dry_run: DryRun = False,
-    debug: Debug = False,
 ) -> None:
     """One stage; what it needs must exist, or --with-needs."""
-    with errors(debug):
-        loaded = load_config(locals())
-        from datus.pipeline import active_stages
+    from datus.pipeline import active_stages
 
-        names = [one.name for one in active_stages(loaded)]
-        if stage not in names:
-            raise UsageError(f"stage {stage}: expected one of {', '.join(names)}")
-        begin = _dry_run if dry_run else _run
-        begin(loaded, until=stage, only=not with_needs)
+    config = load_config(options)
+    names = [active.name for active in active_stages(config)]
+    if stage not in names:
+        raise UsageError(f"stage {stage}: expected one of {', '.join(names)}")
+    begin = _dry_run if options.dry_run else _run
+    begin(config, until=stage, only=not with_needs)
 
 
-@app.command()
 def status(
-    config: ConfigFile = None,
-    images: Images = "",
-    truth: Truth = "",
-    classes: Classes = "",
-    clusters: Clusters = "",
-    frozen_clusters: FrozenClusters = "",
-    edits: EditsFile = "",
-    corrections: Corrections = "",
-    run_dir: RunDir = "",
-    preset: Preset = "",
-    backbone: Backbone = "",
-    weights: Weights = "",
-    seed: Seed = None,
-    settings: Set = None,
+    options: RunOptions,
     explain: Annotated[bool, typer.Option("--why", help="why a stage is not done")] = False,
-    debug: Debug = False,
 ) -> None:
     """What is done and what is not. Reads only."""
-    with errors(debug):
-        from datus.status import failure_lines, graph_lines, status_rows
+    from datus.status import failure_lines, graph_lines, status_rows
 
-        loaded = load_config(locals())
-        print(table(status_rows(loaded, explain)))
-        for line in (*graph_lines(loaded), *failure_lines(loaded)):
-            print(shown(line))
+    config = load_config(options)
+    print(text_table(status_rows(config, explain)))
+    for line in (*graph_lines(config), *failure_lines(config)):
+        print(printable(line))
 
 
-@app.command()
 def prune(
-    config: ConfigFile = None,
-    images: Images = "",
-    truth: Truth = "",
-    classes: Classes = "",
-    clusters: Clusters = "",
-    frozen_clusters: FrozenClusters = "",
-    edits: EditsFile = "",
-    corrections: Corrections = "",
-    run_dir: RunDir = "",
-    preset: Preset = "",
-    backbone: Backbone = "",
-    weights: Weights = "",
-    seed: Seed = None,
-    settings: Set = None,
+    options: RunOptions,
     yes: Annotated[bool, typer.Option("--yes", help="remove; without it only list")] = False,
-    debug: Debug = False,
 ) -> None:
     """Remove what the current settings do not need. Lists first; --yes removes."""
-    with errors(debug):
-        from datus.status import prune_rows
+    from datus.status import prune_rows
 
-        rows, total = prune_rows(load_config(locals()), remove=yes)
-        print(table([("stage", "folder", "size"), *rows]) if rows else "nothing to remove")
-        if rows:
-            print(f"{size_text(total)} {'removed' if yes else 'to remove: add --yes'}")
+    rows, n_bytes = prune_rows(load_config(options), remove=yes)
+    if not rows:
+        print("nothing to remove")
+        return
+    print(text_table([("stage", "folder", "size"), *rows]))
+    print(f"{size_text(n_bytes)} {'removed' if yes else 'to remove: add --yes'}")
 
 
-@app.command()
 def verify(
-    config: ConfigFile = None,
-    images: Images = "",
-    truth: Truth = "",
-    classes: Classes = "",
-    clusters: Clusters = "",
-    frozen_clusters: FrozenClusters = "",
-    edits: EditsFile = "",
-    corrections: Corrections = "",
-    run_dir: RunDir = "",
-    preset: Preset = "",
-    backbone: Backbone = "",
-    weights: Weights = "",
-    seed: Seed = None,
-    settings: Set = None,
+    options: RunOptions,
     mend: Annotated[
         bool, typer.Option("--mend", help="remove damage: datus run remakes it")
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Read all that is stored and compare it with its checksums. Exit code 1 if it differs."""
-    with errors(debug):
-        from datus.verify import verify
+    from datus.verify import verify
 
-        found = verify(load_config(locals()), mend, Bars().bar)
-        for name in found.damaged:
-            print(shown(f"damaged: {name}"))
-        missing = f", {found.n_missing} shards are not finished" if found.n_missing else ""
-        print(f"{found.n_files} files read, {len(found.damaged)} damaged{missing}")
-        if found.damaged and not mend:
-            raise WorkError("damaged files: add --mend, then datus run makes them again")
+    result = verify(load_config(options), mend, ProgressBars().bar)
+    for name in result.damaged:
+        print(printable(f"damaged: {name}"))
+    missing = f", {result.n_missing} shards are not finished" if result.n_missing else ""
+    print(f"{result.n_files} files read, {len(result.damaged)} damaged{missing}")
+    if result.damaged and not mend:
+        raise WorkError("damaged files: add --mend, then datus run makes them again")
 
 
-for command in (
+for function in (
+    *(run, run_stage, status, prune, verify),
     *(commands.evaluate, commands.compare, commands.backbones, commands.freeze),
-    *(commands_fit.fit, commands_predict.predict, commands_predict.export_onnx),
-    commands_export.export,
-    commands_k.suggest_k,
-    commands_names.suggest_names,
+    *(fit.fit, predict.predict, predict.export_onnx),
+    *(export.export, suggest_k.suggest_k, suggest_names.suggest_names),
 ):
-    app.command(command.__name__.replace("_", "-"))(command)
+    app.command(function.__name__.replace("_", "-"))(command(function))
+app.command("pretrain")(commands.pretrain)
 
 
 def _version(value: bool) -> None:
@@ -278,16 +153,16 @@ def _run(config: Config, until: str, only: bool) -> bool:
     from datus.pipeline import run as run_stages
     from datus.store.store import Store
 
-    store, console = Store(config.run_path), Bars()
+    store, console = Store(config.run_path), ProgressBars()
     for section in (config.features, config.embeddings):
         if note := notice(section.backbone, section.weights):
             console.say(note)
     result = run_stages(config, store, console, until=until, only=only)
     rows: list[Row] = [("stage", "shards made", "of", "images", "failed", "seconds")]
-    for one in result.stages:
-        numbers = (one.made, one.shards, one.images, one.failed)
-        rows.append((one.name, *map(str, numbers), f"{one.seconds:.1f}"))
-    print(table(rows))
+    for stage in result.stages:
+        counts = map(str, (stage.made, stage.shards, stage.images, stage.failed))
+        rows.append((stage.name, *counts, f"{stage.seconds:.1f}"))
+    print(text_table(rows))
     if result.next_step:
         print(result.next_step)
     if until != "report" or result.next_step:
@@ -298,7 +173,7 @@ def _run(config: Config, until: str, only: bool) -> bool:
         print(f"\nK = {report['clusters']}, coverage {report['coverage']:.1f} %")
         print(scores_table(report["scores"]))
     for line in (*_baseline_lines(report), *_verdict_lines(report)):
-        print(shown(line))
+        print(printable(line))
     for label, path in result.links.items():
         print(f"{label}: {path}")
     return True
@@ -306,12 +181,12 @@ def _run(config: Config, until: str, only: bool) -> bool:
 
 def _baseline_lines(report: dict[str, Any]) -> list[str]:
     """Scores of the run and of k-means on colour, where there is truth."""
-    found = report["baselines"]
-    if not found or found["rows"][0]["miou"] is None:
+    baselines = report["baselines"]
+    if not baselines or baselines["rows"][0]["miou"] is None:
         return []
-    parts = ", ".join(f"{row['name']} {row['miou']:.1f}" for row in found["rows"])
-    what = "mIoU (hungarian_strict)"
-    return ["", f"{what} on small pictures of {found['n_images']} images: {parts}"]
+    scores = ", ".join(f"{row['name']} {row['miou']:.1f}" for row in baselines["rows"])
+    where = f"small pictures of {baselines['n_images']} images"
+    return ["", f"mIoU (hungarian_strict) on {where}: {scores}"]
 
 
 def _verdict_lines(report: dict[str, Any]) -> list[str]:
@@ -322,8 +197,8 @@ def _verdict_lines(report: dict[str, Any]) -> list[str]:
     which, others = "", []
     if len(rows) > 1:  # of an edited run there is one row, whose K counts what is gone, too
         which = f" of K = {main}"
-        rest = [f"K = {one['k']}: {one['verdict']['word']}" for one in rows if one["k"] != main]
-        others = [f"verdicts of the others: {', '.join(rest)}"]
+        words = [f"K = {row['k']}: {row['verdict']['word']}" for row in rows if row["k"] != main]
+        others = [f"verdicts of the others: {', '.join(words)}"]
     return ["", f"verdict{which}: {verdict['word']}: {'; '.join(verdict['reasons'])}", *others]
 
 
@@ -334,17 +209,17 @@ def _dry_run(config: Config, until: str, only: bool) -> None:
     from datus.dry_run import dry_run
     from datus.store.store import Store
 
-    found = dry_run(config, Store(config.run_path), Bars(), until, only)
+    forecast = dry_run(config, Store(config.run_path), ProgressBars(), until, only)
     rows: list[Row] = [("stage", "images to do", "seconds", "bytes")]
-    for one in found.rows:
-        seconds = "?" if one.seconds is None else f"{one.seconds:.1f}"
-        rows.append((one.name, str(one.images), seconds, size_text(one.n_bytes or 0)))
-    n_images = str(found.rows[0].images)
-    rows.append(("total", n_images, f"{found.seconds:.1f}", size_text(found.n_bytes)))
-    print(table(rows))
-    for text in found.facts:
+    for row in forecast.rows:
+        seconds = "?" if row.seconds is None else f"{row.seconds:.1f}"
+        rows.append((row.name, str(row.images), seconds, size_text(row.n_bytes or 0)))
+    n_images = str(forecast.rows[0].images)
+    rows.append(("total", n_images, f"{forecast.seconds:.1f}", size_text(forecast.n_bytes)))
+    print(text_table(rows))
+    for text in forecast.facts:
         print(text)
-    for text in found.warnings:
+    for text in forecast.warnings:
         print(f"warning: {text}")
-    if found.problems:
-        raise WorkError("\n".join(found.problems))
+    if forecast.problems:
+        raise WorkError("\n".join(forecast.problems))

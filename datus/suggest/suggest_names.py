@@ -1,7 +1,7 @@
 """A finished run and a list of words -> suggested names in files: `datus suggest-names`.
 
     request = Request(words=Path("words.txt"), images="photos/", model=DEFAULT)
-    done = suggest_names(Store("runs/photos"), request, Bars().bar)
+    done = suggest_names(Store("runs/photos"), request, ProgressBars().bar)
     done.clusters, done.given, done.files
 
 In:  the most confident segments of each cluster, one from an image, cut from the images, and words;

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
+import typer
 from commands import call, error_of, rows_of
 from run_tree import tree
 from tiny_runs import SPEED, Dataset, snapshot
@@ -22,7 +22,7 @@ import datus.engine.run
 import datus.method.affinity
 from datus.__main__ import main
 from datus.cli.app import app
-from datus.cli.options import OPTIONS, load_config, run_command
+from datus.cli.options import OPTIONS
 from datus.config import Config
 from datus.errors import WorkError, size_text
 from datus.method.metrics import RULES
@@ -112,26 +112,27 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
 
 
 @pytest.mark.parametrize("in_file", [False, True])
-def test_the_command_for_a_better_backbone_is_the_same_run(in_file: bool, tmp_path: Path) -> None:
+def test_the_command_for_a_better_backbone_is_the_same_run(
+    in_file: bool, tmp_path: Path, loaded: list[Config]
+) -> None:
     settings = {"data.images": "my photos", "clusters.k": [4, 6], "seed": 7, "preset": "paper"}
-    more = {"graphs.threshold": 0.5, "segments.backend": "bits", "data.truth": "it's true"}
-    more |= {"data.classes": "c.toml", "speed.isolate": True}
-    path = None
+    given = ["--images", "my photos", "--clusters", "4,6", "--seed", "7", "--preset", "paper"]
     if in_file:
         path = tmp_path / "a run.toml"
         lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
         path.write_text("\n".join(lines), encoding="utf-8")
-    config = Config.load(path, {**settings, **more})
-    command = run_command(config, path, "vit_small_patch8_224.dino")
-    name, *arguments = shlex.split(command)[1:]
-    context = typer.main.get_command(app).commands[name].make_context(name, arguments)
-    again = load_config(context.params)
-    assert again == Config.load(None, {**settings, **more, "features.backbone": "dino_vits8"})
-
-
-def test_a_share_is_not_part_of_the_command_for_a_better_backbone() -> None:
-    config = Config.load(None, {"data.images": "photos", "speed.shards": "none"})
-    assert "shards" not in run_command(config, None, "vit_small_patch8_224.dino")
+        given = [str(path)]
+    given += ["--truth", "it's true", "--classes", "c.toml", "--no-baselines"]
+    given += ["--set", "segments.backend=bits", "--set", "speed.isolate=true"]
+    share = ["--shards", "2/3", "--set", "features.weights=hub"]
+    said = call("run", *given, *share).stdout.splitlines()[-1].split("  ")
+    assert said[0] == "datus_t8 is a small model: for better masks run"
+    assert call(*shlex.split(said[1])[1:]).exit_code == 0
+    assert call("run", *given, "--backbone", "dino_vits8").exit_code == 0
+    first, again, expected = loaded
+    assert again == expected
+    assert (first.speed.shards, again.speed.shards) == ("2/3", "")
+    assert again.clusters.k == (4, 6)
 
 
 def test_a_sweep_says_which_k_its_verdict_is_of_and_the_words_of_the_others(
@@ -188,9 +189,14 @@ def test_progress_goes_to_stderr(tiny: Dataset, run_copy: Path) -> None:
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The settings that `run` arrives at; it does not run."""
-    found: list[Config] = []
-    monkeypatch.setattr(datus.cli.app, "_run", lambda config, **_: found.append(config))
-    return found
+    configs: list[Config] = []
+
+    def record(config: Config, **_: object) -> bool:
+        configs.append(config)
+        return True
+
+    monkeypatch.setattr(datus.cli.app, "_run", record)
+    return configs
 
 
 @pytest.mark.parametrize("option", ["--seed", "--max-failed", "--workers"])

@@ -13,12 +13,12 @@ import pytest
 from tiny_runs import Dataset, Listener, go
 
 from datus.config import Config
-from datus.engine.plan import make_plan, unchanged
+from datus.engine.plan import unchanged
 from datus.engine.stage import Stage
 from datus.engine.workers import Advance
 from datus.errors import StoreError, WorkError
 from datus.inputs.index import Index
-from datus.pipeline import run
+from datus.pipeline import make_plan, run
 from datus.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_backbone")

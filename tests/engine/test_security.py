@@ -11,8 +11,8 @@ import torch
 from bad_files import datus
 from safetensors.torch import save
 
-from datus.cli.terminal import shown
 from datus.config import MAX_DOTS, MAX_TOML_BYTES, MAX_WORD, Config, parse_override
+from datus.engine.progress import printable
 from datus.errors import BackboneError, StoreError, UsageError
 from datus.models.checkpoints import read_checkpoint
 from datus.segmenter.files import read_record
@@ -37,8 +37,8 @@ def test_names_with_two_dots_inside_are_names(tmp_path: Path) -> None:
 
 
 def test_names_do_not_steer_the_terminal(tmp_path: Path) -> None:
-    assert shown("a\x1b[2Jb\rc\u202ed\te\nf") == "a\\x1b[2Jb\\rc\\u202ed\te\nf"
-    assert shown("café 😀 漢字") == "café 😀 漢字"
+    assert printable("a\x1b[2Jb\rc\u202ed\te\nf") == "a\\x1b[2Jb\\rc\\u202ed\te\nf"
+    assert printable("café 😀 漢字") == "café 😀 漢字"
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "\x1b[2J\x1b]0;title\x07.png").write_bytes(b"no picture")
     answer = datus("run", "--images", tmp_path / "images", run_dir=tmp_path / "run")

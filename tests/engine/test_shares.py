@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 
 from datus.cli.app import app
 from datus.config import Config, Share, parse_share
-from datus.engine.run import RunResult, run
+from datus.engine.run import RunResult
 from datus.engine.shares import agreed_index, check_arrived, locked
 from datus.errors import ConfigError, StoreError, TooManyFailures, WorkError
 from datus.inputs.safe_decode import NOTES
+from datus.pipeline import run
 from datus.store.store import Store
 from datus.types import ShardData
 

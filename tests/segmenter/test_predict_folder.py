@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer import Typer
 from typer.testing import CliRunner
 
-from datus.cli.predict import predict
+from datus.cli.app import app
 from datus.errors import BackboneError, TooManyFailures, UsageError, WorkError
 from datus.segmenter.files import cluster_classes, write_whole
 from datus.segmenter.model import SegmenterSpec, build_segmenter, save_segmenter
@@ -72,12 +71,8 @@ def files_in(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-app = Typer()
-app.command()(predict)
-
-
 def call(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
 
 
 # --- images are never written over --------------------------------------------------------------

@@ -15,10 +15,9 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional
-from typer import Typer
 from typer.testing import CliRunner
 
-from datus.cli.predict import export_onnx, predict
+from datus.cli.app import app
 from datus.errors import BackboneError, TooManyFailures, UsageError
 from datus.inputs.decode import normalise, resize_image
 from datus.inputs.find import find_images
@@ -411,10 +410,6 @@ def test_one_image(model: Path, photos: Path) -> None:
 
 
 # --- commands -----------------------------------------------------------------------------------
-
-app = Typer()
-app.command()(predict)
-app.command("export-onnx")(export_onnx)
 
 
 def call(*arguments: Any) -> Any:

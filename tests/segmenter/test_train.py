@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny_runs import Dataset, make_dataset, save
 from torch.nn import functional
-from typer import Typer
 from typer.testing import CliRunner
 
-from datus.cli.fit import fit
+from datus.cli.app import app
 from datus.config import Config, DenoiseConfig
 from datus.engine.run import QUIET
 from datus.errors import ImageError, TooManyFailures, UsageError, WorkError
@@ -350,9 +349,7 @@ def test_folders_that_do_not_fit(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_the_command(dataset: Dataset, tmp_path: Path) -> None:
-    app = Typer()
-    app.command()(fit)
-    given = ["--images", str(dataset.images), "--labels", str(dataset.truth)]
+    given = ["fit", "--images", str(dataset.images), "--labels", str(dataset.truth)]
     given += ["--classes", str(dataset.classes), "--epochs", "2", "--device", "cpu"]
     given += ["--set", "features.image_px=64"]
     done = CliRunner().invoke(app, [*given, "--out", str(tmp_path / "m")])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import datus.suggest.suggest_k as suggest_module
 from datus.cli.app import app
-from datus.cli.suggest_k import told, wanted_k
+from datus.cli.suggest_k import judged_ks, wanted_k
 from datus.config import ClustersConfig
 from datus.errors import ClusterError, UsageError, WorkError
 from datus.inputs.index import Index
@@ -242,8 +242,8 @@ def test_other_numbers_are_refused(text: str) -> None:
 
 
 def test_verdicts_of_few_k_are_printed() -> None:
-    assert told(4, (3, 4, 5, 6), [3, 4, 5, 6]) == [4, 3, 5]
-    assert told(4, (90,), [4]) == [4]
+    assert judged_ks(4, (3, 4, 5, 6), [3, 4, 5, 6]) == [4, 3, 5]
+    assert judged_ks(4, (90,), [4]) == [4]
 
 
 @pytest.mark.parametrize(
