@@ -126,7 +126,6 @@ for function in (
     *(export.export, suggest_k.suggest_k, suggest_names.suggest_names),
 ):
     app.command(function.__name__.replace("_", "-"))(command(function))
-app.command("pretrain")(commands.pretrain)
 
 
 def _version(value: bool) -> None:
