@@ -11,8 +11,9 @@ the user's own style do not count, and no file holds a date.
 """
 
 import io
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ _STYLE = {
     "svg.hashsalt": "datus",
     "svg.fonttype": "none",
     "font.size": 9.0,
+    "text.parse_math": False,
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -64,11 +66,14 @@ _STYLE = {
 }
 
 
-def look() -> AbstractContextManager[None]:
-    """Inside it, matplotlib draws in our style alone."""
+@contextmanager
+def look() -> Iterator[None]:
+    """Inside it, matplotlib draws in our style alone, and a box for what its font lacks."""
     import matplotlib.style
 
-    return matplotlib.style.context(["default", _STYLE])
+    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def panels(
@@ -102,7 +107,9 @@ def curve(
 ) -> None:
     """A line through `means` with a bar of one standard deviation up and down; NaN has no bar."""
     axes.errorbar(xs, means, spreads, fmt="none", ecolor=style["color"], elinewidth=1.0)
-    axes.plot(xs, means, **style)
+    [line] = axes.plot(xs, means, **style)
+    if style["label"].startswith("_"):  # legends leave such names out
+        line.set_label(f" {style['label']}")
 
 
 def legend_below(figure: "Figure", axes: "Axes") -> None:

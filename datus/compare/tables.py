@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from datus.compare.cells import (
@@ -194,14 +195,14 @@ def _over(lines: Sequence[Line]) -> str:
 # --- formats ------------------------------------------------------------------------------------
 
 
-def text_of(value: Value, dash: str = "–", sign: str = " ± ") -> str:
+def text_of(value: Value) -> str:
     """A value as tables print it."""
     if value is None:
-        return dash
+        return "–"
     if not isinstance(value, Measured):
         return str(value)
     mean = f"{value.mean:,.{value.digits}f}"
-    return mean if value.sd is None else f"{mean}{sign}{value.sd:,.{value.digits}f}"
+    return mean if value.sd is None else f"{mean} ± {value.sd:,.{value.digits}f}"
 
 
 def _written(made: Table, escape: Callable[[str], str], bold: str) -> list[list[str]]:
@@ -290,29 +291,18 @@ def to_latex(tables: Sequence[Table]) -> str:
 
 def _latex_head(columns: Sequence[Column]) -> list[str]:
     """One line a level; equal neighbours of all levels but the last share a cell and a rule."""
-    out = []
-    depth = len(columns[0].head)
-    for level in range(depth - 1):
-        spans = _spans([column.head[: level + 1] for column in columns])
-        cells = [
-            rf"\multicolumn{{{end - start}}}{{c}}{{{latex_text(head[-1])}}}" if head[-1] else ""
-            for start, end, head in spans
-        ]
-        out.append(" & ".join(cells) + r" \\")
-        rules = [rf"\cmidrule(lr){{{start + 1}-{end}}}" for start, end, head in spans if head[-1]]
-        out.append(" ".join(rules))
+    out: list[str] = []
+    for level in range(len(columns[0].head) - 1):
+        cells, rules, end = list[str](), list[str](), 0
+        heads = [column.head[: level + 1] for column in columns]
+        named = [(head, "" if head[-1] else str(place)) for place, head in enumerate(heads)]
+        for (head, _), group in groupby(named):  # columns without a name stand alone
+            start, end = end + 1, end + len(list(group))
+            text = latex_text(head[-1])
+            cells.append(rf"\multicolumn{{{end - start + 1}}}{{c}}{{{text}}}" if text else "")
+            rules += [rf"\cmidrule(lr){{{start}-{end}}}"] if text else []
+        out += [" & ".join(cells) + r" \\", " ".join(rules)]
     return [*out, " & ".join(latex_text(column.head[-1]) for column in columns) + r" \\"]
-
-
-def _spans(heads: Sequence[tuple[str, ...]]) -> list[tuple[int, int, tuple[str, ...]]]:
-    """(start, end, head) of equal neighbours; empty ones stand alone."""
-    spans: list[tuple[int, int, tuple[str, ...]]] = []
-    for position, head in enumerate(heads):
-        if spans and head[-1] and spans[-1][2] == head:
-            spans[-1] = (spans[-1][0], position + 1, head)
-        else:
-            spans.append((position, position + 1, head))
-    return spans
 
 
 def notes_of(results: Sequence[CellResult], tables: Sequence[Table]) -> list[str]:

@@ -168,6 +168,16 @@ def test_labels_of_many_k_do_not_touch() -> None:
     assert 10 <= len(ticks) <= 15
 
 
+@pytest.mark.parametrize("name", ["$x$ $", "日本", "_a", "a & <b>"])
+def test_any_name_is_drawn_as_it_is_written(name: str) -> None:
+    cells = [cell(name, 20.0 + k, k=k) for k in (6, 7)] + [cell("b", 21.0, k=k) for k in (6, 7)]
+    for figure in (drawn(figure7(cells, RULES[0])), drawn(figure9(cells, RULES))):
+        files = rendered(figure, "f")
+        root = ElementTree.fromstring(files["f.svg"])
+        texts = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert name in {str(text).strip() for text in texts}
+
+
 # --- files --------------------------------------------------------------------------------------
 
 

@@ -100,7 +100,7 @@ def test_a_k_that_k_means_cannot_make_is_left_out() -> None:
         return places[:: len(places) // k][:k]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datus.suggest.suggest.fit_with", lambda clusters: fit)
+        patch.setattr("datus.suggest.suggest_k.fit_with", lambda clusters: fit)
         source = Source(Index((), {}, 0), "", "", ClustersConfig(k=(9,)))
         found = suggest(points, source, [4, 9], 0, settings=QUICK)
     assert [one.k for one in found.found] == [4]
@@ -271,7 +271,7 @@ def test_a_run_folder_that_cannot_be_written_is_seen_first(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(
-        "datus.suggest.suggest.read_points", lambda *_: pytest.fail("read segments")
+        "datus.suggest.suggest_k.read_points", lambda *_: pytest.fail("read segments")
     )
     monkeypatch.setattr("tempfile.TemporaryFile", refused)
     code, output = command(run_copy)
