@@ -62,7 +62,7 @@ class Images:
 
     def cut(self, size: int, n_best: int) -> None:
         """Tallies of shards of `size` images."""
-        config = Config.load(None, {"data.images": "x", "report.gallery": n_best})
+        config = Config.load(None, {"data.images": "x"})
         work = build(Context(config, N_LABELS, Runtime("cpu", 1, 1)))
         self.shards, self.counted = list[tuple[Shard, ShardData]](), list[int]()
         for start in range(0, len(self.records), size):
