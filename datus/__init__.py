@@ -18,7 +18,7 @@ their modules: `from datus.method.louvain import partition`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from datus.version import __version__
 
 if TYPE_CHECKING:
     from datus.api.functions import compare_runs, evaluate, export, load, mine

@@ -12,7 +12,7 @@ import datus
 ROOT = Path(datus.__file__).parent
 
 WINGS = (
-    ("errors",),
+    ("errors", "version"),
     ("types",),
     ("compute", "models.registry"),
     ("config",),

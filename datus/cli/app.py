@@ -27,7 +27,6 @@ from typing import Annotated, Any
 
 import typer
 
-from datus import __version__
 from datus.api.tables import Row, scores_table, text_table
 from datus.cli import commands, export, fit, predict, suggest_k, suggest_names
 from datus.cli.options import RunOptions, WorkOptions, load_config, run_command
@@ -37,6 +36,7 @@ from datus.engine.progress import ProgressBars, printable
 from datus.errors import UsageError, WorkError, size_text
 from datus.models.registry import RECOMMENDED
 from datus.models.weights import better_backbone
+from datus.version import __version__
 
 app = typer.Typer(
     add_completion=False,

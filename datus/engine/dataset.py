@@ -15,6 +15,7 @@ from pathlib import Path
 from datus.config import Config
 from datus.engine.plan import Node, Plan, find_node
 from datus.engine.shard_job import Job, Maker, no_progress
+from datus.engine.workers import Advance
 from datus.errors import CorruptShard, WorkError
 from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, Shard
@@ -131,6 +132,10 @@ class Dataset:
         else:
             with tempfile.TemporaryDirectory(prefix="datus-work-") as temporary:
                 yield Path(temporary)
+
+
+DatasetWork = Callable[[Dataset, Advance], ShardData]
+"""The work of a stage on the dataset."""
 
 
 def _n_bytes(data: ShardData | None) -> int:

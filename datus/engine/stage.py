@@ -11,7 +11,7 @@ Stages travel to worker processes, so their functions are those of a module, nev
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from datus.compute.threads import map_threads
 from datus.config import Config
@@ -21,15 +21,11 @@ from datus.inputs.index import Index, Shard
 from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
-if TYPE_CHECKING:
-    from datus.engine.dataset import Dataset
-
 Arrays = Mapping[str, Array]
 Inputs = Mapping[str, ShardData]
 """Name of a stage -> what it made of the shard, or of the dataset."""
 
 ShardWork = Callable[[Shard, Inputs, Advance], ShardData]
-DatasetWork = Callable[["Dataset", Advance], ShardData]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +103,8 @@ class Stage:
     """(config, k, index) -> everything besides name, version and needs that can change its bytes.
     The hash of all that names the folder of its output."""
     build: Callable[[Context], Any]
-    """Loads what is needed once in a process and returns a ShardWork or a DatasetWork."""
+    """Loads what is needed once in a process and returns a ShardWork or, of a stage on the
+    dataset, a `dataset.DatasetWork`."""
     is_active: Callable[[Config], bool] = always
     """A run with this config has the stage."""
     per_k: bool = False

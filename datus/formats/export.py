@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datus import __version__
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.formats.folder import check_free, new_folder
 from datus.formats.formats import Format
@@ -33,6 +32,7 @@ from datus.store import latest
 from datus.store.finished import reports, undone
 from datus.store.store import ShardReport, Store
 from datus.types import IGNORE, MAX_CLUSTERS, Array, ImageRecord, ShardData
+from datus.version import __version__
 
 RULES = {"matched": "hungarian_strict", "majority": "majority"}
 """--names WORD -> the rule whose match gives the names."""

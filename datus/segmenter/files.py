@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datus import __version__
 from datus.errors import BackboneError, UsageError, WorkError
 from datus.method.masks import PALETTE
 from datus.store import whole_file as wholefile
 from datus.types import ClassTable
+from datus.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor

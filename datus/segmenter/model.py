@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datus import __version__
 from datus.compute.threads import map_threads
 from datus.config import EMBEDDED_BACKBONE, Config, FeaturesConfig
 from datus.errors import BackboneError, UsageError
@@ -47,6 +46,7 @@ from datus.segmenter.files import (
     write_whole,
 )
 from datus.types import IGNORE, Array
+from datus.version import __version__
 
 CHOICES = {
     "kind": ("probe", "deeplabv3"),

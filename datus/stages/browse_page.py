@@ -23,7 +23,7 @@ from datus.inputs.index import Shard
 from datus.inputs.labels import load_classes
 from datus.report import browse, browse_tally
 from datus.report.browse import FOLDER, BrowseImage
-from datus.review import review
+from datus.review import replay
 from datus.review.edits import as_json
 from datus.stages.clusters import cluster_arrays_of, model_of
 from datus.stages.edits import label_centroids
@@ -137,7 +137,7 @@ class _Source:
 
     def about(self) -> dict[str, Any]:
         """Of the run, ready for JSON."""
-        from datus import __version__
+        from datus.version import __version__
 
         matched = self.classes is not None and self.match is not None
         return {
@@ -147,8 +147,8 @@ class _Source:
             "classes": list(self.classes.names) if self.classes else None,
             "match": self.match.tolist() if self.match is not None else None,
             "rule": self.rule if matched else None,
-            "base": review.read_base(self.arrays),
-            "before": as_json(review.replayed(self.config, self.arrays).edits),
+            "base": replay.read_base(self.arrays),
+            "before": as_json(replay.replayed(self.config, self.arrays).edits),
         }
 
     def images(self, threads: int) -> Iterator[tuple[Shard, list[Looked]]]:

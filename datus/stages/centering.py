@@ -16,17 +16,8 @@ import numpy as np
 
 from datus.compute.threads import map_threads
 from datus.config import Config
-from datus.engine.dataset import Dataset
-from datus.engine.stage import (
-    Arrays,
-    Context,
-    DatasetWork,
-    Inputs,
-    ShardWork,
-    Stage,
-    constant,
-    no_settings,
-)
+from datus.engine.dataset import Dataset, DatasetWork
+from datus.engine.stage import Arrays, Context, Inputs, ShardWork, Stage, constant, no_settings
 from datus.engine.workers import Advance
 from datus.errors import WorkError
 from datus.inputs.index import Index, Shard

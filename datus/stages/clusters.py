@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from datus.config import Config
-from datus.engine.dataset import Dataset
-from datus.engine.stage import Arrays, Context, DatasetWork, Stage, numbers_of
+from datus.engine.dataset import Dataset, DatasetWork
+from datus.engine.stage import Arrays, Context, Stage, numbers_of
 from datus.engine.workers import Advance
 from datus.errors import ClusterError, WorkError
 from datus.inputs.index import Index

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datus.config import Config, settings_of
-from datus.engine.dataset import Dataset
+from datus.engine.dataset import Dataset, DatasetWork
 from datus.engine.stage import (
     Context,
-    DatasetWork,
     Inputs,
     ShardWork,
     Stage,
@@ -32,7 +31,7 @@ from datus.inputs.read import read_image
 from datus.models.image_size import denoise_size
 from datus.models.weights import check_learnable
 from datus.review.corrections import drawn_in
-from datus.review.review import labels_of
+from datus.review.replay import labels_of
 from datus.stages.features import weights_of
 from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ImageRecord, ShardData

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from datus.config import Config
-from datus.engine.dataset import Dataset
-from datus.engine.stage import Context, DatasetWork, Stage, numbers_of
+from datus.engine.dataset import Dataset, DatasetWork
+from datus.engine.stage import Context, Stage, numbers_of
 from datus.engine.workers import Advance
 from datus.inputs.index import Index
-from datus.review import review
+from datus.review import replay
 from datus.stages.clusters import cluster_arrays_of, model_of
 from datus.stages.sample import taken
 from datus.store.store import ShardReport
@@ -29,14 +29,14 @@ def is_active(config: Config) -> bool:
 
 
 def needs(config: Config) -> tuple[str, ...]:
-    if review.reads_vectors(config):
+    if replay.reads_vectors(config):
         return ("embeddings", "samples", "clusters")
     return ("clusters",)
 
 
 def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
-    hashed = {**review.settings(config), "k": k}
-    if review.reads_vectors(config):
+    hashed = {**replay.settings(config), "k": k}
+    if replay.reads_vectors(config):
         hashed |= {name: getattr(config.clusters, name) for name in K_MEANS}
         hashed |= {"seed": config.seed, "dataset": index.content}
     return hashed
@@ -45,11 +45,11 @@ def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
 def build(context: Context) -> DatasetWork:
     def work(dataset: Dataset, advance: Advance) -> ShardData:
         config, vectors = context.config, np.zeros((0, 1), np.float32)
-        if review.reads_vectors(config):
+        if replay.reads_vectors(config):
             limit = config.clusters.sample
             vectors, _ = taken(dataset, context.k, limit, config.seed, advance)
         found = cluster_arrays_of(dataset, context.k)
-        arrays, conflicts = review.split_all(config, found, vectors)
+        arrays, conflicts = replay.split_all(config, found, vectors)
         figures = {"n_conflicts": float(len(conflicts))}
         return ShardData(
             arrays={WHOLE: arrays},

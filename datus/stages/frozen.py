@@ -5,8 +5,8 @@ build_frozen(context, stage)     work that stores the arrays of `center` or `clu
 """
 
 from datus.config import Config
-from datus.engine.dataset import Dataset
-from datus.engine.stage import Context, DatasetWork
+from datus.engine.dataset import Dataset, DatasetWork
+from datus.engine.stage import Context
 from datus.engine.workers import Advance
 from datus.inputs.index import Index
 from datus.review import frozen

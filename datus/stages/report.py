@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from datus.config import Config, settings_of
-from datus.engine.dataset import Dataset
-from datus.engine.stage import Context, DatasetWork, Stage
+from datus.engine.dataset import Dataset, DatasetWork
+from datus.engine.stage import Context, Stage
 from datus.engine.workers import Advance
 from datus.inputs.index import Index
 from datus.inputs.labels import load_classes
@@ -37,7 +37,7 @@ from datus.report.records import (
 )
 from datus.report.summary import HEADLINE
 from datus.review import corrections as corrected
-from datus.review import frozen, review
+from datus.review import frozen, replay
 from datus.stages import denoise, embeddings, evaluate, features, graphs, masks, segments
 from datus.stages.browse_page import write_browser
 from datus.stages.clusters import cluster_arrays_of, model_of
@@ -66,7 +66,7 @@ def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
     if list(config.clusters.k) != sorted(config.clusters.k):
         hashed["k"] = list(config.clusters.k)  # in this order: the page shows the first
     hashed["failures"] = index.failures
-    hashed["names"] = review.name_settings(config)
+    hashed["names"] = replay.name_settings(config)
     if config.clusters.frozen:
         hashed["drift"] = True
     if config.data.truth:
@@ -102,7 +102,7 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     if config.clusters.edits:
         k = config.clusters.k[0]
         left_out = dataset.file("edits", k, "conflicts.txt").decode().splitlines()
-        renames = review.named(config, cluster_arrays_of(dataset, k)).conflicts
+        renames = replay.named(config, cluster_arrays_of(dataset, k)).conflicts
         said += tuple(f"edits: {one}" for one in dict.fromkeys([*left_out, *renames]))
     return ReportInputs(
         title=config.name,
@@ -144,7 +144,7 @@ def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
     if section != "clusters":
         return settings
     settings = corrected.hashed(config, dataset.index.records)
-    found = review.load(config)
+    found = replay.load(config)
     settings["edits"] = [str(one) for one in found.edits] if found else []
     if not settings.pop("frozen"):
         return settings
@@ -191,7 +191,7 @@ def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share:
     model, centroids = model_of(dataset, k), label_centroids(config, dataset, k)
     confusion = tally.confusion() if config.data.truth else None
     again = _denoised(config, dataset, k, tally)
-    said = review.named(config, cluster_arrays_of(dataset, k))
+    said = replay.named(config, cluster_arrays_of(dataset, k))
     figures, n_images = figures_of(config, dataset, k), len(dataset.index.records)
     labelled = tally.pixels[:-1].sum() / max(1, tally.pixels.sum())
     words = " ".join(few_valid(valid_share) or few_labelled(labelled))
@@ -254,8 +254,8 @@ def _denoised(config: Config, dataset: Dataset, k: int, tally: Tally) -> Denoise
 
 
 def _provenance(config: Config, library: str) -> dict[str, str]:
-    from datus import __version__
     from datus.models.weights import weights_id
+    from datus.version import __version__
 
     found = {
         "datus": __version__,

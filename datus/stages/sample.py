@@ -22,7 +22,7 @@ from datus.engine.dataset import Dataset
 from datus.engine.stage import Arrays, Context, Inputs, ShardWork, Stage
 from datus.engine.workers import Advance
 from datus.inputs.index import Index, Shard
-from datus.review.review import reads_vectors
+from datus.review.replay import reads_vectors
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
 KEPT_SHARE = 1 / 16

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from datus.config import Config
-from datus.engine.dataset import Dataset
-from datus.engine.stage import Arrays, Context, DatasetWork, Stage, always
+from datus.engine.dataset import Dataset, DatasetWork
+from datus.engine.stage import Arrays, Context, Stage, always
 from datus.engine.workers import Advance
 from datus.inputs.index import Index, Shard
 from datus.method import consistency

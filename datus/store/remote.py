@@ -5,7 +5,8 @@
 
 Object stores fail now and then: calls to one are tried again, with longer and longer waits. Not on
 a local disk: there an error is an answer, and the second try would get the same one. What a store
-says for good (no such file, not allowed) is passed on at once.
+says for good (no such file, not allowed) is passed on at once. The loop is shorter than the rules
+of which answers are final, so no library does it.
 """
 
 import os

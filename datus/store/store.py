@@ -220,7 +220,7 @@ class Store:
     def write_recipe(self, stage: str, mark: str, recipe: Mapping[str, Any]) -> None:
         """stage.json, once; again if it was damaged."""
         if self._recipe(stage, mark) is None:
-            from datus import __version__
+            from datus.version import __version__
 
             unhashed = {
                 "datus": __version__,

@@ -27,7 +27,7 @@ from datus.errors import CorruptShard, UsageError, WorkError
 from datus.finished_run import Finished, crop, open_run, picture, read_places
 from datus.inputs.labels import load_classes
 from datus.review.edits import FORMAT, VERSION
-from datus.review.review import read_base
+from datus.review.replay import read_base
 from datus.segmenter.files import write_whole
 from datus.stages.totals import Candidate
 from datus.store.store import DATASET_KEY, Store

@@ -17,7 +17,7 @@ from datus.api.result import EXAMPLES
 from datus.config import Config
 from datus.errors import ConfigError, UsageError, WorkError
 from datus.finished_run import PLACES, with_settings
-from datus.review.review import read_base
+from datus.review.replay import read_base
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from datus.cli.app import app
 from datus.config import Config
 from datus.errors import ConfigError, UsageError
 from datus.inputs.index import read_index
-from datus.review.review import read_base
+from datus.review.replay import read_base
 from datus.store.store import Store
 
 MORE = {"clusters.k": [4], "masks.refine": "none"}

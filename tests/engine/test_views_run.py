@@ -13,7 +13,7 @@ from tiny_runs import IDS, Dataset, go, made, make_dataset, save, snapshot
 from datus.engine.plan import find_node
 from datus.engine.run import RunResult
 from datus.method.consistency import VIEWS, kappa, labels_in, picture_of
-from datus.review.review import read_base
+from datus.review.replay import read_base
 from datus.stages import features
 from datus.stages.embeddings import few_valid
 from datus.stages.masks import few_labelled

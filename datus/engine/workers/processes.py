@@ -5,6 +5,9 @@ model once; those without one may be kept for the next jobs of the run. A worker
 out of memory) breaks the pool, and a new one takes what is left. Which of the jobs under way killed
 it cannot be known, so all of them are tried again; a third and last try is made with nothing beside
 it, and ends in a result or a failure.
+
+This is the pool of the standard library. pebble knows which job killed a worker, but it starts new
+workers from a thread of its own, where neither the user's script nor Ctrl-C can be kept from them.
 """
 
 import dataclasses

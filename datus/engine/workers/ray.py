@@ -8,6 +8,8 @@ which one it was: the third death on a shard is its failure, and its alone. The 
 is nobody's fault and is not counted, up to LOST_NODES times.
 
 Workers must have the same datus and see the same paths; they work in the folder of the driver.
+`ray.util.ActorPool` has a fixed number of actors and ends with the first that dies, so hiring and
+the loss of workers and nodes are handled here.
 """
 
 import logging
@@ -318,7 +320,7 @@ def _environment() -> dict[str, str]:
 
 
 def _version() -> str:
-    from datus import __version__
+    from datus.version import __version__
 
     return f"datus {__version__}"
 

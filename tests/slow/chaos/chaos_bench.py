@@ -317,7 +317,7 @@ def _own_lock_for_bars() -> None:
 
 def write_edits(run_dir: Path, folder: Path) -> Path:
     """An edits.json made on the clusters of a finished run."""
-    from datus.review.review import read_base
+    from datus.review.replay import read_base
     from datus.store.store import Store
 
     store = Store(run_dir)
