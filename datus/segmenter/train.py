@@ -19,14 +19,13 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datus.compute.threads import thread_pool
+from datus.compute.threads import map_threads, one_thread
 from datus.denoise_config import DenoiseConfig
 from datus.models.forward import exact_float32, seeded
 from datus.segmenter.examples import Example, Examples, write_whole
@@ -63,8 +62,7 @@ def train(segmenter: Segmenter, examples: Examples, settings: DenoiseConfig, pla
     learner = _Learner(segmenter, examples, settings, place)
     learner.resume()
     total = settings.rounds * settings.epochs
-    with thread_pool(place.threads) as mapped, exact_float32():
-        learner.mapped = mapped
+    with one_thread(), exact_float32():
         while learner.n_epochs < total:
             round_, epoch = divmod(learner.n_epochs, settings.epochs)
             learner.begin(round_, fresh=epoch == 0)
@@ -121,7 +119,6 @@ class _Learner:
     ) -> None:
         self.segmenter, self.examples, self.settings = segmenter, examples, settings
         self.place = place
-        self.mapped: Any = map
         """`map` on threads, while `train` runs."""
         self.curve: list[float] = []
         self.n_epochs = 0
@@ -277,8 +274,9 @@ class _Learner:
             units = list(groups.values())
         else:
             units = [[i] for i in range(len(batch))]
-        for start in range(0, len(units), self.place.threads):
-            yield from self.mapped(one, units[start : start + self.place.threads])
+        n_threads = self.place.threads
+        for start in range(0, len(units), n_threads):
+            yield from map_threads(one, units[start : start + n_threads], n_threads)
 
     def _loss(self, logits: Tensor, shares: Tensor) -> Tensor:
         """Sum over cells. logits: (B, C, gh, gw); shares: uint8, the same shape."""
