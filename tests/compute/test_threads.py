@@ -11,7 +11,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from datus.compute.memory import frugal
+from datus.compute.memory import tuned_allocator
 from datus.compute.threads import map_threads, n_cores, one_thread
 
 
@@ -209,6 +209,6 @@ def test_two_maps_side_by_side_keep_the_limits_until_both_are_done() -> None:
 
 def test_python_looks_for_loops_of_objects_less_often_during_a_run_and_as_before_after_it():
     before = gc.get_threshold()
-    with frugal():
+    with tuned_allocator():
         assert gc.get_threshold()[0] > before[0]
     assert gc.get_threshold() == before
