@@ -79,9 +79,9 @@ def main(own_process: bool = False) -> None:
     """The command line. Ctrl-C at any moment, also while libraries load, is one line and 130."""
     try:
         if own_process:
-            from datus.compute.memory import be_frugal
+            from datus.compute.memory import tune_allocator
 
-            be_frugal()
+            tune_allocator()
         from datus.cli.app import app
 
         for stream in (sys.stdout, sys.stderr):

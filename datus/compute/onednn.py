@@ -77,12 +77,12 @@ def attention(queries: Any, keys: Any, values: Any, scale: float) -> Any:
     mixed = torch.empty(n_images, n_queries, n_heads, values.shape[3])
     for image in range(n_images):
         for head in range(n_heads):
-            mine = (keys[image, head] * scale).contiguous()
-            theirs = values[image, head].t().contiguous()
+            scaled_keys_MD = (keys[image, head] * scale).contiguous()
+            values_EM = values[image, head].t().contiguous()
             for start in range(0, n_queries, ROWS):
-                some = queries[image, head, start : start + ROWS].contiguous()
-                shares = torch.softmax(linear(some, mine), -1)
-                mixed[image, start : start + ROWS, head] = linear(shares, theirs)
+                rows_RD = queries[image, head, start : start + ROWS].contiguous()
+                shares_RM = torch.softmax(linear(rows_RD, scaled_keys_MD), -1)
+                mixed[image, start : start + ROWS, head] = linear(shares_RM, values_EM)
     return mixed.transpose(1, 2)
 
 
@@ -116,12 +116,12 @@ def _mode() -> Callable[[], AbstractContextManager[Any]]:
         usual = query.shape[-1] ** -0.5
         return attention(query, key, value, usual if scale is None else scale)
 
-    ours = {functional.linear: by_onednn, functional.scaled_dot_product_attention: attended}
+    replaced = {functional.linear: by_onednn, functional.scaled_dot_product_attention: attended}
 
     class Products(TorchFunctionMode):
         def __torch_function__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            return ours.get(function, function)(*args, **(kwargs or {}))
+            return replaced.get(function, function)(*args, **(kwargs or {}))
 
     return Products

@@ -3,16 +3,18 @@
 Library code that splits one matrix product over threads may add in another order when the number
 of threads changes, and the last bit moves. So nothing here splits an item: images run side by side,
 each on one thread, and results do not depend on threads, workers, batch size or machine load.
+
+Threads are those of concurrent.futures, limits are set by threadpoolctl. Here is only that threads
+take items by themselves (a future for each would cost as much as a short item), and who puts the
+limits back when several maps overlap, for which threadpoolctl has no count.
 """
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from functools import cache
-from threading import Condition, Event, Lock, local
+from contextlib import AbstractContextManager, contextmanager
+from threading import Event, Lock, local
 from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -32,29 +34,69 @@ def map_threads(function: Callable[[In], Out], items: Iterable[In], n_threads: i
     """`[function(item) for item in items]`, `n_threads` items at a time, in order of the items.
 
     The first exception is raised after the running items end. numpy, OpenMP and torch are limited
-    to one thread per item meanwhile. A map inside an item stays on the thread of that item.
+    to one thread per item meanwhile. A map inside an item stays on the thread of that item. Maps
+    side by side share their threads: all of them together work on `n_threads` items, since more
+    would only take each other's cache.
     """
     todo = list(items)
-    if _TURNS.has_one:  # inside an item of another map: its thread, and all limits are set
+    if getattr(_THREAD, "is_worker", False):
         return [_unless_stopped(function, item) for item in todo]
-    with _one_thread_each():
-        if n_threads <= 1 or len(todo) <= 1:
-            return [_in_turn(function, item, max(1, n_threads)) for item in todo]
-        return _shared_out(function, todo, min(n_threads, len(todo)))
+    results: dict[int, Out] = {}
+    errors: dict[int, BaseException] = {}
+    places = iter(range(len(todo)))  # Python lets only one thread take the next of a range
+
+    def work() -> None:
+        _LIMITS.limit_worker()
+        for place in places:
+            if errors:
+                return
+            try:
+                results[place] = _unless_stopped(function, todo[place])
+            except BaseException as error:
+                errors[place] = error
+
+    with _LIMITS:
+        pool = _pool(max(1, n_threads))
+        futures = [pool.submit(work) for _ in range(min(max(1, n_threads), len(todo)))]
+        try:
+            wait(futures)
+        except BaseException as error:  # Ctrl-C here: no further item begins
+            errors[-1] = error
+            wait(futures)
+    if errors:
+        raise errors[min(errors)]
+    for future in futures:
+        future.result()
+    return [results[place] for place in range(len(todo))]
 
 
-@contextmanager
-def thread_pool(n_threads: int) -> Iterator[Callable[[Callable[[In], Out], list[In]], list[Out]]]:
-    """`map_threads` for many short lists: `with thread_pool(2) as mapped: mapped(function, items)`.
+_THREAD = local()
+_pools: dict[int, ThreadPoolExecutor] = {}
+_pools_guard = Lock()
 
-    Threads are started once, and hold until the end.
+
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for the next map: to make one known to OpenMP takes most of a millisecond.
+
+    A forked process has none of them and makes its own.
     """
-    with _one_thread_each():
-        if n_threads <= 1:
-            yield lambda function, items: [function(item) for item in items]
-            return
-        with ThreadPoolExecutor(n_threads, initializer=_LIMITS.limit_thread) as pool:
-            yield lambda function, items: list(pool.map(function, items))
+    with _pools_guard:
+        if n_threads not in _pools:
+            _pools[n_threads] = ThreadPoolExecutor(
+                n_threads, initializer=setattr, initargs=(_THREAD, "is_worker", True)
+            )
+        return _pools[n_threads]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.clear)
+
+
+def end_waiting() -> None:
+    """The threads that wait for a next map end; one that comes makes its own."""
+    with _pools_guard:
+        while _pools:
+            _pools.popitem()[1].shutdown()
 
 
 class Stopped(Exception):
@@ -72,115 +114,6 @@ def stopping() -> Iterator[None]:
         yield
     finally:
         _STOP.clear()
-
-
-def _shared_out(function: Callable[[In], Out], todo: list[In], n_threads: int) -> list[Out]:
-    """Threads take the next item when they are free: for items of a tenth of a millisecond a
-    future each would cost as much as the work."""
-    found: dict[int, Out] = {}
-    errors: dict[int, BaseException] = {}
-    places, guard = iter(range(len(todo))), Lock()
-
-    def work() -> None:
-        _LIMITS.limit_worker()
-        place = 0
-        while place >= 0 and not errors:
-            with _TURNS.one(n_threads):
-                end = time.monotonic() + TURN_SECONDS
-                while not errors and (place := _next(places, guard)) >= 0:
-                    try:
-                        found[place] = _unless_stopped(function, todo[place])
-                    except BaseException as error:
-                        errors[place] = error
-                    if time.monotonic() > end:
-                        break
-
-    threads = [_workers().submit(work) for _ in range(n_threads)]
-    try:
-        wait(threads)
-    except BaseException as error:  # Ctrl-C here: no further item begins
-        errors[-1] = error
-        wait(threads)
-    if errors:
-        raise errors[min(errors)]
-    for thread in threads:
-        thread.result()
-    return [found[place] for place in range(len(todo))]
-
-
-@cache
-def _workers() -> ThreadPoolExecutor:
-    """Threads that wait for the next map: to make one known to OpenMP takes most of a millisecond.
-
-    As many as were ever busy at a time. A forked process has none of them and makes its own.
-    """
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_workers.cache_clear)
-    return ThreadPoolExecutor(MOST_THREADS)
-
-
-MOST_THREADS = 4096
-"""More than any map asks for."""
-
-
-def end_waiting() -> None:
-    """The threads that wait for a next map end; one that comes makes its own."""
-    if _workers.cache_info().currsize:
-        _workers().shutdown()
-        _workers.cache_clear()
-
-
-def _next(places: Iterator[int], guard: Lock) -> int:
-    with guard:
-        return next(places, -1)
-
-
-class _Turns:
-    """Several maps may run side by side (two shards of one process). All of them together work on
-    no more items than the cores that each was given: more would only take each other's cache.
-
-    A turn is for one item, or for several short ones: to hand it over takes a change of threads."""
-
-    def __init__(self) -> None:
-        self._free, self._running = Condition(), 0
-        self._mine = local()
-
-    @property
-    def has_one(self) -> bool:
-        """The calling thread."""
-        return getattr(self._mine, "has_turn", False)
-
-    @contextmanager
-    def one(self, n_threads: int) -> Iterator[None]:
-        if self.has_one:  # a map inside an item
-            yield
-            return
-        with self._free:
-            while self._running >= n_threads and not _STOP.is_set():
-                self._free.wait(STOP_SECONDS)
-            self._running += 1
-        self._mine.has_turn = True
-        try:
-            yield
-        finally:
-            self._mine.has_turn = False
-            with self._free:
-                self._running -= 1
-                self._free.notify()
-
-
-TURN_SECONDS = 0.05
-"""After so long another map has its turn."""
-
-STOP_SECONDS = 0.2
-"""A waiting thread looks this often whether all shall stop."""
-
-_TURNS = _Turns()
-
-
-def _in_turn(function: Callable[[In], Out], item: In, n_threads: int) -> Out:
-    with _TURNS.one(n_threads):
-        return _unless_stopped(function, item)
 
 
 def _unless_stopped(function: Callable[[In], Out], item: In) -> Out:
@@ -202,34 +135,21 @@ class _Limits:
         self._torch_threads = 0
         self._controller: Any = None
         self._n_modules = 0
-        self._mine = local()
 
-    def enter(self) -> Any:
-        """Returns what `leave` wants."""
+    def __enter__(self) -> None:
         with self._guard:
             is_new = self._look()
             if self._inside == 0:
                 self._torch_threads = _torch_threads()
             # before BLAS: an OpenBLAS on OpenMP sets the limit of the calling thread too
-            mine = self.limit_thread()
+            limits = self._limit_thread()
             if self._inside == 0 or is_new:  # new: a library that came after the first
-                self._blas.append(self._limit_blas())
+                self._allow_this_thread()
+                self._blas.append(self._controller.select(user_api="blas").limit(limits=1))
             self._inside += 1
-        return mine
+        _THREAD.limits = [*getattr(_THREAD, "limits", []), limits]
 
-    def limit_thread(self) -> Any:
-        """The calling thread only; one that ends soon needs not put it back."""
-        mine = self._controller.select(user_api="openmp").limit(limits=1)
-        _limit_torch(1)
-        return mine
-
-    def limit_worker(self) -> None:
-        """The calling thread, for good; again only after a library came."""
-        if getattr(self._mine, "limited_by", None) is not self._controller:
-            self.limit_thread()
-            self._mine.limited_by = self._controller
-
-    def leave(self, mine: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._guard:
             self._inside -= 1
             if self._inside == 0:
@@ -237,11 +157,19 @@ class _Limits:
                 while self._blas:  # the first limits, which are the oldest, come back last
                     self._blas.pop().restore_original_limits()
                 _limit_torch(self._torch_threads)
-            mine.restore_original_limits()
+            _THREAD.limits.pop().restore_original_limits()
 
-    def _limit_blas(self) -> Any:
-        self._allow_this_thread()
-        return self._controller.select(user_api="blas").limit(limits=1)
+    def limit_worker(self) -> None:
+        """The calling thread, for good; again only after a library came."""
+        if getattr(_THREAD, "limited_by", None) is not self._controller:
+            self._limit_thread()
+            _THREAD.limited_by = self._controller
+
+    def _limit_thread(self) -> Any:
+        """Returns what puts the OpenMP of the calling thread back."""
+        limits = self._controller.select(user_api="openmp").limit(limits=1)
+        _limit_torch(1)
+        return limits
 
     def _allow_this_thread(self) -> None:
         """From 3.8 on, threadpoolctl lets only one thread limit OpenBLAS, and ignores others in
@@ -262,13 +190,9 @@ class _Limits:
 _LIMITS = _Limits()
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    mine = _LIMITS.enter()
-    try:
-        yield
-    finally:
-        _LIMITS.leave(mine)
+def one_thread() -> AbstractContextManager[None]:
+    """Inside, libraries have one thread, in the calling thread and in maps."""
+    return _LIMITS
 
 
 def loaded_torch() -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from datus.compute.memory import be_frugal, frugal
+from datus.compute.memory import tune_allocator, tuned_allocator
 from datus.config import Config, parse_share
 from datus.engine import workers as executors
 from datus.engine.budget import check_disk_space
@@ -27,7 +27,7 @@ from datus.engine.stage import Context
 from datus.engine.workers import Advance, ExecutorSettings, Outcome
 from datus.errors import DatusError, TooManyFailures, WorkError
 from datus.inputs.index import Index, Shard, check_inputs, make_index
-from datus.inputs.safe_decode import too_slow, under_way
+from datus.inputs.safe_decode import journal, too_slow
 from datus.store.disk import explained
 from datus.store.finished import dropped, reports, undone
 from datus.store.latest import point
@@ -101,7 +101,7 @@ def run(
     check_inputs(config)
     share = parse_share(config.speed.shards)
     lock = locked(store, share)
-    with frugal(), lock as suspects, executors.connected(config.speed):
+    with tuned_allocator(), lock as suspects, executors.connected(config.speed):
         LOADED.clear()
         READ.clear()
         result = _indexed(config, store, make_plan, console, suspects)
@@ -133,7 +133,7 @@ def _indexed(
     for name in sorted(suspects):
         console.say(f"the last run was killed at {name}: its files are looked through first")
     started, share = time.monotonic(), parse_share(config.speed.shards)
-    with under_way(store, "index"):
+    with journal(store, "index"):
         isolate = config.speed.isolate or "index" in suspects
         make = partial(make_index, config, store, console.bar, isolate)
         index = agreed_index(make, store, share)
@@ -360,4 +360,4 @@ def _executor_settings(
 
     workers = speed.workers if speed.executor == "ray" else at_a_time(config)
     cluster = executors.cluster_of(speed)
-    return ExecutorSettings(workers, advance, again, cluster, be_frugal, keep)
+    return ExecutorSettings(workers, advance, again, cluster, tune_allocator, keep)

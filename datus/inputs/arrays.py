@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,6 @@ class Given:
     classes: str = ""
 
 
-def listed(images: Images) -> Images:
-    """The same; of anything but a folder a list, so that it can be read more than once."""
-    return images if isinstance(images, str | Path) else _listed(images)
-
-
 def local_folder(out: str | Path) -> Path:
     """Where a run may be laid out. Raises UsageError for an address such as s3://bucket/run."""
     if "://" in str(out):
@@ -105,7 +101,7 @@ def cache_folder(images: Images, salt: str = "") -> Path:
         name = Config(data=DataConfig(images=str(folder))).name or name
         digest.update(str(folder).encode("utf-8", "surrogateescape"))
     else:
-        for one in _listed(images):
+        for one in listed(images):
             digest.update(_identity(one))
     return Path(root).expanduser() / "runs" / f"{name}-{digest.hexdigest()[:12]}"
 
@@ -123,16 +119,19 @@ Write = Callable[[Path], None]
 
 def _entries(images: Any) -> list[tuple[str, Write]]:
     """(relative path, what writes it) of each image of a list."""
-    listed = _listed(images)
-    n_paths = sum(isinstance(one, str | Path) for one in listed)
-    if n_paths == len(listed):
-        return _linked([Path(one).expanduser() for one in listed])
+    entries = listed(images)
+    n_paths = sum(isinstance(entry, str | Path) for entry in entries)
+    if n_paths == len(entries):
+        return _linked([Path(entry).expanduser() for entry in entries])
     if n_paths:
         raise UsageError("images: expected all paths or all pictures, got both: use one kind")
-    return [(f"{number:06d}.png", _png(one, number)) for number, one in enumerate(listed)]
+    return [(f"{i:06d}.png", partial(_write_png, one, i)) for i, one in enumerate(entries)]
 
 
-def _listed(images: Any) -> list[Any]:
+def listed(images: Any) -> Any:
+    """A folder as it is; anything else as a list, so that it can be read more than once."""
+    if isinstance(images, str | Path):
+        return images
     if isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype != object:
         raise UsageError("images: expected a list of pictures, got one array: use [array]")
     if isinstance(images, Image.Image):
@@ -142,48 +141,42 @@ def _listed(images: Any) -> list[Any]:
             "images: expected a folder, a list of files or a list of pictures, got "
             f"{type(images).__name__}"
         )
-    listed = list(images)
-    if not listed:
+    entries = list(images)
+    if not entries:
         raise UsageError("images: the list is empty: expected at least one image")
-    return listed
+    return entries
 
 
 def _linked(paths: list[Path]) -> list[tuple[str, Write]]:
     """Named by what tells them apart: their path below the folder that holds them all."""
-    whole = [Path(os.path.abspath(path)) for path in paths]
-    for path in whole:
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    for path in absolute:
         if not path.is_file():
             raise UsageError(
                 f"images: {path}: no such file; a folder is given alone, not in a list"
             )
-    if len(set(whole)) < len(whole):
-        twice = next(path for path in whole if whole.count(path) > 1)
+    if len(set(absolute)) < len(absolute):
+        twice = next(path for path in absolute if absolute.count(path) > 1)
         raise UsageError(f"images: {twice} is in the list twice: leave one out")
-    above = Path(os.path.commonpath([path.parent for path in whole]))
-    return [(path.relative_to(above).as_posix(), _link_to(path)) for path in whole]
+    above = Path(os.path.commonpath([path.parent for path in absolute]))
+    return [(path.relative_to(above).as_posix(), partial(_link, path)) for path in absolute]
 
 
-def _link_to(source: Path) -> Write:
-    def write(path: Path) -> None:
-        with suppress(OSError):
-            if path.is_symlink() and Path(os.readlink(path)) == source:
-                return
-        path.unlink(missing_ok=True)
-        try:
-            path.symlink_to(source)
-        except OSError:  # a file system without links
-            shutil.copyfile(source, path)
-
-    return write
+def _link(source: Path, path: Path) -> None:
+    with suppress(OSError):
+        if path.is_symlink() and Path(os.readlink(path)) == source:
+            return
+    path.unlink(missing_ok=True)
+    try:
+        path.symlink_to(source)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, path)
 
 
-def _png(one: Any, number: int) -> Write:
-    def write(path: Path) -> None:
-        buffer = io.BytesIO()
-        _picture(one, number).save(buffer, "PNG", compress_level=1)
-        _write_if_new(path, buffer.getvalue())
-
-    return write
+def _write_png(picture: Any, number: int, path: Path) -> None:
+    buffer = io.BytesIO()
+    _picture(picture, number).save(buffer, "PNG", compress_level=1)
+    _write_if_new(path, buffer.getvalue())
 
 
 def _picture(one: Any, number: int) -> Image.Image:
@@ -232,25 +225,22 @@ def _truth(truth: Truth | None, names: list[str] | None, run: Path) -> str:
         raise UsageError("truth: a list of labels needs a list of images: give a folder of masks")
     if len(labels) != len(names):
         raise UsageError(f"truth: expected {len(names)} label arrays, as images, got {len(labels)}")
-    entries = [
-        (f"{name}.png", _labels(one, number))
-        for number, (name, one) in enumerate(zip(names, labels, strict=True))
+    entries: list[tuple[str, Write]] = [
+        (f"{name}.png", partial(_write_labels, array, number))
+        for number, (name, array) in enumerate(zip(names, labels, strict=True))
     ]
     return str(_fill(run / "truth", entries))
 
 
-def _labels(one: Any, number: int) -> Write:
-    def write(path: Path) -> None:
-        _write_if_new(path, encode_mask(label_array(one, f"truth: labels {number}")))
-
-    return write
+def _write_labels(labels: Any, number: int, path: Path) -> None:
+    _write_if_new(path, encode_mask(label_array(labels, f"truth: labels {number}")))
 
 
 def label_array(one: Any, where: str) -> Array:
     """uint8 (H, W) of anything that holds such numbers. Raises UsageError."""
     array = np.asarray(one)
-    whole = array.dtype.kind in "ui" and array.ndim == 2 and array.size > 0
-    if not whole or int(array.min()) < 0 or int(array.max()) > IGNORE:
+    has_ids = array.dtype.kind in "ui" and array.ndim == 2 and array.size > 0
+    if not has_ids or int(array.min()) < 0 or int(array.max()) > IGNORE:
         raise UsageError(
             f"{where}: expected whole numbers 0 to {IGNORE}, (height, width), "
             f"got {array.dtype.name} {array.shape}"

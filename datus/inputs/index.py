@@ -94,32 +94,30 @@ def check_inputs(config: Config) -> None:
 def make_index(config: Config, store: Store, bar: Bar, isolate: bool = False) -> Index:
     """Read every image once (again only if its size or time changed) and write RUN/index.
 
-    isolate: headers are read in a child process first (module `isolation`).
+    isolate: headers are read in a child process first (module `safe_decode`).
     """
     folder = Path(config.data.images)
     paths = find_images(folder)
     truths = _find_truth(config.data.truth, paths.paths)
     known = _known(store)
-    seen: dict[str, Any] = {}
 
-    def look(path: str) -> tuple[str, list[Any] | str]:
-        found = _look(folder / path, known.get(path), config.data.max_pixels, decoder)
+    def look(path: str) -> list[Any] | str:
+        row = _look(folder / path, known.get(path), config.data.max_pixels, decoder)
         advance(1)
-        return path, found
+        return row
 
-    rows, failures = [], {}
     child = Decoder(config.data.max_pixels, config.speed.decode_seconds) if isolate else None
     with bar("index", len(paths.paths)) as advance, child or nullcontext() as decoder:
         looked = map_threads(look, paths.paths, n_cores())
-    for path, found in looked:
-        if isinstance(found, str):
-            failures[image_id_of(path)] = found
-        else:
-            rows.append((path, found))
-            seen[path] = found
-    truth_rows = _hash_truth(Path(config.data.truth), truths, known, seen)
-    records = [_record(path, row, truth_rows.get(image_id_of(path))) for path, row in rows]
-    records.sort(key=lambda record: record.image_id)
+    by_path = dict(zip(paths.paths, looked, strict=True))
+    seen = {path: row for path, row in by_path.items() if not isinstance(row, str)}
+    failures = {image_id_of(path): row for path, row in by_path.items() if isinstance(row, str)}
+    true_masks = _hash_truth(Path(config.data.truth), truths, known, seen)
+    records = []
+    for path in (path for path in paths.paths if path in seen):
+        _, _, sha256, height, width = seen[path]
+        true_mask = true_masks.get(image_id_of(path), (None, None))
+        records.append(ImageRecord(image_id_of(path), path, height, width, sha256, "", *true_mask))
     shards = _sharded(records, config.data.shard_images)
     index = Index(shards, failures, paths.n_other, _n_replaced(known, records))
     _write(store, index, seen)
@@ -174,30 +172,30 @@ def _look(
 
 def _stamp(path: Path) -> list[Any]:
     """[bytes, times] of a file. Raises OSError, also for a pipe: to read one could take forever."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     # the time of change too: a copy that keeps the time of modification may have the same size
-    return [found.st_size, [found.st_mtime_ns, found.st_ctime_ns]]
+    return [status.st_size, [status.st_mtime_ns, status.st_ctime_ns]]
 
 
 def _find_truth(folder: str, images: tuple[str, ...]) -> dict[str, str]:
     """image id -> relative path of its true mask, for the images that have one."""
     if not folder:
         return {}
-    found = find_labels(Path(folder))
+    masks = find_labels(Path(folder))
     wanted = {image_id_of(path) for path in images}
-    matched = {image_id: path for image_id, path in found.items() if image_id in wanted}
+    matched = {image_id: path for image_id, path in masks.items() if image_id in wanted}
     # disks and archives of some systems spell 'é' as 'e' and an accent: the same name to people
-    spelled = {unicodedata.normalize("NFC", name): name for name in found.keys() - matched.keys()}
+    spelled = {unicodedata.normalize("NFC", name): name for name in masks.keys() - matched.keys()}
     for image_id in sorted(wanted - matched.keys()):
         other = spelled.pop(unicodedata.normalize("NFC", image_id), None)
         if other is not None:
-            matched[image_id] = found[other]
+            matched[image_id] = masks[other]
     if not matched:
         example = image_id_of(images[0])
         raise UsageError(
-            f"truth folder {folder}: none of its {len(found)} masks has the name of an image; "
+            f"truth folder {folder}: none of its {len(masks)} masks has the name of an image; "
             f"expected for example {example}.png"
         )
     return matched
@@ -219,31 +217,17 @@ def _hash_truth(
 
     # side by side: what a file on a network takes is mostly waiting
     looked = map_threads(look, truths.values(), n_cores())
-    rows = {}
-    for (image_id, relative), found in zip(truths.items(), looked, strict=True):
-        if not isinstance(found, str):
-            seen[f"truth:{relative}"] = found
-        rows[image_id] = (relative, found if isinstance(found, str) else found[2])
-    return rows
-
-
-def _record(path: str, row: list[Any], truth: tuple[str, str] | None) -> ImageRecord:
-    truth_path, truth_sha256 = truth or (None, None)
-    return ImageRecord(
-        image_id=image_id_of(path),
-        path=path,
-        height=row[3],
-        width=row[4],
-        sha256=row[2],
-        shard="",
-        truth_path=truth_path,
-        truth_sha256=truth_sha256,
-    )
+    hashes = {}
+    for (image_id, relative), row in zip(truths.items(), looked, strict=True):
+        if not isinstance(row, str):
+            seen[f"truth:{relative}"] = row
+        hashes[image_id] = (relative, row if isinstance(row, str) else row[2])
+    return hashes
 
 
 def _sharded(records: list[ImageRecord], mean_size: int) -> tuple[ImageRecord, ...]:
     """Cut after an image whose id hashes to 0, between half and twice the mean size."""
-    done: list[ImageRecord] = []
+    records_of_shards: list[ImageRecord] = []
     shard: list[ImageRecord] = []
     half = max(1, mean_size // 2)
     for position, record in enumerate(records):
@@ -252,14 +236,14 @@ def _sharded(records: list[ImageRecord], mean_size: int) -> tuple[ImageRecord, .
         marked = len(shard) >= half and crc32(record.image_id.encode()) % half == 0
         if full or marked or position == len(records) - 1:
             key = _hash([[r.image_id, r.sha256] for r in shard])[:12]
-            done.extend(dataclasses.replace(r, shard=key) for r in shard)
+            records_of_shards.extend(dataclasses.replace(r, shard=key) for r in shard)
             shard = []
-    return tuple(done)
+    return tuple(records_of_shards)
 
 
 def _truth_key(key: str, records: list[ImageRecord]) -> str:
-    found = [r.truth_sha256 for r in records]
-    return _hash([key, found])[:12] if any(found) else ""
+    hashes = [r.truth_sha256 for r in records]
+    return _hash([key, hashes])[:12] if any(hashes) else ""
 
 
 def _known(store: Store) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     guarded(config, store, key, ...)         around the work on a shard
     reading(config, sha256)                  around the decoding of a file
     crashed(store)                           what was under way when the last run was killed
-    under_way(store, name)                   the note of it, while it lasts
+    journal(store, name)                     the note of it, while it lasts
     too_slow(store, seconds)                 shards with a file that shorter limits left out
 
 A decoder is C code: one wrong byte may crash it, or keep it busy for ever, and no `except` helps.
@@ -58,7 +58,7 @@ def guarded(
 ) -> Iterator[None]:
     """In the process that works on a shard. careful: it ended one, so look through it first."""
     in_worker = config.speed.executor not in ("serial", "auto")
-    with nullcontext() if in_worker else under_way(store, key):
+    with nullcontext() if in_worker else journal(store, key):
         if careful and SLOW in look_through(config, records):
             store.write(str(config.speed.decode_seconds).encode(), SLOW_NOTES, key)
         if in_worker:
@@ -134,7 +134,7 @@ def crashed(store: Store) -> Iterator[frozenset[str]]:
 
 
 @contextmanager
-def under_way(store: Store, name: str) -> Iterator[None]:
+def journal(store: Store, name: str) -> Iterator[None]:
     """A note while the main process works on a shard or on the index."""
     if not store.is_local:
         yield

@@ -8,7 +8,7 @@ they are. Colour, its spread and its gradients, each measured on the patch and o
 tell it what a photograph shows at a glance; large models need none of it
 (docs/embedded_backbone.md).
 
-The classes here are those of the models that the package ships; `backbones` makes them.
+The classes here are those of the models that the package ships; `vit` makes them.
 """
 
 import math

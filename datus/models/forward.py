@@ -47,8 +47,7 @@ def forward_pass(images: list[Array], device: str, precision: str) -> Iterator[A
     """
     import torch
 
-    dtype = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    lower = dtype[precision]
+    lower = None if precision == "float32" else getattr(torch, precision)
     kind = torch.device(device).type
     pixels = torch.from_numpy(np.stack(images)).to(device)
     lowered = torch.autocast(kind, lower, enabled=lower is not None)
@@ -104,51 +103,37 @@ def exact_float32() -> Iterator[None]:
     The switches are the program's, not a thread's: the first thread to enter sets them, the last
     one to leave puts them back.
     """
-    _EXACT.enter()
+    switches, name, exact = _tf32_switches()
+    with _GUARD:
+        _BEFORE.append([getattr(switch, name) for switch in switches])
+        for switch in switches:
+            setattr(switch, name, exact)
     try:
         yield
     finally:
-        _EXACT.leave()
-
-
-class _Exact:
-    """How many are inside, and what the switches were before the first one."""
-
-    def __init__(self) -> None:
-        self._guard, self._inside, self._before = threading.Lock(), 0, list[Any]()
-
-    def enter(self) -> None:
-        with self._guard:
-            if self._inside == 0:
-                switches, name, exact = self._switches()
-                self._before = [getattr(switch, name) for switch in switches]
-                for switch in switches:
-                    setattr(switch, name, exact)
-            self._inside += 1
-
-    def leave(self) -> None:
-        with self._guard:
-            self._inside -= 1
-            if self._inside == 0:
-                switches, name, _ = self._switches()
-                for switch, value in zip(switches, self._before, strict=True):
+        with _GUARD:
+            if len(_BEFORE) == 1:
+                for switch, value in zip(switches, _BEFORE[0], strict=True):
                     setattr(switch, name, value)
-
-    @staticmethod
-    def _switches() -> tuple[list[Any], str, Any]:
-        """(objects, the name of their switch, its value for exact sums)."""
-        import torch
-
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        # torch 2.9 renamed the switches; mixing old and new ones is an error there
-        if not hasattr(matmul, "fp32_precision"):
-            return [matmul, cudnn], "allow_tf32", False
-        # convolutions and recurrent layers together: where they differ, allow_tf32 cannot be read
-        parts = [getattr(cudnn, part, cudnn) for part in ("conv", "rnn")]
-        return [matmul, *parts], "fp32_precision", "ieee"
+            _BEFORE.pop()
 
 
-_EXACT = _Exact()
+_GUARD = threading.Lock()
+_BEFORE: list[list[Any]] = []
+"""What the switches were before each of those that are inside."""
+
+
+def _tf32_switches() -> tuple[list[Any], str, Any]:
+    """(objects, the name of their switch, its value for exact sums)."""
+    import torch
+
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    # torch 2.9 renamed the switches; mixing old and new ones is an error there
+    if not hasattr(matmul, "fp32_precision"):
+        return [matmul, cudnn], "allow_tf32", False
+    # convolutions and recurrent layers together: where they differ, allow_tf32 cannot be read
+    parts = [getattr(cudnn, part, cudnn) for part in ("conv", "rnn")]
+    return [matmul, *parts], "fp32_precision", "ieee"
 
 
 def batches(shapes: Sequence[tuple[int, ...]], batch: int) -> Iterator[list[int]]:

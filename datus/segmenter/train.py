@@ -19,14 +19,13 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datus.compute.threads import thread_pool
+from datus.compute.threads import map_threads, one_thread
 from datus.config import DenoiseConfig
 from datus.models.forward import batches, exact_float32, seeded
 from datus.segmenter.examples import FULL, Example, Examples, write_whole
@@ -65,8 +64,7 @@ def train(segmenter: Segmenter, examples: Examples, settings: DenoiseConfig, pla
     learner = _Learner(segmenter, examples, settings, place)
     learner.resume()
     segmenter.train()
-    with thread_pool(place.threads) as mapped, exact_float32():
-        learner.mapped = mapped
+    with one_thread(), exact_float32():
         while len(learner.curve) < settings.epochs:
             learner.epoch()
             learner.save()
@@ -103,7 +101,6 @@ class _Learner:
     ) -> None:
         self.segmenter, self.examples, self.settings = segmenter, examples, settings
         self.place = place
-        self.mapped: Any = map
         """`map` on threads, while `train` runs."""
         self.curve: list[float] = []
         """The mean loss of each epoch that is done."""
@@ -210,8 +207,9 @@ class _Learner:
         units = [[number] for number in range(len(batch))]
         if self._by_size:
             units = list(batches([example.inputs.shape for example in batch], len(batch)))
-        for start in range(0, len(units), self.place.threads):
-            yield from self.mapped(one, units[start : start + self.place.threads])
+        n_threads = self.place.threads
+        for start in range(0, len(units), n_threads):
+            yield from map_threads(one, units[start : start + n_threads], n_threads)
 
 
 def _loss(logits: Tensor, shares: Tensor) -> Tensor:

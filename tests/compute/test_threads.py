@@ -11,8 +11,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from datus.compute.memory import frugal
-from datus.compute.threads import map_threads, n_cores, thread_pool
+from datus.compute.memory import tuned_allocator
+from datus.compute.threads import map_threads, n_cores, one_thread
 
 
 def library_threads() -> set[int]:
@@ -152,11 +152,35 @@ def test_cores_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_a_pool_maps_many_short_lists_in_order(n_threads: int) -> None:
-    with thread_pool(n_threads) as mapped:
-        for start in range(5):
-            assert mapped(lambda one: one + 1, [start, start + 1]) == [start + 1, start + 2]
-        assert mapped(lambda _: library_threads() | {torch.get_num_threads()}, [0, 1]) == [{1}, {1}]
+def test_one_thread_holds_for_the_calling_thread_and_for_maps_inside(n_threads: int) -> None:
+    before = torch.get_num_threads(), library_threads()
+    with one_thread():
+        assert library_threads() | {torch.get_num_threads()} == {1}
+        for _ in range(3):
+            limits = lambda _: library_threads() | {torch.get_num_threads()}  # noqa: E731
+            assert map_threads(limits, [0, 1], n_threads) == [{1}, {1}]
+            assert library_threads() | {torch.get_num_threads()} == {1}
+    assert (torch.get_num_threads(), library_threads()) == before
+
+
+def test_maps_side_by_side_share_their_threads() -> None:
+    running, most, guard = 0, 0, threading.Lock()
+
+    def count(_: int) -> None:
+        nonlocal running, most
+        with guard:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        with guard:
+            running -= 1
+
+    maps = [threading.Thread(target=map_threads, args=(count, range(20), 2)) for _ in range(3)]
+    for one in maps:
+        one.start()
+    for one in maps:
+        one.join()
+    assert most <= 2
 
 
 def test_two_maps_side_by_side_keep_the_limits_until_both_are_done() -> None:
@@ -185,6 +209,6 @@ def test_two_maps_side_by_side_keep_the_limits_until_both_are_done() -> None:
 
 def test_python_looks_for_loops_of_objects_less_often_during_a_run_and_as_before_after_it():
     before = gc.get_threshold()
-    with frugal():
+    with tuned_allocator():
         assert gc.get_threshold()[0] > before[0]
     assert gc.get_threshold() == before

@@ -23,7 +23,7 @@ from tiny_runs import Dataset, go, made, make_dataset
 from datus.engine.workers import ExecutorSettings, by_name
 from datus.errors import ImageError, WorkError
 from datus.inputs import safe_decode as isolation
-from datus.inputs.safe_decode import Decoder, crashed, look_through, reading, under_way
+from datus.inputs.safe_decode import Decoder, crashed, journal, look_through, reading
 from datus.store.store import Store
 from datus.types import ImageRecord
 
@@ -180,16 +180,16 @@ def test_a_job_that_killed_its_worker_is_tried_again_with_care(tmp_path: Path) -
 def test_notes_of_what_was_under_way_outlive_a_kill_and_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     script = (
-        "import os, sys\nfrom datus.inputs.safe_decode import under_way\n"
+        "import os, sys\nfrom datus.inputs.safe_decode import journal\n"
         "from datus.store.store import Store\n"
         "store = Store(sys.argv[1])\n"
-        "with under_way(store, 'index'):\n    pass\n"
-        "with under_way(store, 'abc'):\n    os.kill(os.getpid(), 9)\n"
+        "with journal(store, 'index'):\n    pass\n"
+        "with journal(store, 'abc'):\n    os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, store.root], check=False)
     with crashed(store) as suspects:
         assert suspects == {"abc"}
-    with crashed(store) as suspects, suppress(KeyboardInterrupt), under_way(store, "abc"):
+    with crashed(store) as suspects, suppress(KeyboardInterrupt), journal(store, "abc"):
         assert suspects == frozenset()
         raise KeyboardInterrupt
     assert list(tmp_path.rglob("*")) == [tmp_path / "run"]
