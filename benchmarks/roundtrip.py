@@ -29,7 +29,7 @@ from importers import MODULES, QUIET, READERS, Reader  # noqa: E402
 from datus.formats.export import Request, export_run, find_masks  # noqa: E402
 from datus.formats.formats import find_format  # noqa: E402
 from datus.formats.records import Options  # noqa: E402
-from datus.method.masks import decode_labels  # noqa: E402
+from datus.inputs.labels import decode_labels  # noqa: E402
 from datus.store.store import Store  # noqa: E402
 
 BEGIN, END = "<!-- round trips -->", "<!-- end of round trips -->"

@@ -16,7 +16,7 @@ and a picture has only these, they count. Else the numbers in the file do.
 
 import io
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from datus.errors import UsageError
 from datus.formats.files import Files
 from datus.formats.folder import put, write_json
 from datus.formats.parts import find_parts
-from datus.formats.records import Classes, Corrections, Item, Options, Size
+from datus.formats.records import Classes, Corrections, Item, Options
 from datus.inputs.labels import LABEL_SUFFIXES
 from datus.method.label_png import png_of
 from datus.types import IGNORE, Array
@@ -186,24 +186,23 @@ VOC_COLOURS = _voc_colours()
 
 
 def read_labels(files: Files, root: str) -> Corrections:
-    """`root`: where the pictures lie, or a folder above `annotations/training`."""
+    """`root`: where the pictures lie, or a folder above `annotations/training`.
+
+    Raises UsageError: a class file or a picture that cannot be read, a label without a name.
+    """
     names, colours = _class_file(files, root)
     masks = f"{root}/{PNG_MASKS}".strip("/")
     paths = files.below(masks, LABEL_SUFFIXES) or files.below(root, LABEL_SUFFIXES)
     if names is None:
         highest = max((_highest(files.ids(path)) for path in paths.values()), default=-1)
-        names = tuple(f"class {label}" for label in range(highest + 1))
-        pictures = {name: partial(files.ids, path) for name, path in paths.items()}
-        return Corrections("label pictures", names, dict(pictures), _sizes(files, paths))
-    images = {
-        name: partial(_by_colour_or_number, files, path, names, colours)
-        for name, path in paths.items()
-    }
-    return Corrections("label pictures with class names", names, dict(images), _sizes(files, paths))
+        names = [f"class {label}" for label in range(highest + 1)]
+        return _corrections("label pictures", names, files, paths, files.ids)
+    draw = partial(_by_colour_or_number, files, names=names, colours=colours)
+    return _corrections("label pictures with class names", names, files, paths, draw)
 
 
 def read_labelmap(files: Files, root: str) -> Corrections:
-    """`root`: the folder of labelmap.txt and SegmentationClass."""
+    """`root`: the folder of labelmap.txt and SegmentationClass. Raises UsageError as above."""
     names: list[str] = []
     colours = {(0, 0, 0): IGNORE}
     for line in files.text(f"{root}/{LABELMAP}".strip("/")).splitlines():
@@ -220,13 +219,20 @@ def read_labelmap(files: Files, root: str) -> Corrections:
                 f"each of its own colour, and black for none; got {line!r}"
             )
     paths = files.below(f"{root}/{CLASS_MASKS}".strip("/"), (".png",))
-    images = {name: partial(_by_known_colour, files, path, colours) for name, path in paths.items()}
-    sizes = _sizes(files, paths)
-    return Corrections("CVAT segmentation masks", tuple(names), dict(images), sizes)
+    draw = partial(_by_known_colour, files, colours=colours)
+    return _corrections("CVAT segmentation masks", names, files, paths, draw)
 
 
-def _sizes(files: Files, paths: Mapping[str, str]) -> dict[str, Size]:
-    return {name: partial(files.size, path) for name, path in paths.items()}
+def _corrections(
+    kind: str,
+    names: Sequence[str],
+    files: Files,
+    paths: Mapping[str, str],
+    draw: Callable[[str], Array],
+) -> Corrections:
+    images = {name: partial(draw, path) for name, path in paths.items()}
+    sizes = {name: partial(files.size, path) for name, path in paths.items()}
+    return Corrections(kind, tuple(names), dict(images), dict(sizes))
 
 
 def _highest(labels: Array) -> int:
@@ -280,7 +286,7 @@ def _by_colour(rgb: Array, colours: Colours) -> tuple[Array, str]:
 # --- class files --------------------------------------------------------------------------------
 
 
-def _class_file(files: Files, root: str) -> tuple[tuple[str, ...] | None, dict[Colour, int]]:
+def _class_file(files: Files, root: str) -> tuple[list[str] | None, Colours]:
     """(names or None, colour -> label): classes.json, else classes.txt, beside the pictures."""
     name = f"{root}/classes.json".strip("/")
     if name in files.names:
@@ -290,9 +296,7 @@ def _class_file(files: Files, root: str) -> tuple[tuple[str, ...] | None, dict[C
             raise UsageError(
                 f'corrections: {files.where(name)}: expected "classes": a list of different names'
             )
-        known = {*range(len(names)), IGNORE}
-        colours = _palette(table.get("palette"), table.get("ignore_index"))
-        return tuple(names), {rgb: label for rgb, label in colours if label in known}
+        return names, _palette(table, len(names))
     name = f"{root}/classes.txt".strip("/")
     if name not in files.names:
         return None, {}
@@ -303,7 +307,7 @@ def _class_file(files: Files, root: str) -> tuple[tuple[str, ...] | None, dict[C
         raise UsageError(
             f"corrections: {files.where(name)}: expected lines such as 3<tab>sky, counted from 0"
         )
-    return tuple(names), {}
+    return names, {}
 
 
 def _are_names(names: Any) -> bool:
@@ -315,16 +319,15 @@ def _are_names(names: Any) -> bool:
     )
 
 
-def _palette(palette: Any, ignore: Any) -> Iterator[tuple[Colour, int]]:
-    """Colour -> label; nothing where two are alike, or black, which is the colour of IGNORE."""
+def _palette(table: Mapping[str, Any], n_classes: int) -> Colours:
+    """Of classes.json; empty where two colours are alike, or one is black, the colour of IGNORE."""
     try:
-        colours = [(int(red), int(green), int(blue)) for red, green, blue in palette]
-    except (TypeError, ValueError, OverflowError):
-        return
-    if ignore != IGNORE or len({*colours, (0, 0, 0)}) <= len(colours):
-        return
-    yield (0, 0, 0), IGNORE
-    yield from ((colour, label) for label, colour in enumerate(colours[:IGNORE]))
+        colours = [(int(red), int(green), int(blue)) for red, green, blue in table["palette"]]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return {}
+    if table.get("ignore_index") != IGNORE or len({*colours, (0, 0, 0)}) <= len(colours):
+        return {}
+    return {(0, 0, 0): IGNORE} | {rgb: label for label, rgb in enumerate(colours[:n_classes])}
 
 
 def _labelmap_line(files: Files, line: str) -> tuple[str, Colour]:

@@ -38,16 +38,15 @@ def load_classes(path: Path) -> ClassTable:
     lookup = np.full(256, IGNORE, np.uint8)
     known = np.zeros(256, bool)
     known[IGNORE] = True
-    for one in _class_ids(path, "ignore", table.get("ignore", [])):
-        known[one] = True
+    known[_class_ids(path, "ignore", table.get("ignore", []))] = True
     for number, entry in enumerate(classes):
         if not isinstance(entry, dict) or set(entry) != {"name", "colour", "ids"}:
             raise UsageError(f"{path}: class {number}: expected name, colour and ids")
         name = entry["name"]
-        for one in _class_ids(path, f"class {name!r}", entry["ids"]):
-            if known[one]:
-                raise UsageError(f"{path}: class {name!r}: id {one} is used twice")
-            lookup[one], known[one] = number, True
+        for label in _class_ids(path, f"class {name!r}", entry["ids"]):
+            if known[label]:
+                raise UsageError(f"{path}: class {name!r}: id {label} is used twice")
+            lookup[label], known[label] = number, True
     return ClassTable(
         name=str(table.get("name", path.stem)),
         names=tuple(str(entry["name"]) for entry in classes),
@@ -87,18 +86,18 @@ def find_labels(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
         name = relative[: -len(path.suffix)]
         if path.suffix.lower() not in LABEL_SUFFIXES or path.name.startswith("."):
             continue
-        if name in found:
-            raise UsageError(f"{folder}: {found[name]} and {relative} share one name: remove one")
-        found[name] = relative
-    if not found:
+        if name in by_name:
+            raise UsageError(f"{folder}: {by_name[name]} and {relative} share one name: remove one")
+        by_name[name] = relative
+    if not by_name:
         raise UsageError(f"{folder}: no label file in it ({' '.join(LABEL_SUFFIXES)})")
-    return found
+    return by_name
 
 
 def decode_labels(data: bytes, max_pixels: int) -> Array:

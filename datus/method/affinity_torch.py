@@ -40,7 +40,7 @@ def affinity_graphs_torch(
                 lengths = keys.double().norm(dim=2, keepdim=True).float()
                 keys = keys / lengths.where(lengths > 0, 1.0)
             packed = _packed_above(keys, threshold or 0.0).cpu().numpy()
-            graphs.extend(AffinityGraph(as_words(one)) for one in packed)
+            graphs.extend(AffinityGraph(as_words(rows)) for rows in packed)
     return graphs
 
 

@@ -18,7 +18,7 @@ One run goes through these phases (Blondel et al. 2008, with refinement as in Ro
     2  every node moves to the best community, or to an empty one, until none gains
     3  the communities move as blocks, likewise, and so merge; from 2 again until none gains
 
-Of several runs each is also stirred once: half of the nodes go to other communities, and phases 2
+Of several runs each is also perturbed once: half of the nodes go to other communities, and phases 2
 and 3 start from there, which costs less than another run and finds more (docs/decisions.md 21).
 
 Every move raises modularity, so it ends. Memory: N^2 / 8 bytes of masks at worst, far less in
@@ -40,7 +40,9 @@ WORDS_AT_ONCE = 8
 
 WORDS_PER_NEIGHBOUR = 12
 """So many words of (row & mask) are taken to cost as much as one neighbour looked up. Measured with
-AVX-512: 1.27 ns a neighbour, 0.075 ns a word, so 17; machines without it count words slower."""
+AVX-512: 1.27 ns a neighbour, 0.075 ns a word, so 17; machines without it count words slower.
+The choice is written out in every phase: as a function of its own it makes all of it half as fast.
+"""
 
 SPARSE = 8
 """A graph with less than one in so many pairs linked. Measured at 784 patches: 36 % less time where
@@ -82,7 +84,7 @@ def best_partition(
 ) -> tuple[Array, int, int, Array]:
     """Communities of the best of `restarts` runs; of equally good ones the first.
 
-    Each of several runs is stirred once, see above; a single one is not.
+    Each of several runs is perturbed once, see above; a single one is not.
 
     bits: uint64 (N, words), N > 0. p / q: the resolution; 2 max(p, q) w^2 must be below 2^63.
     seed: 0 to 2^63 - 1. The first run takes the nodes in raster order, run r > 0 in an order that
@@ -103,7 +105,7 @@ def best_partition(
         for again in range(n_tries):
             if again > 0:
                 _shuffle(order, seed, restarts + run)
-                labels = _stirred(labels, order)
+                labels = _perturbed(labels, order)
             communities = _improved(graph, _numbered(graph, labels), order)
             links, squares = _links_and_squares(graph, communities)
             score = graph.link_weight * links - graph.volume_weight * squares  # q w^2 Q, exactly
@@ -128,13 +130,13 @@ def _improved(graph: Graph, communities: Communities, order: Array) -> Communiti
 
 
 @compiled
-def _stirred(labels: Array, order: Array) -> Array:
+def _perturbed(labels: Array, order: Array) -> Array:
     """int64 (N,): the first half of `order` goes to other communities, 0.. as numbered."""
-    stirred, n_communities = labels.copy(), labels.max() + 1
+    perturbed, n_communities = labels.copy(), labels.max() + 1
     for place in range(len(order) // 2):
         step = 1 + order[len(order) - 1 - place] % max(1, n_communities - 1)
-        stirred[order[place]] = (labels[order[place]] + step) % n_communities
-    return stirred
+        perturbed[order[place]] = (labels[order[place]] + step) % n_communities
+    return perturbed
 
 
 @compiled
@@ -153,7 +155,7 @@ def _first_level(graph: Graph, order: Array) -> Array:
     rank[by_degree] = np.arange(n_nodes)
     next_single = np.arange(n_nodes + 1)  # by rank; joined nodes point on
     for node in order:
-        own, push = labels[node], volume_weight * degrees[node]
+        own, volume_cost = labels[node], volume_weight * degrees[node]
         links = all_links[:n_slots]
         if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
             _count_by_neighbour(rows, node, labels, links)
@@ -162,10 +164,10 @@ def _first_level(graph: Graph, order: Array) -> Array:
         own_gain = 0
         if own >= 0:
             own_links = links[own] - _linked(rows, node, node)
-            own_gain = link_weight * own_links - push * (volumes[own] - degrees[node])
-        slot, gain = _best_slot(links, volumes, (own, own_gain), link_weight, push)
+            own_gain = link_weight * own_links - volume_cost * (volumes[own] - degrees[node])
+        slot, gain = _best_slot(links, volumes, (own, own_gain), link_weight, volume_cost)
         single = _best_single(rows, node, by_degree, next_single)
-        if single >= 0 and link_weight - push * degrees[single] > gain:
+        if single >= 0 and link_weight - volume_cost * degrees[single] > gain:
             slot = n_slots
             n_slots += 1
             _put(masks, labels, single, slot)
@@ -204,8 +206,7 @@ def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
     """
     rows, degrees, _, link_weight, volume_weight = graph
     labels, masks, volumes = communities
-    n_slots = len(volumes)
-    links = np.zeros(n_slots, np.int64)
+    links, n_slots = np.zeros(len(volumes), np.int64), len(volumes)
     sparse = SPARSE * degrees.sum() < len(order) ** 2
     waiting = np.full(rows.shape[1], ~np.uint64(0))
     unmoved = 0
@@ -217,14 +218,14 @@ def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
             if sparse and not _take(waiting, node):
                 continue
             waited = True
-            own, push = labels[node], volume_weight * degrees[node]
+            own, volume_cost = labels[node], volume_weight * degrees[node]
             if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
                 _count_by_neighbour(rows, node, labels, links)
             else:
                 _count_by_slot(rows, node, masks, volumes, links)
             own_links = links[own] - _linked(rows, node, node)
-            own_gain = link_weight * own_links - push * (volumes[own] - degrees[node])
-            slot, _ = _best_slot(links, volumes, (own, own_gain), link_weight, push)
+            own_gain = link_weight * own_links - volume_cost * (volumes[own] - degrees[node])
+            slot, _ = _best_slot(links, volumes, (own, own_gain), link_weight, volume_cost)
             unmoved += 1
             if slot != own:
                 volumes[own] -= degrees[node]
@@ -271,9 +272,10 @@ def _move_communities(graph: Graph, communities: Communities) -> bool:
                     _count_by_slot(rows, node, masks, volumes, of_node)
                 links += of_node
                 links[own] -= _shared(rows, node, blocks, block)
-            push = volume_weight * block_volumes[block]
-            own_gain = link_weight * links[own] - push * (volumes[own] - block_volumes[block])
-            slot, _ = _best_slot(links, volumes, (own, own_gain), link_weight, push)
+            volume_cost = volume_weight * block_volumes[block]
+            rest = volumes[own] - block_volumes[block]
+            own_gain = link_weight * links[own] - volume_cost * rest
+            slot, _ = _best_slot(links, volumes, (own, own_gain), link_weight, volume_cost)
             unmoved += 1
             if slot != own:
                 unmoved, moved = 1, True
@@ -286,12 +288,12 @@ def _move_communities(graph: Graph, communities: Communities) -> bool:
 
 @inlined
 def _best_slot(
-    links: Array, volumes: Array, own: tuple[int, Int64], link_weight: int, push: Int64
+    links: Array, volumes: Array, own: tuple[int, Int64], link_weight: int, volume_cost: Int64
 ) -> tuple[Int64, Int64]:
     """(slot, gain) of the greatest gain. `own`: the present slot and its gain, which wins ties."""
     best, best_gain = own
     for slot in range(len(links)):
-        gain = link_weight * links[slot] - push * volumes[slot]
+        gain = link_weight * links[slot] - volume_cost * volumes[slot]
         if gain > best_gain and slot != own[0]:
             best, best_gain = slot, gain
     return best, best_gain

@@ -144,8 +144,8 @@ def test_chains_that_open_more_communities_than_half_their_nodes() -> None:
 @pytest.mark.slow
 def test_no_kernel_writes_beside_its_arrays(tmp_path: Path) -> None:
     """Their tests once more, every index checked: memory that is hurt says so later, or never."""
-    names = "method/louvain method/louvain_bits compute/compiled method/refine method/segments "
-    names += "method/centering compute/float16 formats/exports_parts"
+    names = "method/louvain method/louvain_bits compute/compiled method/refine "
+    names += "method/centering compute/float16 formats/coco formats/polygons"
     files = [
         str(ROOT / "tests" / folder / f"test_{name}.py")
         for folder, name in (one.split("/") for one in names.split())
