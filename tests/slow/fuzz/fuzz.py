@@ -168,7 +168,7 @@ def finished_run() -> Iterator[None]:
     make = "import sys; from pathlib import Path; from tiny_runs import go, make_dataset; "
     make += "go(make_dataset(Path(sys.argv[1]) / 'data').config(Path(sys.argv[1]) / 'run'))"
     with tempfile.TemporaryDirectory(prefix="datus-fuzz-run-", dir=SCRATCH) as folder:
-        paths = f"{root / 'tests'}:{root}:{os.environ.get('PYTHONPATH', '')}"
+        paths = f"{root / 'tests' / 'helpers'}:{root}:{os.environ.get('PYTHONPATH', '')}"
         environment = os.environ | {"PYTHONPATH": paths}
         subprocess.run([sys.executable, "-c", make, folder], env=environment, check=True)
         os.environ[RUN] = f"{folder}/run"
