@@ -6,10 +6,10 @@ Keys come from photographs through the shipped backbone (rendered scenes if ther
 from noise around five centres. At 784 patches figures are means over four photographs, else of
 one. For each number of patches: ms from keys to the graph in the form of the back end, ms of one
 Louvain run on it, modularity, communities, peak extra memory (a process of its own), and ratios to
-scikit-network and python-louvain. Then best of 8, keys -> segments on one and two threads, edges
-that cheaper arithmetic flips, and what the first call costs. One thread, the least of several
-repetitions; a back end whose first run takes longer than --limit seconds has no others, nor one
-for its memory (nan), and its row says so. Needs quiet cores, above all for two threads.
+scikit-network and python-louvain. Then best of 8, keys -> segments on one and two threads, and what
+the first call costs. One thread, the least of several repetitions; a back end whose first run takes
+longer than --limit seconds has no others, nor one for its memory (nan), and its row says so. Needs
+quiet cores, above all for two threads.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import ROOT, markdown
 from threadpoolctl import threadpool_limits
 
 from datus.compute.threads import map_threads
 from datus.method.affinity import affinity_graph
 from datus.method.louvain import BACKENDS, LIBRARIES, modularity, partition
 from datus.method.segments import split
-from datus.types import AffinityGraph, Array
+from datus.types import Array
 
-ROOT = Path(__file__).resolve().parents[1]
 PHOTOGRAPHS = ROOT.parent / "shared" / "datasets" / "camvid11_val" / "images"
 SIDES = (14, 28, 37, 56, 74)
 RESTARTS = 8
@@ -67,13 +67,9 @@ class Page:
         print(text, flush=True)
         self.lines.append(text)
 
-    def table(self, head: str, rows: list[str]) -> None:
-        self.say()
-        self.say(f"| {head} |")
-        self.say("|" + "---|" * (head.count("|") + 1))
-        for row in rows:
-            self.say(f"| {row} |")
-        self.say()
+    def table(self, header: str, rows: list[tuple[str, ...]]) -> None:
+        """header: cells between ' | '."""
+        self.say(f"\n{markdown(header.split(' | '), rows)}\n")
 
 
 def main() -> None:
@@ -94,7 +90,6 @@ def main() -> None:
             side: photograph_keys(images, side, 16 if side == 28 else 1) for side in sides
         }
         throughput(page, photographs[28])
-        flipped_edges(page, photographs[28])
         for kind, keys in (
             (f"photographs ({images.name}), mean key of the image subtracted", photographs),
             ("synthetic keys", {side: [synthetic_keys(side)] for side in sides}),
@@ -111,8 +106,8 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    found = PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None
-    parser.add_argument("--images", type=Path, default=found, help="folder of photographs")
+    images = PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None
+    parser.add_argument("--images", type=Path, default=images, help="folder of photographs")
     parser.add_argument("--quick", action="store_true", help="196 and 784 patches, few images")
     parser.add_argument("--limit", type=float, default=10.0, help="seconds, see above")
     parser.add_argument("--out", default="", help="also write benchmarks/results/NAME.md")
@@ -162,8 +157,8 @@ def measured(keys: list[Array], limit: float, folder: str) -> Iterator[Row]:
     path = Path(folder) / "keys.npy"
     np.save(path, keys[0])
     for backend in BACKENDS:
-        found = [timed(backend, one, limit) for one in keys]
-        build_ms, run_ms, q, communities, repetitions = np.mean(found, axis=0).tolist()
+        figures = [timed(backend, image_keys, limit) for image_keys in keys]
+        build_ms, run_ms, q, communities, repetitions = np.mean(figures, axis=0).tolist()
         memory_mb = math.nan  # where one run takes so long it is not run again for its memory
         if repetitions > 1:
             memory_mb = float(subprocess_output("--memory-of", backend, "--keys", str(path)))
@@ -176,8 +171,8 @@ def timed(backend: str, keys: Array, limit: float) -> tuple[float, float, float,
     """(build ms, partition ms, Q, communities, repetitions) of one graph."""
     build, run = steps(backend, keys)
     built, build_ms, _ = least(build, limit)
-    found, run_ms, repetitions = least(lambda: run(built), limit)
-    labels = np.unique(found, return_inverse=True)[1]
+    communities, run_ms, repetitions = least(lambda: run(built), limit)
+    labels = np.unique(communities, return_inverse=True)[1]
     q = modularity(affinity_graph(keys, "image"), labels)
     return build_ms, run_ms, q, int(labels.max()) + 1, repetitions
 
@@ -233,32 +228,25 @@ def report(page: Page, rows: list[Row]) -> None:
     by_key = {(row.backend, row.n_nodes): row for row in rows}
     lines = []
     for row in rows:
-        ratios = [
-            f"{by_key[other, row.n_nodes].run / row.run:,.1f}"
-            for other in ("scikit-network", "python-louvain")
-        ]
+        libraries = (by_key[name, row.n_nodes] for name in ("scikit-network", "python-louvain"))
         note = "" if row.repetitions > 1 else " (one run: over the limit)"
-        lines.append(
-            f"{row.n_nodes} | {row.backend}{note} | {row.build:.2f} | {row.run:.3f} | "
-            f"{row.modularity:.5f} | {row.communities:.1f} | {row.memory_mb:.1f} | "
-            + " | ".join(ratios)
-        )
+        figures = (f"{row.build:.2f}", f"{row.run:.3f}", f"{row.modularity:.5f}")
+        figures += (f"{row.communities:.1f}", f"{row.memory_mb:.1f}")
+        ratios = (f"{library.run / row.run:,.1f}" for library in libraries)
+        lines.append((str(row.n_nodes), f"{row.backend}{note}", *figures, *ratios))
     page.table(
         "patches | back end | build ms | partition ms | Q | communities | peak extra MB | "
         "times scikit-network | times python-louvain",
         lines,
     )
     for backend in BACKENDS:
-        mine = [row for row in rows if row.backend == backend]
-        exponents = [
-            np.polyfit(
-                [math.log(row.n_nodes) for row in mine],
-                [math.log(getattr(row, step)) for row in mine],
-                1,
-            )[0]
+        own = [row for row in rows if row.backend == backend]
+        sizes = [math.log(row.n_nodes) for row in own]
+        build, run = (
+            np.polyfit(sizes, [math.log(getattr(row, step)) for row in own], 1)[0]
             for step in ("build", "run")
-        ]
-        page.say(f"{backend}: build ~ N^{exponents[0]:.2f}, partition ~ N^{exponents[1]:.2f}  ")
+        )
+        page.say(f"{backend}: build ~ N^{build:.2f}, partition ~ N^{run:.2f}  ")
 
 
 # --- several images -----------------------------------------------------------------------------
@@ -267,24 +255,23 @@ def report(page: Page, rows: list[Row]) -> None:
 def best_of_eight(page: Page, keys: list[Array], args: argparse.Namespace) -> None:
     """Mean modularity over images at 784 patches."""
     page.say("## best of 8 node orders, 784 patches, mean Q over photographs")
-    several = keys[:3] if args.quick else keys
+    images = keys[:3] if args.quick else keys
+
+    def best(image: Array, backend: str) -> float:
+        return partition(affinity_graph(image, "image"), backend, 1.0, RESTARTS, 0).modularity
+
     lines = []
     for backend in BACKENDS:
-        started, found = time.perf_counter(), []
-        for one in several:
-            found.append(partition(affinity_graph(one, "image"), backend, 1.0, RESTARTS, 0))
+        started, q = time.perf_counter(), []
+        for image in images:
+            q.append(best(image, backend))
             if backend != "bits" and time.perf_counter() - started > 20 * args.limit:
                 break
-        ms = 1000 * (time.perf_counter() - started) / len(found)
-        same = [
-            partition(affinity_graph(one, "image"), "bits", 1.0, RESTARTS, 0).modularity
-            for one in several[: len(found)]
-        ]
-        note = "" if len(found) == len(several) else f" (stopped after {20 * args.limit:.0f} s)"
-        mean = np.mean([one.modularity for one in found])
-        lines.append(
-            f"{backend} | {len(found)}{note} | {mean:.7f} | {np.mean(same):.7f} | {ms:.1f}"
-        )
+        ms = 1000 * (time.perf_counter() - started) / len(q)
+        q_bits = [best(image, "bits") for image in images[: len(q)]]
+        note = "" if len(q) == len(images) else f" (stopped after {20 * args.limit:.0f} s)"
+        means = f"{np.mean(q):.7f}", f"{np.mean(q_bits):.7f}"
+        lines.append((backend, f"{len(q)}{note}", *means, f"{ms:.1f}"))
     page.table("back end | images | mean Q | mean Q of bits on these | ms an image", lines)
 
 
@@ -294,68 +281,23 @@ def throughput(page: Page, keys: list[Array]) -> None:
     lines = []
     for restarts in (1, 4, RESTARTS):
 
-        def one(image: Array, restarts: int = restarts) -> int:
-            found = partition(affinity_graph(image, "image"), "bits", 1.0, restarts, 0)
-            return split(found.labels, image.shape[:2], found.modularity).n_segments
+        def segment(image: Array, restarts: int = restarts) -> int:
+            best = partition(affinity_graph(image, "image"), "bits", 1.0, restarts, 0)
+            return split(best.labels, image.shape[:2], best.modularity).n_segments
 
         rates = []
         for n_threads in (1, 2):
             images = keys * 16
-            map_threads(one, images[:8], n_threads)
+            map_threads(segment, images[:8], n_threads)
             seconds = []
             for _ in range(5):
                 started = time.perf_counter()
-                map_threads(one, images, n_threads)
+                map_threads(segment, images, n_threads)
                 seconds.append(time.perf_counter() - started)
             rates.append(len(images) / min(seconds))
-        lines.append(f"{restarts} | {rates[0]:.0f} | {rates[1]:.0f} | {rates[1] / rates[0]:.2f}")
+        ratio = f"{rates[1] / rates[0]:.2f}"
+        lines.append((str(restarts), *(f"{rate:.0f}" for rate in rates), ratio))
     page.table("restarts | images/s, 1 thread | 2 threads | ratio", lines)
-
-
-def flipped_edges(page: Page, keys: list[Array]) -> None:
-    """Share of pairs whose product has another sign than in float64, by arithmetic."""
-    import torch
-
-    page.say("## pairs whose sign differs from float64, 784 patches")
-    rows = [torch.from_numpy(one.reshape(-1, one.shape[2]).astype(np.float64)) for one in keys]
-    rows = [one - one.mean(0) for one in rows]
-    exact = [(one @ one.T > 0) for one in rows]
-    n_pairs = sum(one.numel() for one in exact)
-
-    def differing(product: Callable[[torch.Tensor], torch.Tensor]) -> str:
-        wrong = sum(
-            int(((product(one) > 0).cpu() != true).sum())
-            for one, true in zip(rows, exact, strict=True)
-        )
-        return f"{wrong} of {n_pairs} | {1e6 * wrong / n_pairs:.1f}"
-
-    lines = [
-        "float32, as datus.method.affinity | "
-        + differing(
-            lambda one: torch.from_numpy(unpacked(affinity_graph(one.float().numpy()[None])))
-        ),
-        "float32, torch CPU | " + differing(lambda one: one.float() @ one.float().T),
-        "bfloat16 | " + differing(lambda one: (one.bfloat16() @ one.bfloat16().T).float()),
-    ]
-    if torch.cuda.is_available():
-        lines.append("tf32 | " + differing(tf32_product))
-    else:
-        lines.append("tf32 | not measured: no CUDA device | ")
-    page.table("arithmetic | pairs | per million", lines)
-
-
-def tf32_product(rows: Any) -> Any:
-    import torch
-
-    torch.set_float32_matmul_precision("high")
-    on_device = rows.float().cuda()
-    return on_device @ on_device.T
-
-
-def unpacked(graph: AffinityGraph) -> Array:
-    from datus.method.louvain import unpack
-
-    return unpack(graph).astype(np.float32)
 
 
 # --- first call ---------------------------------------------------------------------------------
@@ -387,7 +329,7 @@ def first_call(page: Page) -> None:
                 text=True,
             )
             imported, called = map(float, done.stdout.split())
-            lines.append(f"{state} | {imported:.2f} | {called:.2f}")
+            lines.append((state, f"{imported:.2f}", f"{called:.2f}"))
     page.table("machine code | s to import numba | s of the first call", lines)
 
 

@@ -53,11 +53,12 @@ LARGE_IMAGES = 16 * 1_000_000 / 31
 
 PAGE_SHARDS, PAGE_IMAGES = 200, 40_000
 
-# Bytes and files: a run on CamVid val (101 images of 480 x 360, 4 shards, embedded backbone):
-#     python benchmarks/measure_scale.py run --images ... --truth ... --classes ... --clusters 11
+# Bytes and files: a run on CamVid val (101 images of 480 x 360, 4 shards, embedded backbone, with
+# truth, K = 11).
 # Milliseconds: 4,000 images on two quiet cores, seconds x 2 x "cores busy" / images:
 #     benchmarks/results/2026-11-21-two-cores-pipeline.md; features without the passes of the ViT.
-# Of dataset stages the growth from 367 to 4,000 images in that table, or what the command says.
+# Of dataset stages the growth from 367 to 4,000 images in that table, or processor milliseconds of
+# what they read in that run.
 STAGES = (
     Stage("index", 595, files_run=3, driver_ms=0.14),
     Stage("features", 590_610, files_shard=2, core_ms=11.9, wide=True, gpu=True),
@@ -68,7 +69,7 @@ STAGES = (
     Stage("segments", 9_476, files_shard=2),
     Stage("embeddings", 157_126, files_shard=2, wide=True),
     Stage("samples", 1_385, files_shard=2, core_ms=0.05, wide=True),
-    # to sample the vectors, by the command above; k-means itself stops growing at clusters.sample
+    # to sample the vectors of that run; k-means itself stops growing at clusters.sample
     # vectors, which 31 segments an image fill at 32,000 images: 15 s by its growth until there
     Stage("clusters", files_run=3, driver_ms=0.21, driver_ms_large=0.009, driver_s=15.0),
     Stage("masks", 31_414, files_image=1, files_shard=2, core_ms=13.3),  # with evaluate
@@ -193,7 +194,7 @@ class Growth:
     """As it was until this page was written."""
 
 
-# python benchmarks/measure_scale.py growth; sizes of arrays by their shapes
+# tracemalloc on an index and reports of 30,000 invented images; sizes of arrays by their shapes
 GROWTH = (
     Growth("index: records, last look, files to write, at the peak", 1_938),
     Growth("reports of masks, all at once", 675, before=True),
@@ -282,9 +283,7 @@ SPREAD = {
     "masks + evaluate + tallies": 0.08,
 }
 """Deviation of the logarithm of a shard's processor seconds, shards of 8 photographs of other
-sizes and shapes (clothing, 126 images):
-python benchmarks/measure_scale.py run --images ... --every 2 --clusters 9 --set data.shard_images=8
-"""
+sizes and shapes (clothing, every second image, 126; one shard and one thread at a time)."""
 
 REPORT_REQUESTS = 10
 """Counted in reporting.py and browsing.py: the reports of six stages, and tallies twice, two
