@@ -36,7 +36,7 @@ from datus.models.weights import hub_file, licence, notice, presence
 from datus.pipeline import make_plan
 from datus.stages.features import patch_grid
 from datus.store.store import Store
-from datus.types import WHOLE, ImageRecord, ShardData
+from datus.types import WHOLE, ImageRecord, ShardData, evenly
 
 SAMPLE_IMAGES = 16
 """Images that the stages run on: one first, which pays for the model and compiled code."""
@@ -123,7 +123,7 @@ def dry_run(
         estimate.facts.append("everything is done: the run would make nothing")
     elif records := _readable(config, index, estimate):
         nodes = [node for group in groups for node in group]
-        sample = _Sample(config, plan, store, spread(records, SAMPLE_IMAGES))
+        sample = _Sample(config, plan, store, evenly(records, SAMPLE_IMAGES))
         sample.measure([node for node in nodes if missing[node.fingerprint]], estimate)
         estimate.rows += [sample.row(node, missing[node.fingerprint]) for node in nodes]
         _tell_room(config, store, estimate)
@@ -140,12 +140,6 @@ class _Reader(Store):
 
     def write(self, data: bytes, *parts: str) -> None:
         self.n_bytes += len(data)
-
-
-def spread(records: Sequence[ImageRecord], n_wanted: int) -> list[ImageRecord]:
-    """At most `n_wanted` of them, evenly over all."""
-    n_taken = min(n_wanted, len(records))
-    return [records[(2 * i + 1) * len(records) // (2 * n_taken)] for i in range(n_taken)]
 
 
 # --- the stages on a sample -----------------------------------------------------------------------
@@ -382,7 +376,7 @@ def _check_folder(store: Store, estimate: Estimate) -> None:
 
 def _readable(config: Config, index: Index, estimate: Estimate) -> list[ImageRecord]:
     """Images of a sample that can be decoded; what cannot, and true masks, are told."""
-    sample = spread(index.records, CHECKED_IMAGES)
+    sample = evenly(index.records, CHECKED_IMAGES)
     n_threads = parallel(config)[1]
     images = dict(zip(sample, map_threads(_decode(config), sample, n_threads), strict=True))
     bad = {record.image_id: why for record, why in images.items() if why}
@@ -451,7 +445,7 @@ def _check_share(config: Config, stage: str, bad: dict[str, str], estimate: Esti
 def _tell_size(config: Config, index: Index, estimate: Estimate) -> None:
     """How the ViT sees an image: the side, and the grid of the image of median aspect ratio."""
     seen, patch_px = input_size(config.features), patch_px_of(config.features.backbone)
-    some = sorted(spread(index.records, TYPICAL), key=lambda one: one.height / one.width)
+    some = sorted(evenly(index.records, TYPICAL), key=lambda one: one.height / one.width)
     typical = some[len(some) // 2]
     rows, columns = patch_grid(seen, typical, patch_px)
     estimate.facts.append(

@@ -7,7 +7,7 @@ D key size, S segments of one image, E embedding size, K clusters, C true classe
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,15 @@ read whatever is called .json, so this is not."""
 
 MAX_CLUSTERS = 255
 """Masks are 8-bit and IGNORE takes one value, so K <= 255."""
+
+
+Item = TypeVar("Item")
+
+
+def evenly(items: Sequence[Item], n: int) -> list[Item]:
+    """At most `n` of the items, evenly spread over all of them, in order."""
+    n = min(n, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * n)] for i in range(n)]
 
 
 def _check(owner: object, name: str, shape: tuple[int | None, ...], *dtypes: str) -> None:

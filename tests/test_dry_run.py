@@ -13,7 +13,7 @@ from tiny_runs import IDS, Dataset, go, make_dataset, save, snapshot
 import datus.dry_run
 import datus.engine.budget
 from datus.config import Config
-from datus.dry_run import Estimate, _Measured, _Sample, dry_run, spread
+from datus.dry_run import Estimate, _Measured, _Sample, dry_run
 from datus.engine.run import QUIET
 from datus.inputs.index import make_index, read_index
 from datus.method.consistency import VIEWS
@@ -174,14 +174,6 @@ def test_workers_share_the_seconds_but_not_the_start(
     sample = _Sample(config, plan, store, plan.shards[0].records)
     sample.measured[plan.nodes[0].fingerprint] = _Measured(start=100.0, seconds=1.0)
     assert sample.row(plan.nodes[0], plan.shards).seconds == expected
-
-
-@pytest.mark.parametrize(
-    ("n_images", "n_wanted", "expected"),
-    [(1, 5, [0]), (4, 4, [0, 1, 2, 3]), (10, 2, [2, 7]), (0, 3, [])],
-)
-def test_a_sample_is_spread_evenly(n_images: int, n_wanted: int, expected: list[int]) -> None:
-    assert spread(list(range(n_images)), n_wanted) == expected  # type: ignore[arg-type]
 
 
 # --- nothing is written -------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datus import types as records
 from datus.types import (
@@ -17,6 +19,7 @@ from datus.types import (
     SegmentEmbeddings,
     SegmentMap,
     ShardData,
+    evenly,
 )
 
 
@@ -149,3 +152,22 @@ def test_shards_do_not_share_what_they_hold() -> None:
 
 def test_masks_of_eight_bits_have_room_for_every_cluster_and_for_no_label() -> None:
     assert records.MAX_CLUSTERS - 1 < records.IGNORE <= np.iinfo(np.uint8).max
+
+
+@pytest.mark.parametrize(
+    ("n_items", "n", "expected"),
+    [(1, 5, [0]), (4, 4, [0, 1, 2, 3]), (10, 2, [2, 7]), (0, 3, []), (3, 0, [])],
+)
+def test_items_are_taken_evenly(n_items: int, n: int, expected: list[int]) -> None:
+    assert evenly(range(n_items), n) == expected
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_gaps_between_items_differ_by_one_at_most(n: int, wanted: int) -> None:
+    found = evenly(range(n), wanted)
+    assert len(found) == min(n, wanted)
+    assert all(0 <= one < n for one in found)
+    assert found == sorted(set(found))
+    if len(found) > 1:
+        gaps = np.diff(found)
+        assert gaps.max() - gaps.min() <= 1

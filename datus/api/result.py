@@ -49,7 +49,7 @@ from datus.pipeline import run
 from datus.report.display import Entry, Look, contact_sheet, page
 from datus.review.frozen import read_made, save
 from datus.store.store import Store
-from datus.types import Array, Confusion, ImageRecord, Verdict
+from datus.types import Array, Confusion, ImageRecord, Verdict, evenly
 
 EXAMPLES = 6
 """Crops of a cluster, images of a gallery."""
@@ -376,7 +376,7 @@ class Result(Sequence[MaskedImage]):
         which: how many, spread over all, or an id, or several ids and numbers.
         """
         if isinstance(which, int):
-            images = self._spread(which)
+            images = [self[i] for i in evenly(range(len(self)), which)]
         else:
             images = [self[key] for key in ([which] if isinstance(which, str) else which)]
         if not images or columns < 1 or side_px < 1:
@@ -386,10 +386,6 @@ class Result(Sequence[MaskedImage]):
         palette = truth_palette(best.match.tolist(), len(best.iou)) if best else None
         rows = [sheet_row(image, look, palette) for image in images]
         return contact_sheet(rows, columns, side_px, self._legend())
-
-    def _spread(self, n_wanted: int) -> list[MaskedImage]:
-        n_taken = max(0, min(n_wanted, len(self)))
-        return [self[(2 * i + 1) * len(self) // (2 * n_taken)] for i in range(n_taken)]
 
     def _legend(self) -> list[Entry]:
         """Largest cluster first."""
@@ -411,7 +407,7 @@ class Result(Sequence[MaskedImage]):
             lines[0] += " (hungarian_strict)"
         lines += [f"verdict: {self.verdict.words}"] if self.verdict else []
         lines += [f"warning: {text}" for text in self.warnings]
-        cards = [image.card(small=True) for image in self._spread(EXAMPLES)]
+        cards = [self[i].card(small=True) for i in evenly(range(len(self)), EXAMPLES)]
         title = f"{len(self)} images, K = {self.k}"
         return page(title, lines, cards, self._legend()[:24], GALLERY)
 

@@ -1,7 +1,6 @@
 """Commands beside the pipeline: each reads its arguments, calls one function, prints the result."""
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from datus.cli.options import (
 )
 from datus.engine.progress import ProgressBars, printable
 from datus.errors import UsageError, WorkError, size_text
+from datus.store.whole_file import write_output
 
 
 def evaluate(
@@ -37,23 +37,12 @@ def evaluate(
 
     result = evaluate_folders(masks, truth, classes, clusters, max_failed)
     if out is not None:
-        _write_whole(out, json.dumps(result, indent=1, sort_keys=True) + "\n")
+        text = json.dumps(result, indent=1, sort_keys=True) + "\n"
+        write_output(out, text.encode(), cure="choose another --json")
     print(f"{result['n_images']} images, K = {result['clusters']}, {result['classes']} classes")
     for image_id, reason in result["failures"].items():
         print(printable(f"left out: {image_id}: {reason}"))
     print(scores_table(result["scores"]))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """The whole file or, on a full disk, what was there before."""
-    fresh = path.with_name(f".tmp-{path.name}")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
-        raise WorkError(f"cannot write {path}: {error.strerror}; choose another --json") from None
 
 
 def freeze(

@@ -22,7 +22,7 @@ from datus.pipeline import make_plan
 from datus.review.cluster_arrays import cluster_model
 from datus.store.finished import reports, undone
 from datus.store.store import Store
-from datus.types import WHOLE, Array, Confusion
+from datus.types import WHOLE, Array, Confusion, evenly
 
 N_PICTURES = 4
 """Images whose masks are shown side by side."""
@@ -119,8 +119,7 @@ def _pictures(
     store: Store, plan: Plan, k: int, image_ids: Sequence[str]
 ) -> dict[str, tuple[bytes, bytes]]:
     """Of images spread evenly; of those that have masks."""
-    n = min(N_PICTURES, len(image_ids))
-    wanted = {image_ids[(2 * i + 1) * len(image_ids) // (2 * n)] for i in range(n)}
+    wanted = set(evenly(image_ids, N_PICTURES))
     pictures = {}
     places = plan.places(find_node(plan.nodes, "masks", k))
     for shard, place in zip(plan.shards, places, strict=True):

@@ -7,7 +7,7 @@ the images: a few segments of each cluster are kept, and K x K contacts.
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -122,10 +122,3 @@ def _most_touching(contacts: Array) -> list[list[float]]:
     total = max(int(contacts.sum()), 1)
     order = np.argsort(-contacts, kind="stable")[:NEIGHBOURS].tolist()
     return [[label, round(int(contacts[label]) / total, 3)] for label in order if contacts[label]]
-
-
-def spread(n: int, wanted: int) -> Sequence[int]:
-    """`wanted` of `n` numbers, evenly spread, in order; all if there are no more."""
-    if n <= wanted:
-        return range(n)
-    return [(2 * i + 1) * n // (2 * wanted) for i in range(wanted)]

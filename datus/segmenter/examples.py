@@ -131,7 +131,7 @@ class CacheWriter:
         """The set is complete. Raises WorkError if no image is left."""
         self.selection.check()
         table = {"grids": self.grids, "dropped": self.selection.dropped}
-        write_whole(self.folder / _INDEX, json.dumps(table).encode())
+        whole_file.write(self.folder / _INDEX, [json.dumps(table).encode()])
         return FeatureSet(self.folder)
 
 
@@ -244,11 +244,6 @@ class ImageSet:
         pixels = normalise(image)
         grid = (pixels.shape[1] // view.stride, pixels.shape[2] // view.stride)
         return Example(pixels, cell_shares(labels, grid, self._n_classes))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The whole file, on disk, or what was there before. Raises OSError."""
-    whole_file.write(path, [data], f".tmp-{path.name}")  # what a kill leaves is written over
 
 
 # --- labels -------------------------------------------------------------------------------------

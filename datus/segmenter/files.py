@@ -9,16 +9,14 @@ sha256 of its tensors and where it comes from. `segmenter` fills them. Loads no 
 
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datus.errors import BackboneError, UsageError, WorkError
+from datus.errors import BackboneError, UsageError
 from datus.method.masks import PALETTE
-from datus.store import whole_file as wholefile
 from datus.types import ClassTable
 from datus.version import __version__
 
@@ -155,16 +153,3 @@ def _unreadable(error: OSError, path: Path) -> BackboneError:
     """It may be whole: whoever asks may not read it, or the disk does not give it."""
     reason = error.strerror or type(error).__name__
     return BackboneError(f"{path}: cannot be read: {reason}; make it readable for this user")
-
-
-def write_whole(path: Path, data: bytes, temporary: str = ".tmp-") -> None:
-    """The whole file, or what was there before. Raises WorkError if the disk refuses.
-
-    temporary: how the name begins that the file has until then.
-    """
-    # not longer than names may be, and no other process takes the same
-    name = f"{temporary}{uuid.uuid4().hex[:16]}"
-    try:
-        wholefile.write(path, [data], name)
-    except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror}; choose another place") from None

@@ -43,8 +43,8 @@ from datus.segmenter.files import (
     read_record,
     read_tensors,
     tensor_bytes,
-    write_whole,
 )
+from datus.store.whole_file import write_output
 from datus.types import IGNORE, Array
 from datus.version import __version__
 
@@ -345,8 +345,8 @@ def save_segmenter(
     }
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     weights, beside = model_files(path)
-    write_whole(weights, data)
-    write_whole(beside, text.encode())
+    write_output(weights, data)
+    write_output(beside, text.encode())
     segmenter.record = record
     return len(data) + len(text.encode())
 

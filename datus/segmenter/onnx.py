@@ -31,8 +31,8 @@ from torch.nn import functional
 
 from datus.errors import MissingPackage, UsageError, WorkError
 from datus.inputs.decode import IMAGENET_MEAN, IMAGENET_STD
-from datus.segmenter.files import write_whole
 from datus.segmenter.model import Segmenter, load_segmenter
+from datus.store.whole_file import write_output
 from datus.types import Array
 
 TOLERANCE = 1e-4
@@ -83,7 +83,7 @@ def export_model(path: Path, out: Path, size: tuple[int, int] | None = None) -> 
             f"{out}: not written: onnxruntime differs from torch by {difference:.1e}, allowed "
             f"{TOLERANCE * max(1.0, scale):.1e}; fix the size with --size, or update the extra onnx"
         )
-    write_whole(out, data)
+    write_output(out, data)
     ends = (*session.get_inputs(), *session.get_outputs())
     return Exported(len(data), {end.name: list(end.shape) for end in ends}, difference, scale)
 

@@ -29,8 +29,9 @@ from datus.errors import ImageError, TooManyFailures, UsageError, WorkError
 from datus.inputs.decode import decode_image, image_size
 from datus.inputs.find import find_images, image_id_of, read_file, sha256_of
 from datus.method.masks import PALETTE
-from datus.segmenter.files import read_record, write_whole
+from datus.segmenter.files import read_record
 from datus.segmenter.tiles import Answer, Bar, Prediction, no_progress, predict_images
+from datus.store.whole_file import write_output
 from datus.types import Array
 
 if TYPE_CHECKING:
@@ -360,7 +361,7 @@ class PredictionLog:
                     )
         self._sweep(images)
         lines = (self._recipe, *self._lines.values())
-        write_whole(self._path, b"".join(map(_packed, lines)), TEMPORARY)
+        write_output(self._path, b"".join(map(_packed, lines)), TEMPORARY)
 
     def has(self, image_id: str, sha256: str) -> bool:
         """The mask of this very image is there, whole, and its confidence if that is asked for."""
@@ -388,7 +389,7 @@ class PredictionLog:
             line = {**self._begun(image_id), "sha256": sha256}
             found = pngs(number)
             for kind, path in self._files(image_id).items():
-                write_whole(path, found[kind], TEMPORARY)
+                write_output(path, found[kind], TEMPORARY)
                 line[kind] = len(found[kind])
             return line
 

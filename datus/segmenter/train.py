@@ -28,8 +28,9 @@ from torch.nn import functional
 from datus.compute.threads import map_threads, one_thread
 from datus.config import DenoiseConfig
 from datus.models.forward import batches, exact_float32, seeded
-from datus.segmenter.examples import FULL, Example, Examples, write_whole
+from datus.segmenter.examples import FULL, Example, Examples
 from datus.segmenter.model import Segmenter
+from datus.store import whole_file
 from datus.types import Array
 
 WARM_UP = 0.05
@@ -138,7 +139,7 @@ class _Learner:
         optimizer = self._optimizer.state_dict()
         torch.save({"model": state, "optimizer": optimizer, "curve": self.curve}, buffer)
         self.place.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.place.folder / CHECKPOINT, buffer.getvalue())
+        whole_file.write(self.place.folder / CHECKPOINT, [buffer.getvalue()])
 
     # --- one epoch --------------------------------------------------------------------------
 

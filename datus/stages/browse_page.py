@@ -28,7 +28,7 @@ from datus.review.edits import as_json
 from datus.stages.clusters import cluster_arrays_of, model_of
 from datus.stages.edits import label_centroids
 from datus.stages.totals import tally_of
-from datus.types import Array, ClassTable, ClusterModel, ImageRecord
+from datus.types import Array, ClassTable, ClusterModel, ImageRecord, evenly
 
 MAX_DIMS = 32
 """Of the places that the page searches: one number a byte, a dozen segments an image."""
@@ -78,9 +78,9 @@ def choose(records: Sequence[ImageRecord], limit: int) -> set[str]:
     shards = list(dict.fromkeys(record.shard for record in records))
     n_shards = max(PAGE_SHARDS, 4 * limit * len(shards) // max(1, len(records)))
     if len(records) > limit and len(shards) > n_shards:
-        few = {shards[i] for i in browse_tally.spread(len(shards), n_shards)}
+        few = set(evenly(shards, n_shards))
         records = [record for record in records if record.shard in few]
-    return {records[i].image_id for i in browse_tally.spread(len(records), limit)}
+    return {record.image_id for record in evenly(records, limit)}
 
 
 def _light(image: BrowseImage) -> BrowseImage:

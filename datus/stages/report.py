@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -47,9 +47,7 @@ from datus.stages.masks import few_labelled
 from datus.stages.totals import GALLERY, Candidate, Tally, tally_of
 from datus.stages.views import figures_of
 from datus.store.store import ShardReport
-from datus.types import WHOLE, Confusion, ImageRecord, ShardData, Verdict
-
-Item = TypeVar("Item")
+from datus.types import WHOLE, Confusion, ImageRecord, ShardData, Verdict, evenly
 
 
 def needs(config: Config) -> tuple[str, ...]:
@@ -351,7 +349,7 @@ def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> 
     usable = [r for r in dataset.index.records if r.image_id in told.images]
     if classes:
         usable = [record for record in usable if record.truth_path is not None]
-    taken = {record.image_id: record for record in _spread(usable, BASELINE_IMAGES)}
+    taken = {record.image_id: record for record in evenly(usable, BASELINE_IMAGES)}
     limit, images, masks, truths = config.data.max_pixels, [], [], []
     names = []
     for _, data in dataset.data("masks", config.clusters.k[0], taken.keys()):
@@ -383,7 +381,7 @@ def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> 
             counts = add(count_pixels(*pair, main.k, classes.n_classes) for pair in pairs)
             found_scores = score(counts, HEADLINE)
             rows[-1] = Compared(name, place, found_scores.miou, found_scores.accuracy)
-    shown = _spread(list(range(len(names))), BASELINE_PICTURES)
+    shown = evenly(list(range(len(names))), BASELINE_PICTURES)
     return Baselines(
         len(names),
         tuple(rows),
@@ -403,7 +401,7 @@ def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example
     stages = ("masks", "denoise") if config.denoise.enabled else ("masks",)
     usable = [r for r in dataset.index.records if r.image_id in told.images]
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
-    for record in _spread(usable, EXAMPLES):
+    for record in evenly(usable, EXAMPLES):
         name, limit = f"{record.image_id}.png", config.data.max_pixels
         masks = [decode_labels(dataset.file(stage, k, name), limit) for stage in stages]
         labels = read_truth(config, record) if classes else None
@@ -411,11 +409,6 @@ def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example
         if classes and labels is not None:
             truth = truth_classes(labels, classes, (record.height, record.width))
         yield Example(record.image_id, read_image(config, record), masks[0], truth, *masks[1:])
-
-
-def _spread(items: list[Item], n_wanted: int) -> list[Item]:
-    n_taken = min(n_wanted, len(items))
-    return [items[(2 * i + 1) * len(items) // (2 * n_taken)] for i in range(n_taken)]
 
 
 def _gallery(

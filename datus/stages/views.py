@@ -23,7 +23,7 @@ from datus.method import consistency
 from datus.method.consistency import VIEWS
 from datus.stages import embeddings, features, graphs, segments
 from datus.stages.masks import labelled
-from datus.types import Array, ImageRecord, ShardData
+from datus.types import Array, ImageRecord, ShardData, evenly
 
 PASSED = (features.STAGE, graphs.STAGE, segments.STAGE, embeddings.STAGE)
 """Stages that a view goes through."""
@@ -42,18 +42,14 @@ N_PLACED = 64
 """Images whose labels are compared with their place. Their shards are read whole."""
 
 
-def viewed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
+def viewed(records: Sequence[ImageRecord]) -> list[ImageRecord]:
     """Spread evenly over the dataset."""
-    return _spread(records, n_viewed(len(records)))
+    return evenly(records, n_viewed(len(records)))
 
 
-def placed(records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
+def placed(records: Sequence[ImageRecord]) -> list[ImageRecord]:
     """Those whose labels are compared with their place, spread evenly too."""
-    return _spread(records, min(N_PLACED, len(records)))
-
-
-def _spread(records: Sequence[ImageRecord], n: int) -> tuple[ImageRecord, ...]:
-    return tuple(records[(2 * i + 1) * len(records) // (2 * n)] for i in range(n))
+    return evenly(records, N_PLACED)
 
 
 def needs(config: Config) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from datus.errors import StoreError
-from datus.store.leftovers import TEMPORARY
 from datus.store.store import DATASET_KEY, Store
+from datus.store.whole_file import TEMPORARY
 
 FOLDER = "latest"
 

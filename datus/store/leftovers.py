@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-TEMPORARY = ".tmp-"
-"""How the names of files begin that are not whole yet."""
+from datus.store.whole_file import TEMPORARY
 
 NOTES = "writing"
 

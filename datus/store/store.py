@@ -32,8 +32,8 @@ from datus.store import leftovers
 from datus.store import whole_file as wholefile
 from datus.store.array_file import NO_ARRAYS, pack, read_writable, sync_folder, unpack
 from datus.store.disk import RUN_DIR, explained
-from datus.store.leftovers import TEMPORARY
 from datus.store.remote import Patient, opened
+from datus.store.whole_file import TEMPORARY
 from datus.types import ShardData
 
 

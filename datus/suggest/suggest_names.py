@@ -28,9 +28,9 @@ from datus.finished_run import Finished, crop, open_run, picture, read_places
 from datus.inputs.labels import load_classes
 from datus.review.edits import FORMAT, VERSION
 from datus.review.replay import read_base
-from datus.segmenter.files import write_whole
 from datus.stages.totals import Candidate
 from datus.store.store import DATASET_KEY, Store
+from datus.store.whole_file import write_output
 from datus.suggest.text_image import DEFAULT, TextImage, load_text_image
 from datus.types import WHOLE, Array
 
@@ -142,7 +142,7 @@ def suggest_names(store: Store, request: Request, bar: Bar) -> Done:
         steps = {"clusters": base, "edits": renames(clusters, given)}
         texts.append(json.dumps({"format": FORMAT, "version": VERSION, **steps}) + "\n")
     for path, text in zip(files, texts, strict=True):
-        write_whole(path, text.encode())
+        write_output(path, text.encode())
     return Done(k, clusters, given, files)
 
 

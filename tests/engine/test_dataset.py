@@ -17,9 +17,10 @@ from datus.engine import dataset as datasets
 from datus.errors import StoreError
 from datus.inputs.index import read_index
 from datus.pipeline import make_plan
-from datus.stages.report import BASELINE_IMAGES, _spread
+from datus.stages.report import BASELINE_IMAGES
 from datus.stages.views import placed, viewed
 from datus.store.store import Store
+from datus.types import evenly
 
 
 def opened(config: Config, said: list[str] | None = None) -> datasets.Dataset:
@@ -122,7 +123,7 @@ def test_the_report_reads_tallies_and_the_shards_of_the_page(
     views = {"views": 1, "embeddings": len(again), "segments": len(again)}
     assert len(again) < n_shards
     tallies = {"tallies": (2 if wide else 1) * n_shards}
-    scored = _spread([one for one in records if one.truth_path], BASELINE_IMAGES)
+    scored = evenly([one for one in records if one.truth_path], BASELINE_IMAGES)
     shown = {record.image_id for record in scored}
     beside = sum(bool(shown & {r.image_id for r in one.records}) for one in result.plan.shards)
     page |= {"masks": page.get("masks", 0) + beside}

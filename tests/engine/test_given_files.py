@@ -1,24 +1,24 @@
 """Files that people give to a run and change while it works: nothing false is stored."""
 
 import errno
-import importlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny_runs import Dataset, Listener, go
 
 from datus.config import Config
-from datus.engine.plan import unchanged
+from datus.engine.plan import make_plan, unchanged
 from datus.engine.stage import Stage
 from datus.engine.workers import Advance
 from datus.errors import StoreError, WorkError
 from datus.inputs.index import Index
-from datus.pipeline import make_plan, run
+from datus.pipeline import run
 from datus.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
@@ -111,11 +111,10 @@ def test_what_changes_while_a_stage_works_is_seen_at_its_end() -> None:
 def test_a_full_disk_under_the_work_of_a_stage_is_said(
     tiny: Dataset, run_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, pieces: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    importlib.import_module("datus.segmenter.train")  # it takes the name from there, and keeps it
-    monkeypatch.setattr("datus.segmenter.examples.write_whole", full)
+    monkeypatch.setattr("datus.segmenter.examples.whole_file", SimpleNamespace(write=full))
     config = tiny.config(run_copy, {"denoise.enabled": True, "denoise.epochs": 1})
     with pytest.raises(StoreError) as caught:
         go(config, until="denoise-fit")

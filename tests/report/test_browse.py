@@ -188,17 +188,6 @@ def test_facts_of_a_cluster() -> None:
     assert (last["segments"], last["touching"], last["central"]) == (0, [], [])
 
 
-@given(st.integers(0, 500), st.integers(1, 500))
-def test_spread_is_even_and_in_order(n: int, wanted: int) -> None:
-    found = list(browse_tally.spread(n, wanted))
-    assert len(found) == min(n, wanted)
-    assert all(0 <= one < n for one in found)
-    assert found == sorted(set(found))
-    if len(found) > 1:
-        gaps = np.diff(found)
-        assert gaps.max() - gaps.min() <= 1
-
-
 # --- the page ------------------------------------------------------------------------------------
 
 

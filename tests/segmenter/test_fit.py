@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from datus.cli.app import app
 from datus.config import Config
 from datus.engine.run import QUIET
 from datus.errors import StoreError, TooManyFailures, UsageError, WorkError
-from datus.segmenter.examples import CacheWriter, write_whole
+from datus.segmenter.examples import CacheWriter
 from datus.segmenter.fit import Fitted, fit_folders, new_model
 from datus.segmenter.train import CHECKPOINT
+from datus.store.whole_file import write
 
 AGAIN = "free some space and run the same command again"
 
@@ -133,7 +135,7 @@ def test_a_model_of_which_one_file_was_written_goes_on(
         path.write_bytes(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("datus.segmenter.model.write_whole", first)
+        patch.setattr("datus.segmenter.model.write_output", first)
         with pytest.raises(WorkError, match="killed"):
             learnt(dataset, tmp_path / "m")
     assert "m.json" not in names(tmp_path)
@@ -202,14 +204,14 @@ def test_a_full_disk_at_a_checkpoint(
     whole = learnt(dataset, tmp_path / "whole", **more).model.read_bytes()
     place, written = tmp_path / "models", []
 
-    def once(path: Path, data: bytes) -> None:
+    def once(path: Path, pieces: list[bytes]) -> None:
         if written:
             full()
         written.append(path)
-        write_whole(path, data)
+        write(path, pieces)
 
     with monkeypatch.context() as patch:
-        patch.setattr("datus.segmenter.train.write_whole", once)
+        patch.setattr("datus.segmenter.train.whole_file", SimpleNamespace(write=once))
         with pytest.raises(StoreError, match=AGAIN):
             learnt(dataset, place / "m", **more)
     (folder,) = place.iterdir()
@@ -223,7 +225,7 @@ def test_a_file_that_does_not_fit_leaves_no_part_of_it(
 ) -> None:
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_whole(tmp_path / "file", b"data")
+        write(tmp_path / "file", [b"data"])
     assert names(tmp_path) == set()
 
 

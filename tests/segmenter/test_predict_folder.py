@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from datus.cli.app import app
 from datus.errors import BackboneError, TooManyFailures, UsageError, WorkError
-from datus.segmenter.files import cluster_classes, write_whole
+from datus.segmenter.files import cluster_classes
 from datus.segmenter.model import SegmenterSpec, build_segmenter, save_segmenter
 from datus.segmenter.predict_folder import (
     LOCK,
@@ -30,6 +30,7 @@ from datus.segmenter.predict_folder import (
     predict_folder,
 )
 from datus.segmenter.tiles import Prediction
+from datus.store.whole_file import write_output
 
 SPEC = SegmenterSpec(n_classes=3, head="linear", image_px=32)
 BY_HAND = b"a mask, drawn by hand"
@@ -278,7 +279,7 @@ def test_the_longest_name_that_an_image_can_have(model: Path, tmp_path: Path) ->
     assert go(model, tmp_path / "photos", tmp_path / "out").made == 1
     assert (tmp_path / "out" / f"{stem}.png").is_file()
     with pytest.raises(WorkError, match="File name too long; choose another place"):
-        write_whole(tmp_path / ("n" * 256), b"")
+        write_output(tmp_path / ("n" * 256), b"")
 
 
 @pytest.mark.parametrize("below", ["", "masks", "masks/deeper"])
@@ -397,9 +398,9 @@ def test_two_that_write_one_file_do_not_meet(
     def meanwhile(number: int) -> None:
         real(number)
         monkeypatch.setattr(os, "fsync", real)
-        write_whole(tmp_path / "x", b"second")
+        write_output(tmp_path / "x", b"second")
 
     monkeypatch.setattr(os, "fsync", meanwhile)
-    write_whole(tmp_path / "x", b"first")
+    write_output(tmp_path / "x", b"first")
     assert (tmp_path / "x").read_bytes() == b"first"
     assert files_in(tmp_path) == ["x"]
