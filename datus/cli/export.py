@@ -1,12 +1,15 @@
 """The command `datus export`: the masks of a finished run in the layout of another tool."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from datus.engine.progress import ProgressBars
 from datus.errors import UsageError
+
+if TYPE_CHECKING:
+    from datus.formats.export import Exported
 
 
 def export(
@@ -62,8 +65,12 @@ def export(
     with ProgressBars().bar(f"export {to}", n_images) as advance:
         result = export_run(store, masks, request, advance)
     print(f"{out}: {result.n_images} images, {result.n_classes} classes, K = {masks.k}")
+    print_notes(result)
+    print(f"next: {chosen.next_step}")
+
+
+def print_notes(result: "Exported") -> None:
     if result.n_turned:
         print(f"{result.n_turned} images with a rotation tag were written upright, as PNG")
     if result.n_unscored:
         print(f"{result.n_unscored} images without scores: their segments were pruned")
-    print(f"next: {chosen.next_step}")

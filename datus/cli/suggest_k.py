@@ -49,16 +49,20 @@ def suggest_k(
     n_tried = len(tried_k(points, source, ks))
     with console.bar("try K", n_tried, "K") as advance:
         result = suggest(points, source, ks, seed, n_threads=threads or n_cores(), advance=advance)
+    print_suggestion(result, source.clusters.k)
+    write_all(store, result)
+    figures, plot = (store.address(f"{FILES}.{suffix}") for suffix in ("json", "png"))
+    print(printable(f"figures: {figures}, plot: {plot}"))
+
+
+def print_suggestion(result: "Suggestion", ks_of_run: Sequence[int]) -> None:
     print(text_table(rows_of(result.found)))
     choice = result.choice
     print(f"\nrecommended: --clusters {choice.k}: {choice.reason}")
     if choice.others:
         print(f"also worth a look: K = {', '.join(map(str, choice.others))}")
-    for k_judged in judged_ks(choice.k, source.clusters.k, result.verdicts):
-        print(f"K = {k_judged}: {result.verdicts[k_judged].words}")
-    write_all(store, result)
-    figures, plot = (store.address(f"{FILES}.{suffix}") for suffix in ("json", "png"))
-    print(printable(f"figures: {figures}, plot: {plot}"))
+    for k in judged_ks(choice.k, ks_of_run, result.verdicts):
+        print(f"K = {k}: {result.verdicts[k].words}")
 
 
 FILES = "suggest_k"
