@@ -178,7 +178,7 @@ def token_grids(
     def prepare(item: Item) -> Array:
         image = read_image(item)
         size = fit_size(*image.shape[:2], seen.image_px, backbone.patch_px, seen.resize)
-        return normalise(resize_image(image, size), settings.channels)
+        return normalise(resize_image(image, size))
 
     step = 2 * n_cores()
     for start in range(0, len(job.items), step):

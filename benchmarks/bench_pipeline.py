@@ -207,7 +207,6 @@ def passes_alone(config: Any, records: Any, n_alone: int) -> float:
                     one,
                     fit_size(one.height, one.width, seen.image_px, model.patch_px, seen.resize),
                 ),
-                settings.channels,
             )
             for one in some[first : first + 64]
         ]

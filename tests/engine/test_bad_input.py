@@ -100,9 +100,9 @@ def test_an_image_that_may_not_be_read_is_a_recorded_failure(four: Path, tmp_pat
 def test_an_image_that_changes_during_the_run_stops_it_and_the_next_run_sees_it(
     four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datus.engine import run as runner
+    from datus import pipeline
 
-    plan = runner.make_plan
+    plan = pipeline.make_plan
 
     def change(*given: object) -> object:
         (four / "2.png").write_bytes(PNG)
@@ -110,7 +110,7 @@ def test_an_image_that_changes_during_the_run_stops_it_and_the_next_run_sees_it(
         return plan(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "make_plan", change)
+        patch.setattr(pipeline, "make_plan", change)
         answer = run(four, tmp_path / "run", "--max-failed", 9)
     assert answer.exit_code == 1
     assert re.fullmatch(

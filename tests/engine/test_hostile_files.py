@@ -260,7 +260,8 @@ def test_brackets_nested_too_deep_are_passed_over(tmp_path: Path) -> None:
     assert read_places(Store(tmp_path)) == {}
     out = tmp_path / "out"
     out.mkdir()
-    lines = ['{"model": 1}', deep, '{"image": ["a"]}', '{"image": "a", "sha256": "00", "mask": 3}']
+    line = '{"image": "a", "ours": ["."], "sha256": "00", "mask": 3}'
+    lines = ['{"model": 1}', deep, '{"image": ["a"]}', line]
     (out / LIST).write_text("\n".join(lines))
     (out / "a.png").write_bytes(b"png")
     done = PredictionLog({"mask": out}, {"model": 1})

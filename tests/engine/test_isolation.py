@@ -70,6 +70,7 @@ def test_a_child_tells_crashes_and_hangs_from_good_and_damaged_files(dataset: Da
 
 ORPHANING = """
 import os, signal, sys
+from datus.inputs import safe_decode as isolation
 select = isolation.select.select
 class Told:
     def select(self, *given):  # the second is for the answer: the file is under way
@@ -150,6 +151,7 @@ HANGING_WORKER = """
 import sys, time
 from datus.config import Config
 from datus.inputs.safe_decode import guarded, reading
+from datus.store.store import Store
 config = Config.load(None, {"speed.decode_seconds": 0.3, "speed.executor": "processes"})
 with guarded(config, Store(sys.argv[1]), "abc", (), careful=False):
     with reading(config, "one"):

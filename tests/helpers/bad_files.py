@@ -203,8 +203,7 @@ READ_AND_WRITE_ANYTHING = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEAR
 
 def _new_threads() -> None:
     """Threads that wait for work have the rights of their start."""
-    threads._workers().shutdown()
-    threads._workers.cache_clear()
+    threads.end_waiting()
 
 
 @contextmanager

@@ -330,6 +330,7 @@ def test_wrong_types_are_refused() -> None:
 USE_BOTH = """
 {imports}
 import numpy as np
+from datus.config import ClustersConfig
 from datus.method.clusters import fit_clusters
 vectors = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)
 fit_clusters(vectors, 5, ClustersConfig(restarts=2), seed=0, n_threads=2)

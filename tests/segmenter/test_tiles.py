@@ -442,6 +442,7 @@ def test_wrong_arguments_end_with_two(model: Path, photos: Path, tmp_path: Path)
 MEASURED = """
 import re, sys, time
 from pathlib import Path
+from datus.segmenter.predict_folder import Folders, predict_folder
 from datus.segmenter.tiles import NATIVE, Prediction
 model, photos, out, sure = map(Path, sys.argv[1:5])
 settings = Prediction(image_px=int(sys.argv[5]), threads=2, device="cpu")
