@@ -91,7 +91,7 @@ class Estimate:
 
 
 def dry_run(
-    config: Config, store: Store, console: Console, until: str = "report", only: bool = False
+    config: Config, store: Store, console: Console, until: str = "", only: bool = False
 ) -> Estimate:
     """What `pipeline.run` would do. Writes nothing to the run folder.
 
@@ -279,7 +279,8 @@ class _Sample:
             estimate.problems.append(f"{node.label}: {error}")
         else:
             estimate.warnings.append(
-                f"{node.label} and what follows could not be tried on {n_sample} images: {error}"
+                f"{node.label}: it and what follows could not be tried on {n_sample} images: "
+                f"{error}"
             )
 
     def _tell_stage(self, node: Node, store: Store, estimate: Estimate) -> None:

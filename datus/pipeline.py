@@ -71,7 +71,7 @@ def run(
     config: Config,
     store: Store,
     console: Console = QUIET,
-    until: str = "report",
+    until: str = "",
     only: bool = False,
 ) -> RunResult:
     """All stages, or those up to `until`, or `until` alone (`only`; upstream must exist).

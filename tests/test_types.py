@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datus import types as records
+from datus import types
 from datus.types import (
     AffinityGraph,
     Assignments,
@@ -151,7 +151,7 @@ def test_shards_do_not_share_what_they_hold() -> None:
 
 
 def test_masks_of_eight_bits_have_room_for_every_cluster_and_for_no_label() -> None:
-    assert records.MAX_CLUSTERS - 1 < records.IGNORE <= np.iinfo(np.uint8).max
+    assert types.MAX_CLUSTERS - 1 < types.IGNORE <= np.iinfo(np.uint8).max
 
 
 @pytest.mark.parametrize(

@@ -38,17 +38,17 @@ def todo(store: Store, plan: Plan, groups: Groups) -> dict[str, list[Shard]]:
     A stage over the whole dataset makes one shard, which holds all images. A stage whose output
     was not kept is made again for each group that needs it.
     """
-    rehearsal = _Rehearsal(store, plan)
+    walk = _Walk(store, plan)
     for group in groups:
         if group[0].is_dataset:
-            rehearsal.whole(group[0])
+            walk.whole(group[0])
             continue
         for shard in plan.shards:
-            rehearsal.shard(group, shard)
-    return rehearsal.made
+            walk.shard(group, shard)
+    return walk.made
 
 
-class _Rehearsal:
+class _Walk:
     """Goes through a run as the runner does, and makes nothing."""
 
     def __init__(self, store: Store, plan: Plan) -> None:

@@ -22,7 +22,7 @@ from datus.engine.dataset import WORKPLACE, Dataset
 from datus.engine.plan import Node, Plan, unchanged, wanted_groups
 from datus.engine.resources import at_a_time, in_workers, placed, runtime_of
 from datus.engine.shard_job import LOADED, READ, Job, carefully, is_done, no_progress, run_job
-from datus.engine.shares import Turns, agreed_index, check_arrived, left_notes, locked, part_of
+from datus.engine.shares import Waiting, agreed_index, check_arrived, left_notes, locked, part_of
 from datus.engine.stage import Context
 from datus.engine.workers import Advance, ExecutorSettings, Outcome
 from datus.errors import DatusError, TooManyFailures, WorkError
@@ -109,12 +109,12 @@ def run(
         check_disk_space(config, store, result.plan, groups, console.say)
         for node in result.plan.nodes:
             store.write_recipe(node.name, node.fingerprint, node.recipe)
-        turns = Turns(store, result.plan, share)
-        for group in filter(None, map(turns.ready, groups)):
+        waiting = Waiting(store, result.plan, share)
+        for group in filter(None, map(waiting.ready, groups)):
             if only:
                 require_upstream(store, result.plan, group)
             _run_group(config, store, result, group, console)
-        result.next_step = turns.next_step(made=any(one.made for one in result.stages[1:]))
+        result.next_step = waiting.next_step(made=any(one.made for one in result.stages[1:]))
         if until in ("", result.plan.stages[-1]) and not result.next_step:
             if share is None:
                 _forget_dropped(config, store, result.plan)

@@ -3,8 +3,8 @@
     with locked(store, share) as suspects beside other shares, or alone
     index = agreed_index(...)           read once, not by every share
     part_of(plan, share)                the plan with this share's shards only
-    turns.ready(group)                  without what is not ours, or needs what is not there yet
-    turns.next_step(made)               what people should run next
+    waiting.ready(group)                  without what is not ours, or needs what is not there yet
+    waiting.next_step(made)               what people should run next
     check_arrived(store, places)        what a worker on another machine wrote can be read here
 
 Shares need no lock among themselves: a file is written whole, and whoever writes it writes the same
@@ -135,7 +135,7 @@ def _look_again(store: Store, *folder: str) -> None:
             store.fs.invalidate_cache()
 
 
-# --- turns --------------------------------------------------------------------------------------
+# --- waiting --------------------------------------------------------------------------------------
 
 
 def part_of(plan: Plan, share: Share | None) -> Plan:
@@ -147,7 +147,7 @@ def part_of(plan: Plan, share: Share | None) -> Plan:
 
 
 @dataclass(slots=True)
-class Turns:
+class Waiting:
     """What waits for other processes. Asked once for each group, in the order of work."""
 
     store: Store

@@ -36,8 +36,7 @@ from datus.report.records import (
     ReportInputs,
 )
 from datus.report.summary import HEADLINE
-from datus.review import corrections as corrected
-from datus.review import frozen, replay
+from datus.review import corrections, frozen, replay
 from datus.stages import denoise, embeddings, evaluate, features, graphs, masks, segments
 from datus.stages.browse_page import write_browser
 from datus.stages.clusters import cluster_arrays_of, model_of
@@ -141,7 +140,7 @@ def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
         return _shown_graphs(config, dataset, settings)
     if section != "clusters":
         return settings
-    settings = corrected.hashed(config, dataset.index.records)
+    settings = corrections.hashed(config, dataset.index.records)
     found = replay.load(config)
     settings["edits"] = [str(one) for one in found.edits] if found else []
     if not settings.pop("frozen"):

@@ -28,9 +28,6 @@ from datus.types import AffinityGraph, ImageRecord, SegmentMap, ShardData
 RESOLUTION = 1.0
 """Of the modularity, as in the paper (eq. 2)."""
 
-RESOLUTION = 1.0
-"""Of the modularity (paper, eq. 2). Others gained nothing (docs/decisions.md 19)."""
-
 WEAK_MODULARITY = 0.03
 """Of a partition: below it communities may be noise."""
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 
-from datus.store import prefetch as ahead
+from datus.store import prefetch
 from datus.store.prefetch import read_ahead
 from datus.store.store import ShardReport, Store
 
@@ -39,7 +39,7 @@ def reports(
 ) -> Iterator[ShardReport | None]:
     """What `store.report` says of each place. files: only if all files have the right size."""
     if store.is_local:
-        yield from read_ahead(lambda place: store.report(*place, files), places, ahead.AT_ONCE)
+        yield from read_ahead(lambda place: store.report(*place, files), places, prefetch.AT_ONCE)
         return
     listings, waiting = _Listings(store), iter(places)
     pool = ThreadPoolExecutor(AT_ONCE)

@@ -28,8 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from datus.errors import CorruptShard, StoreError
-from datus.store import leftovers
-from datus.store import whole_file as wholefile
+from datus.store import leftovers, whole_file
 from datus.store.array_file import NO_ARRAYS, pack, read_writable, sync_folder, unpack
 from datus.store.disk import RUN_DIR, explained
 from datus.store.remote import Patient, opened
@@ -378,7 +377,7 @@ def in_use(root: str) -> str:
 
 
 def _write_local(path: Path, pieces: Pieces) -> None:
-    wholefile.write(path, pieces, f"{TEMPORARY}{uuid.uuid4().hex}")
+    whole_file.write(path, pieces, f"{TEMPORARY}{uuid.uuid4().hex}")
 
 
 def _sha256(*pieces: bytes | memoryview) -> str:

@@ -28,7 +28,7 @@ from PIL import Image
 
 from datus.compute.threads import map_threads
 from datus.errors import BackboneError, MissingPackage, UsageError
-from datus.models import weights as sources
+from datus.models import weights
 from datus.models.checkpoints import read_checkpoint, strip_prefixes
 from datus.models.forward import find_device, forward_pass, map_images, seeded
 from datus.models.registry import SUFFIXES
@@ -167,7 +167,7 @@ def _find_name(model: str) -> _Found:
             f"file that ends in {', '.join(SUFFIXES)}"
         )
     if name not in open_clip.list_models():
-        near = sources.near(name, open_clip.list_models())
+        near = weights.near(name, open_clip.list_models())
         raise UsageError(
             f"--model {model}: open_clip has no {name}"
             + (f"; did you mean {near}?" if near else "")
@@ -177,21 +177,21 @@ def _find_name(model: str) -> _Found:
         tags = ", ".join(list_pretrained_tags_by_model(name)) or "none"
         raise UsageError(f"--model {model}: open_clip's weights of {name} are: {tags}")
     _check_config(model, open_clip.get_model_config(name))
-    path = sources.local_file(f"{name}.{tag}") or _in_cache(known) or _fetched(model, known)
+    path = weights.local_file(f"{name}.{tag}") or _in_cache(known) or _fetched(model, known)
     return _Found(path, name, known)
 
 
 def _in_cache(known: dict[str, Any]) -> Path | None:
     """The weights in the cache of the hub's client, or None."""
     repo, files = _on_hub(known)
-    folder = sources.hub_cache() / f"models--{repo.replace('/', '--')}" / "snapshots"
+    folder = weights.hub_cache() / f"models--{repo.replace('/', '--')}" / "snapshots"
     paths = (path for file in files for path in sorted(folder.glob(f"*/{file}")) if repo)
     return next((path for path in paths if path.is_file()), None)
 
 
 def _fetched(model: str, known: dict[str, Any]) -> Path:
-    if sources.is_offline() or not sources.hub_answers():
-        why = "offline" if sources.is_offline() else "the hub is out of reach"
+    if weights.is_offline() or not weights.hub_answers():
+        why = "offline" if weights.is_offline() else "the hub is out of reach"
         raise BackboneError(
             f"{model}: {why}, and its weights are not on this machine; {_cure(model, known)}"
         )
@@ -213,7 +213,7 @@ def _cure(model: str, known: dict[str, Any]) -> str:
     file = f"{files[0]} of https://huggingface.co/{repo}" if repo else str(known.get("url", ""))
     kept = f"{name}{Path(files[0]).suffix}"
     return (
-        f"put {file} as {kept} into a folder and set {sources.FOLDER} to the folder, "
+        f"put {file} as {kept} into a folder and set {weights.FOLDER} to the folder, "
         "or set --model to the file"
     )
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "data"))
 
 import make_checkpoint
 
-from datus.models import vit as backbones
+from datus.models import vit
 from datus.models.checkpoints import load_checkpoint
 from datus.models.registry import ROWS, SIZES, find
 
@@ -41,7 +41,7 @@ def test_the_file_loads_and_is_the_teachers(
     row = find(name)
     assert row is not None
     thin_row = replace(row, options={"embed_dim": 24, "depth": 6, "num_heads": 3})
-    model = backbones._table_model(thin_row)
+    model = vit._table_model(thin_row)
     load_checkpoint(model, out, name)
     teacher = torch.load(out, weights_only=False)["teacher"]
     chunked = "backbone.blocks.2.5.norm1.bias"

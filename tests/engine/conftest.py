@@ -9,8 +9,8 @@ import pytest
 @pytest.fixture(scope="module")
 def one_backbone() -> Iterator[None]:
     """Runs of a module load the same model once: loading it takes longer than a tiny run."""
-    from datus.models import vit as backbones
+    from datus.models import vit
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "load_backbone", functools.lru_cache(backbones.load_backbone))
+        patch.setattr(vit, "load_backbone", functools.lru_cache(vit.load_backbone))
         yield

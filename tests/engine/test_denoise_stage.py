@@ -146,7 +146,7 @@ def test_features_that_are_not_kept_give_the_same_model(tiny: Dataset, run_copy:
 
 KILLED = """
 import os, signal, sys
-from datus.segmenter import train as denoise
+from datus.segmenter import train
 from tiny_runs import Dataset, go
 from pathlib import Path
 

@@ -22,7 +22,7 @@ from tiny_runs import Dataset, go, made, make_dataset
 
 from datus.engine.workers import ExecutorSettings, by_name
 from datus.errors import ImageError, WorkError
-from datus.inputs import safe_decode as isolation
+from datus.inputs import safe_decode
 from datus.inputs.safe_decode import Decoder, crashed, journal, look_through, reading
 from datus.store.store import Store
 from datus.types import ImageRecord
@@ -62,7 +62,7 @@ def test_a_child_tells_crashes_and_hangs_from_good_and_damaged_files(dataset: Da
     with Decoder(10**6, 2.0) as decoder:
         paths = [str(dataset.images / f"{name}.png") for name in ("a", "b", "c", "not there")]
         assert [decoder.reason("image", path) for path in paths] == [
-            *(CRASHED, isolation.SLOW, "", "")
+            *(CRASHED, safe_decode.SLOW, "", "")
         ]
         assert decoder.reason("size", paths[0]) == "", "a header is not decoded"
         assert decoder.reason("truth", str(dataset.truth / "a.png")) == ""
@@ -70,15 +70,15 @@ def test_a_child_tells_crashes_and_hangs_from_good_and_damaged_files(dataset: Da
 
 ORPHANING = """
 import os, signal, sys
-from datus.inputs import safe_decode as isolation
-select = isolation.select.select
+from datus.inputs import safe_decode
+select = safe_decode.select.select
 class Told:
     def select(self, *given):  # the second is for the answer: the file is under way
         answer = select(*given) if given[3] > 9 else os.kill(os.getpid(), signal.SIGKILL)
         print(decoder._child.pid, flush=True)
         return answer
-isolation.select = Told()
-with isolation.Decoder(10**6, 0.5) as decoder:
+safe_decode.select = Told()
+with safe_decode.Decoder(10**6, 0.5) as decoder:
     decoder.reason("image", sys.argv[1])
 """
 
@@ -112,16 +112,16 @@ def test_a_parent_that_was_held_up_blames_the_time_limit(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark(dataset.images / "a.png", HANG)
-    monkeypatch.setattr(isolation, "ORPHAN_SECONDS", -1.8)  # the child ends first
+    monkeypatch.setattr(safe_decode, "ORPHAN_SECONDS", -1.8)  # the child ends first
     with Decoder(10**6, 2.0) as decoder:
-        assert decoder.reason("image", str(dataset.images / "a.png")) == isolation.SLOW
+        assert decoder.reason("image", str(dataset.images / "a.png")) == safe_decode.SLOW
         assert decoder.reason("image", str(dataset.images / "b.png")) == ""
 
 
 def test_a_child_that_does_not_start_blames_no_file(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation, "SERVE", "{}; raise SystemExit(3)")
+    monkeypatch.setattr(safe_decode, "SERVE", "{}; raise SystemExit(3)")
     with Decoder(10**6, 3.0) as decoder:
         for _ in range(2):
             with pytest.raises(WorkError, match="no process to decode files in starts"):
@@ -132,12 +132,12 @@ def test_a_child_that_does_not_start_blames_no_file(
 def test_refused_files_raise_where_they_are_read(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation, "_refused", {})
+    monkeypatch.setattr(safe_decode, "_refused", {})
     mark(dataset.images / "a.png", CRASH)
     mark(dataset.truth / "b.png", CRASH)
     config = dataset.config(tmp_path / "run")
     look_through(config, [record("a"), record("b"), record("c", truth=False)])
-    assert isolation._refused == {"image a.png": CRASHED, "truth b.png": CRASHED}
+    assert safe_decode._refused == {"image a.png": CRASHED, "truth b.png": CRASHED}
     with (
         pytest.raises(ImageError, match=r"its decoder crashed \(SIGSEGV\)"),
         reading(config, "image a.png"),
@@ -201,7 +201,7 @@ def test_an_image_that_a_short_limit_left_out_is_tried_again_under_a_longer_one(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reason(self: Decoder, kind: str, path: str) -> str:
-        return isolation.SLOW if path.endswith("images/b.png") and self._seconds < 5 else ""
+        return safe_decode.SLOW if path.endswith("images/b.png") and self._seconds < 5 else ""
 
     monkeypatch.setattr(Decoder, "reason", reason)
     more: dict[str, Any] = {"speed.isolate": True, "speed.max_failed": 1}
@@ -263,7 +263,7 @@ def test_one_bad_image_is_left_out_and_the_bytes_are_those_of_any_other_way(
         first = run(dataset, tmp_path / "run", *options)
         assert "the last run was killed at " in first.stderr
     assert first.returncode == 0, first.stderr
-    reason = CRASHED if word == CRASH else isolation.SLOW
+    reason = CRASHED if word == CRASH else safe_decode.SLOW
     assert failures(tmp_path / "run") == {"b": reason}
 
     shutil.rmtree(tmp_path / "run" / "masks")

@@ -27,7 +27,7 @@ from tiny_runs import (
 import datus.method.affinity
 from datus.config import Config
 from datus.engine import run as runner
-from datus.engine import shares as turns
+from datus.engine import shares
 from datus.engine import workers as executors
 from datus.engine.resources import placed, resolve_device, runtime_of
 from datus.engine.run import RunResult
@@ -405,13 +405,13 @@ def test_a_run_that_ends_well_leaves_no_note_of_its_writers(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted = set[str]()
-    end_notes = turns.end_notes
+    end_notes = shares.end_notes
 
     def ending(root: str) -> None:
         noted.update(path.name.split("--")[0] for path in Path(root, "writing").iterdir())
         end_notes(root)
 
-    monkeypatch.setattr(turns, "end_notes", ending)
+    monkeypatch.setattr(shares, "end_notes", ending)
     result, _ = go(tiny.config(tmp_path))
     assert noted == {node.name for node in result.plan.nodes}
     assert not (tmp_path / "writing").exists()

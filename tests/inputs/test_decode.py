@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from datus.errors import ImageError
-from datus.inputs import decode as pixels
+from datus.inputs import decode
 from datus.inputs.decode import decode_image, image_size, load_picture
 
 BIG = 10**7
@@ -266,9 +266,9 @@ def test_running_out_of_memory_is_not_the_images_fault(monkeypatch):
 
 
 def test_the_warning_filter_is_put_in_once():
-    pixels._hush_pillow()
+    decode._hush_pillow()
     before = list(warnings.filters)
-    pixels._hush_pillow()
+    decode._hush_pillow()
     assert warnings.filters == before
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import datus
 from datus.compute.compiled import mirror
-from datus.method import louvain_bits as louvain_kernel
+from datus.method import louvain_bits
 from datus.method.louvain import modularity, partition, unpack
 from datus.method.louvain_bits import best_partition
 from datus.types import AffinityGraph, Array
@@ -112,8 +112,8 @@ def test_both_ways_of_counting_links_agree() -> None:
     volumes = members.sum(axis=1)  # only whether it is zero counts
     for node in range(90):
         by_slot, by_neighbour = np.full(6, -9), np.full(6, -9)
-        louvain_kernel._count_by_slot(padded, node, masks, volumes, by_slot)
-        louvain_kernel._count_by_neighbour(padded, node, labels, by_neighbour)
+        louvain_bits._count_by_slot(padded, node, masks, volumes, by_slot)
+        louvain_bits._count_by_neighbour(padded, node, labels, by_neighbour)
         np.testing.assert_array_equal(by_slot, (members & adjacency[node]).sum(axis=1))
         np.testing.assert_array_equal(by_neighbour, by_slot)
 
@@ -133,8 +133,8 @@ def test_chains_that_open_more_communities_than_half_their_nodes() -> None:
     """Seven nodes whose first pass asks for five slots: nodes leave them for new ones."""
     chain = np.array([3, 7, 14, 28, 40, 80, 32])[:, None] >> np.arange(7) & 1
     chains = pack(np.kron(np.eye(112, dtype=np.int64), chain) > 0)
-    graph = louvain_kernel._graph(chains.bits, 1, 1)
-    n_slots = louvain_kernel._first_level(graph, np.arange(784)).max() + 1
+    graph = louvain_bits._graph(chains.bits, 1, 1)
+    n_slots = louvain_bits._first_level(graph, np.arange(784)).max() + 1
     assert n_slots == 5 * 112 > 784 // 2 + 1
     found = partition(chains, "bits", 1.0, 2, 0)
     assert found.modularity == pytest.approx(modularity(chains, found.labels))

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError
-from datus.models import registry as zoo
+from datus.models import registry
 from datus.models.checkpoints import convert, flat_blocks
 from datus.models.registry import Family, Row
 from datus.models.vit import Backbone, load_backbone
@@ -107,7 +107,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Any:
         small = {**SMALL, **options}
         row = Row("small.model", replace(family, on_hub=False), 1, "S", PATCH, 4)
         row = replace(row, architecture=architecture, options=small)
-        monkeypatch.setitem(zoo._BY_NAME, row.name, row)
+        monkeypatch.setitem(registry._BY_NAME, row.name, row)
         return row.name
 
     return add
@@ -147,9 +147,9 @@ DECODER |= {"decoder_pos_embed": torch.zeros(1, 17, 8), "mask_token": torch.zero
 MSN_HEAD = head("fc.fc1", "fc.bn1", "fc.fc3", "pred.fc1")
 
 FILES: dict[str, tuple[Family, Any]] = {
-    "dino, backbone alone": (zoo.DINO, MODEL),
+    "dino, backbone alone": (registry.DINO, MODEL),
     "dino, student and teacher": (
-        zoo.DINO,
+        registry.DINO,
         {
             "student": put("module.backbone.", OTHER) | put("module.", DINO_HEAD),
             "teacher": put("backbone.", MODEL) | DINO_HEAD,
@@ -159,9 +159,9 @@ FILES: dict[str, tuple[Family, Any]] = {
             "dino_loss": {"center": torch.zeros(1, 5)},
         },
     ),
-    "ibot, teacher alone": (zoo.IBOT, {"state_dict": MODEL}),
+    "ibot, teacher alone": (registry.IBOT, {"state_dict": MODEL}),
     "ibot, full": (
-        zoo.IBOT,
+        registry.IBOT,
         {
             "student": put("module.backbone.", OTHER | {"masked_embed": torch.zeros(1, WIDTH)})
             | put("module.", DINO_HEAD),
@@ -170,19 +170,19 @@ FILES: dict[str, tuple[Family, Any]] = {
             "ibot_loss": {"center2": torch.zeros(1, 1, 5)},
         },
     ),
-    "mugs, backbone alone": (zoo.MUGS, {"state_dict": MODEL | RELATION}),
+    "mugs, backbone alone": (registry.MUGS, {"state_dict": MODEL | RELATION}),
     "mugs, full": (
-        zoo.MUGS,
+        registry.MUGS,
         {
             "student": put("module.backbone.", OTHER | RELATION) | put("module.", MUGS_HEADS),
             "teacher": put("backbone.", MODEL | RELATION) | MUGS_HEADS,
             "student_mem": {"block.queue_q": torch.zeros(4, 4)},
         },
     ),
-    "mae, encoder": (zoo.MAE, {"model": MODEL}),
-    "mae, with decoder": (zoo.MAE, {"model": MODEL | DECODER, "args": ARGS}),
+    "mae, encoder": (registry.MAE, {"model": MODEL}),
+    "mae, with decoder": (registry.MAE, {"model": MODEL | DECODER, "args": ARGS}),
     "mocov3": (
-        zoo.MOCO_V3,
+        registry.MOCO_V3,
         {
             "epoch": 300,
             "arch": "vit_small",
@@ -192,11 +192,11 @@ FILES: dict[str, tuple[Family, Any]] = {
         },
     ),
     "mocov3, momentum encoder alone": (
-        zoo.MOCO_V3,
+        registry.MOCO_V3,
         {"state_dict": put("module.momentum_encoder.", MODEL | head("head.0"))},
     ),
     "msn": (
-        zoo.MSN,
+        registry.MSN,
         {
             "encoder": put("module.", OTHER | MSN_HEAD),
             "target_encoder": put("module.", MODEL | MSN_HEAD),
@@ -216,16 +216,16 @@ def test_the_common_vit(case: str, table: Any, tmp_path: Path) -> None:
 
 
 def test_the_same_as_safetensors(table: Any, tmp_path: Path) -> None:
-    name = table(zoo.DINO, "vit_small_patch16_224", img_size=SIDE)
+    name = table(registry.DINO, "vit_small_patch16_224", img_size=SIDE)
     save_file(put("backbone.", MODEL) | DINO_HEAD, tmp_path / "file.safetensors")
     check(name, tmp_path / "file.safetensors", MODEL, Kind())
 
 
 def test_moco_v3_has_twelve_heads_where_others_have_six(table: Any, tmp_path: Path) -> None:
-    row = zoo.find("vit_small_patch16_224.mocov3")
+    row = registry.find("vit_small_patch16_224.mocov3")
     assert row is not None
     assert row.options == {"num_heads": 12}
-    name = table(zoo.MOCO_V3, "vit_small_patch16_224", img_size=SIDE, num_heads=6)
+    name = table(registry.MOCO_V3, "vit_small_patch16_224", img_size=SIDE, num_heads=6)
     check(name, written(tmp_path / "file.pth", MODEL), MODEL, Kind(heads=6))
 
 
@@ -245,14 +245,14 @@ def test_dinov2(released: bool, registers: bool, table: Any, tmp_path: Path) -> 
     if not released:
         content = {"teacher": put("backbone.", chunked(tensors | MASK)) | DINOV2_HEADS}
         assert "backbone.blocks.1.2.ls1.gamma" in content["teacher"]
-    name = table(zoo.DINOV2, architecture, img_size=SIDE)
+    name = table(registry.DINOV2, architecture, img_size=SIDE)
     check(name, written(tmp_path / "file.pth", content), tensors, Kind())
 
 
 @pytest.mark.parametrize("mask", [MASK, {}])
 def test_dinov2_giant_has_gated_mlps(mask: Tensors, table: Any, tmp_path: Path) -> None:
     tensors = vit(seed=4, scale=True, mlp=W12)
-    name = table(zoo.DINOV2, "vit_giant_patch14_dinov2", img_size=SIDE)
+    name = table(registry.DINOV2, "vit_giant_patch14_dinov2", img_size=SIDE)
     check(name, written(tmp_path / "file.pth", tensors | mask), tensors, Kind())
 
 
@@ -288,13 +288,13 @@ def test_dinov3(
     architecture: str, mlp: Any, biases: bool, grid: tuple[int, int], table: Any, tmp_path: Path
 ) -> None:
     tensors = dinov3(mlp, biases)
-    name = table(zoo.DINOV3, architecture, img_size=SIDE)
+    name = table(registry.DINOV3, architecture, img_size=SIDE)
     path = written(tmp_path / "file.pth", tensors | EXTRA)
     check(name, path, tensors, DINOV3, grid)
 
 
 def test_dinov3_biases_are_not_left_out_in_silence(table: Any, tmp_path: Path) -> None:
-    name = table(zoo.DINOV3, "vit_small_patch16_dinov3", img_size=SIDE)
+    name = table(registry.DINOV3, "vit_small_patch16_dinov3", img_size=SIDE)
     path = written(tmp_path / "file.pth", dinov3() | EXTRA)
     with pytest.raises(BackboneError) as error:
         load_backbone(name, str(path), SETTINGS)
@@ -316,7 +316,7 @@ def test_unicom(prefix: str, table: Any, tmp_path: Path) -> None:
     tensors = {name: value.half().float() for name, value in half.items()}
     content = {name: value.half() for name, value in half.items()}
     content |= head("feature.0", "feature.1", "feature.2", "feature.3")
-    name = table(zoo.UNICOM, "vit_base_patch16_224", img_size=SIDE, **zoo.UNICOM_OPTIONS)
+    name = table(registry.UNICOM, "vit_base_patch16_224", img_size=SIDE, **registry.UNICOM_OPTIONS)
     path = written(tmp_path / "file.pt", put(prefix, content))
     kind = Kind(eps=1e-5, act=torch.nn.functional.relu6)
     backbone = check(name, path, tensors, kind)
@@ -328,7 +328,7 @@ def test_unicom(prefix: str, table: Any, tmp_path: Path) -> None:
 
 
 def test_only_declared_heads_are_dropped(table: Any, tmp_path: Path) -> None:
-    name = table(zoo.DINO, "vit_small_patch16_224", img_size=SIDE)
+    name = table(registry.DINO, "vit_small_patch16_224", img_size=SIDE)
     path = written(tmp_path / "file.pth", MODEL | head("head.0", "surprise"))
     with pytest.raises(BackboneError, match=r"1 unexpected \(surprise.weight\)"):
         load_backbone(name, str(path), SETTINGS)
@@ -336,7 +336,7 @@ def test_only_declared_heads_are_dropped(table: Any, tmp_path: Path) -> None:
 
 def test_a_tensor_of_the_model_is_no_head() -> None:
     tensors = head("head.0", "fc.1", "module.head.2")
-    assert list(convert(tensors, zoo.DINO.heads, {"fc.1.weight"})) == ["fc.1.weight"]
+    assert list(convert(tensors, registry.DINO.heads, {"fc.1.weight"})) == ["fc.1.weight"]
     assert list(convert(tensors, (), ())) == list(tensors)
 
 
@@ -346,7 +346,7 @@ def test_flat_blocks_stay_as_they_are() -> None:
 
 
 def test_a_file_of_another_model_names_the_models_that_it_fits(tmp_path: Path) -> None:
-    row = zoo.find("vit_small_patch8_224.dino")
+    row = registry.find("vit_small_patch8_224.dino")
     assert row is not None
     shapes = dict(row.shapes) | {f"blocks.{i}.norm1.weight": (384,) for i in range(12)}
     path = written(tmp_path / "f.pth", {n: torch.zeros(s) for n, s in shapes.items()})

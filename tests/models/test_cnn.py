@@ -13,7 +13,7 @@ from tiny_runs import Dataset, go, made
 
 from datus.config import FeaturesConfig
 from datus.errors import BackboneError
-from datus.models import forward as inference
+from datus.models import forward
 from datus.models.vit import Backbone, CnnEmbedder, load_embedder
 from datus.types import Array
 
@@ -124,7 +124,7 @@ def test_batches_of_one_size_give_the_same_features(monkeypatch: pytest.MonkeyPa
     images = crops((40, 40), (40, 56), (40, 40))
     alone = embedder.class_tokens(images, 1, 1)
     results: list[Array] = [np.empty(0)] * 3
-    for members in inference.batches([image.shape for image in images], 2):
+    for members in forward.batches([image.shape for image in images], 2):
         for i, found in zip(members, embedder._pooled([images[i] for i in members]), strict=True):
             results[i] = found
     np.testing.assert_allclose(np.stack(results), alone, rtol=1e-4, atol=1e-5)

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from datus.config import Config
 from datus.errors import BackboneError, ConfigError, UsageError
-from datus.models import registry as zoo
-from datus.models import vit as backbones
+from datus.models import registry, vit
 from datus.models.registry import ROWS, SIZES, Row, _names, find, fitting, resolve, suggestions
 from datus.models.weights import find_weights, model_path
 
@@ -35,8 +34,8 @@ def empty_model(row: Row) -> Any:
     """The model without memory for its weights."""
     with torch.device("meta"):
         if own := model_path(row.name):
-            return backbones._own_model(own)
-        return backbones._table_model(row)
+            return vit._own_model(own)
+        return vit._table_model(row)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -49,7 +48,7 @@ def test_shapes_and_parameters_are_those_of_the_model(row: Row) -> None:
         length = expected["pos_embed"][1] - 1
         expected["pos_embed"] = (1, length, SIZES[row.size][0])
     assert {name: found.get(name) for name in expected} == expected
-    if row.family is zoo.FILTERS:
+    if row.family is registry.FILTERS:
         assert (model.size, model.patch_px) == (row.key_size, row.patch_px)
     elif not row.is_cnn:
         width, depth, heads = SIZES[row.size]
@@ -57,12 +56,12 @@ def test_shapes_and_parameters_are_those_of_the_model(row: Row) -> None:
         assert model.embed_dim == row.key_size
         assert model.blocks[-1].attn.num_heads == heads
         assert model.patch_embed.feat_ratio(as_scalar=False) == (row.patch_px, row.patch_px)
-        assert (getattr(model, "cls_token", None) is None) == (row.family is zoo.UNICOM)
+        assert (getattr(model, "cls_token", None) is None) == (row.family is registry.UNICOM)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_what_is_said_of_timm_is_so(row: Row) -> None:
-    if row.family in (zoo.DATUS, zoo.FILTERS):
+    if row.family in (registry.DATUS, registry.FILTERS):
         assert model_path(row.name)
         return
     assert timm.is_model(row.model)
@@ -123,7 +122,7 @@ def test_a_row_fits_its_own_file(row: Row) -> None:
     shapes = dict(row.shapes) | dict.fromkeys((*marks, *plus), (1,))
     fits = fitting(shapes)
     assert row.name in fits
-    if row.family in (zoo.DINOV2, zoo.DINOV3, zoo.UNICOM):
+    if row.family in (registry.DINOV2, registry.DINOV3, registry.UNICOM):
         assert fits == [row.name]
 
 

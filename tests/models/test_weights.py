@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from datus.config import Config, FeaturesConfig
 from datus.errors import BackboneError, UsageError
-from datus.models import weights as sources
+from datus.models import weights
 from datus.models.registry import LARGER, RECOMMENDED, ROWS, find
 from datus.models.vit import load_backbone
 from datus.models.weights import (
@@ -38,7 +38,7 @@ IBOT = "vit_base_patch16_224.ibot"
 DINOV3 = "vit_small_patch16_dinov3.lvd1689m"
 VARIABLES = (
     *("DATUS_WEIGHTS", "DATUS_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_ENDPOINT"),
-    *("HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", *sources.PROXIES),
+    *("HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", *weights.PROXIES),
 )
 AUTHORS = "dino_deitsmall8_pretrain.pth"
 ADDRESS = f"https://dl.fbaipublicfiles.com/dino/dino_deitsmall8_pretrain/{AUTHORS}"
@@ -98,7 +98,7 @@ def test_any_timm_model_may_lie_there(folder: Path) -> None:
 
 def test_the_shipped_model_is_not_looked_for_there(folder: Path) -> None:
     (folder / "datus_t8.safetensors").write_bytes(b"x")
-    assert find_weights("datus_t8", "auto") == sources.MODELS / "datus_t8.safetensors"
+    assert find_weights("datus_t8", "auto") == weights.MODELS / "datus_t8.safetensors"
 
 
 def test_a_folder_that_is_not_there_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_what_timm_has_not_says_which_file_to_put_where(folder: Path) -> None:
 @pytest.mark.parametrize("variable", ["DATUS_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_says_so_and_names_the_file(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(sources, "hub_answers", lambda: pytest.fail("the network was touched"))
+    monkeypatch.setattr(weights, "hub_answers", lambda: pytest.fail("the network was touched"))
     assert weights_id(DINO, "auto") == f"hub:{DINO}"  # what was made before needs no weights
     assert raised(BackboneError, load_backbone, DINO, "auto", FeaturesConfig()) == (
         f"{DINO}: offline, and its weights are not on this machine; run datus backbones {DINO} "

@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_runs import Dataset, go
 
 from datus.report import browse, browse_tally
-from datus.stages import browse_page as browsing
+from datus.stages import browse_page
 from datus.store.store import Store
 from datus.types import Array, ImageRecord
 
@@ -288,16 +288,16 @@ def test_without_truth_and_without_pca(tiny: Dataset, tmp_path: Path) -> None:
 
 
 def test_images_of_large_sets_come_from_few_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(browsing, "PAGE_SHARDS", 3)
+    monkeypatch.setattr(browse_page, "PAGE_SHARDS", 3)
     records = [
         ImageRecord(f"i{n:03d}", f"{n}.png", 8, 8, "0" * 64, f"s{n // 10}") for n in range(100)
     ]
     of = {record.image_id: record.shard for record in records}
-    assert browsing.choose(records, 100) == set(of)
-    few = browsing.choose(records, 6)
+    assert browse_page.choose(records, 100) == set(of)
+    few = browse_page.choose(records, 6)
     assert (len(few), {of[name] for name in few}) == (6, {"s1", "s5", "s8"})
-    assert few == browsing.choose(records, 6)
-    many = browsing.choose(records, 20)  # of shards with four times as many
+    assert few == browse_page.choose(records, 6)
+    many = browse_page.choose(records, 20)  # of shards with four times as many
     assert (len(many), len({of[name] for name in many})) == (20, 8)
     every = [replace(record, shard=record.image_id) for record in records]
-    assert len(browsing.choose(every, 5)) == 5
+    assert len(browse_page.choose(every, 5)) == 5

@@ -12,7 +12,7 @@ from own_models import SMALL, write_own
 
 from datus.errors import MissingPackage, UsageError, WorkError
 from datus.inputs.decode import normalise
-from datus.segmenter import onnx as onnx_export
+from datus.segmenter import onnx
 from datus.segmenter.files import cluster_classes
 from datus.segmenter.model import Segmenter, SegmenterSpec, build_segmenter, save_segmenter
 from datus.segmenter.onnx import TOLERANCE, export_model
@@ -77,7 +77,7 @@ def test_a_size_can_be_fixed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved("linear", tmp_path)
-    monkeypatch.setattr(onnx_export, "_compare", lambda *given: (10 * TOLERANCE, 0.5))
+    monkeypatch.setattr(onnx, "_compare", lambda *given: (10 * TOLERANCE, 0.5))
     with pytest.raises(WorkError, match=r"not written: onnxruntime differs from torch by 1\.0e-03"):
         export_model(tmp_path / "model", tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()

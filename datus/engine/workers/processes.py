@@ -44,34 +44,34 @@ def run(
             (number, settings.again(jobs[number]) if attempts[number] else jobs[number])
             for number in numbers
         ]
-        crew, sound = _take(workers, settings.prepare), False
+        pool, sound = _take(workers, settings.prepare), False
         here = dataclasses.replace(settings, workers=workers)
         try:
-            for number, ended in _drain(crew, function, todo, here):
+            for number, ended in _drain(pool, function, todo, here):
                 attempts[number] += ended is None  # its worker died
                 if ended is None and attempts[number] < ATTEMPTS:
                     continue
                 del attempts[number]
                 yield ended or Outcome(jobs[number], error=WorkError(died(ATTEMPTS)))
-            sound = not crew.broken
+            sound = not pool.broken
         finally:
             if sound and settings.keep and _KEEPING:
-                _kept.append(crew)
+                _kept.append(pool)
             else:
-                _stop(crew.pool)
+                _stop(pool.executor)
 
 
 @dataclasses.dataclass
-class _Crew:
+class _Pool:
     """Worker processes, and their shared number of finished images."""
 
-    pool: ProcessPoolExecutor
+    executor: ProcessPoolExecutor
     counter: Any
     workers: int
     broken: bool = False
 
 
-_kept: list[_Crew] = []
+_kept: list[_Pool] = []
 """At most one, which has nothing to do now."""
 
 _KEEPING: list[bool] = []
@@ -87,26 +87,26 @@ def kept() -> Iterator[None]:
     finally:
         _KEEPING.pop()
         while _kept:
-            _stop(_kept.pop().pool)
+            _stop(_kept.pop().executor)
 
 
-def _take(workers: int, prepare: Callable[[], None]) -> _Crew:
-    """The kept crew if it is large enough, or a new one."""
+def _take(workers: int, prepare: Callable[[], None]) -> _Pool:
+    """The kept pool if it is large enough, or a new one."""
     while _kept:
-        crew = _kept.pop()
-        if crew.workers >= workers and all(one.is_alive() for one in _processes(crew.pool)):
-            return crew
-        _stop(crew.pool)
+        pool = _kept.pop()
+        if pool.workers >= workers and all(one.is_alive() for one in _processes(pool.executor)):
+            return pool
+        _stop(pool.executor)
     context = multiprocessing.get_context("spawn")
-    # a counter for each crew: who was killed may have held the lock of the old one
+    # a counter for each pool: who was killed may have held the lock of the old one
     counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(
+    executor = ProcessPoolExecutor(
         workers,
         mp_context=context,
         initializer=_start_worker,
         initargs=(counter, os.getpid(), prepare),
     )
-    return _Crew(pool, counter, workers)
+    return _Pool(executor, counter, workers)
 
 
 def _next(attempts: Mapping[int, int], workers: int) -> tuple[list[int], int]:
@@ -116,7 +116,7 @@ def _next(attempts: Mapping[int, int], workers: int) -> tuple[list[int], int]:
 
 
 def _drain(
-    crew: _Crew,
+    pool: _Pool,
     function: ShardFunction,
     todo: Sequence[tuple[int, Any]],
     settings: ExecutorSettings,
@@ -128,15 +128,15 @@ def _drain(
     """
     queue = list(todo)
     running: dict[Future[Any], tuple[int, Any]] = {}
-    count = crew.counter.get_obj()  # read without the lock: a worker may die holding it
+    count = pool.counter.get_obj()  # read without the lock: a worker may die holding it
     shown = count.value
-    while running or (queue and not crew.broken):
-        while queue and not crew.broken and len(running) < settings.workers:
+    while running or (queue and not pool.broken):
+        while queue and not pool.broken and len(running) < settings.workers:
             try:
                 with _interrupts_later(), _nothing_to_import():
-                    running[crew.pool.submit(_work, function, queue[0][1])] = queue[0]
+                    running[pool.executor.submit(_work, function, queue[0][1])] = queue[0]
             except BrokenProcessPool:
-                crew.broken = True
+                pool.broken = True
             else:
                 queue.pop(0)
         ended, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -146,7 +146,7 @@ def _drain(
             number, job = running.pop(future)
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
-                crew.broken = True
+                pool.broken = True
                 yield number, None
             elif error is not None:
                 yield number, Outcome(job, error=error)

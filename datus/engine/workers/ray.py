@@ -2,7 +2,7 @@
 
 Each worker is an actor: a process that keeps its CPUs and its GPU and loads its models once. There
 are as many as `workers` says; 0 = as the cluster has room for, and as many again are asked for, so
-that a cluster that grows does. Workers wait a little for the next group of stages (module `rest`).
+that a cluster that grows does. Workers wait a little for the next group of stages (`workers.idle`).
 A shard whose worker dies goes to another one. A worker holds one shard at a time, so it is known
 which one it was: the third death on a shard is its failure, and its alone. The loss of a whole node
 is nobody's fault and is not counted, up to LOST_NODES times.
@@ -31,7 +31,7 @@ from datus.engine.workers.base import (
     died,
     travels,
 )
-from datus.engine.workers.rest import REST, Hand
+from datus.engine.workers.idle import IDLE, Worker
 from datus.errors import MissingPackage, WorkError
 
 ATTEMPTS = 3
@@ -65,7 +65,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
     """A connection to the cluster, or the one that is there. Raises WorkError with the cure."""
     ray = _package()
     if ray.is_initialized():
-        with REST.open(ray):
+        with IDLE.open(ray):
             yield
         return
     address = _answering(cluster.address)
@@ -76,7 +76,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise WorkError(_no_cluster(address, str(error))) from None
     try:
-        with REST.open(ray):
+        with IDLE.open(ray):
             yield
     finally:
         ray.shutdown()
@@ -137,8 +137,8 @@ class _Pool:
         self._queue = deque(range(len(jobs)))
         self._attempts = dict.fromkeys(self._queue, 0)
         self._lost_nodes = dict.fromkeys(self._queue, 0)
-        self._starting: dict[Any, Hand] = {}
-        self._running: dict[Any, Hand] = {}
+        self._starting: dict[Any, Worker] = {}
+        self._running: dict[Any, Worker] = {}
         self._failed_starts, self._begun = 0, False
         self._room, self._looked, self._had_room = 0, -ROOM_SECONDS, time.monotonic()
         self._counter = _beside_the_driver(self._ray, _Counter)
@@ -162,8 +162,8 @@ class _Pool:
         self._tell(last=True)
 
     def stop(self) -> None:
-        for hand in (*self._starting.values(), *self._running.values()):
-            self._dismiss(hand)
+        for worker in (*self._starting.values(), *self._running.values()):
+            self._dismiss(worker)
         with suppress(Exception):
             self._ray.kill(self._counter)
 
@@ -177,16 +177,16 @@ class _Pool:
         cluster = self._settings.cluster
         cls = self._ray.remote(_Worker)
         n_more = max(0, min(n_wanted, limit) - len(self._running) - len(self._starting))
-        rested = REST.take(cluster, n_more)
-        for hand in rested:
-            self._start(hand.actor)  # it tells whether it is still there
+        rested = IDLE.take(cluster, n_more)
+        for worker in rested:
+            self._start(worker.actor)  # it tells whether it is still there
         for _ in range(n_more - len(rested)):
             needs = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "max_restarts": 0}
             self._start(cls.options(**needs).remote())
 
     def _start(self, actor: Any) -> None:
         gpus = self._settings.cluster.gpus > 0
-        self._starting[actor.start.remote(_environment(), os.getcwd(), gpus)] = Hand(actor)
+        self._starting[actor.start.remote(_environment(), os.getcwd(), gpus)] = Worker(actor)
 
     def _look(self) -> None:
         """Count the workers that the nodes have room for. Raises WorkError: none, for too long."""
@@ -205,11 +205,11 @@ class _Pool:
 
     def _begin(self, ref: Any) -> None:
         """A worker has started: it gets its first shard."""
-        hand = self._starting.pop(ref)
+        worker = self._starting.pop(ref)
         try:
-            hand.node, found = self._ray.get(ref)
+            worker.node, found = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
-            self._dismiss(hand)
+            self._dismiss(worker)
             self._failed_starts += 1
             if self._failed_starts >= LOST_STARTS and not self._running:
                 raise WorkError(_no_start(error)) from None
@@ -217,42 +217,42 @@ class _Pool:
         self._failed_starts, self._begun = 0, True
         mine = _version()
         if found != mine:
-            self._dismiss(hand)
+            self._dismiss(worker)
             raise WorkError(
                 f"a node of the cluster has {found}, here is {mine}: results could differ; install "
                 "the same on every node"
             )
-        self._give(hand)
+        self._give(worker)
 
-    def _give(self, hand: Hand) -> None:
+    def _give(self, worker: Worker) -> None:
         if not self._queue:
-            REST.put(self._ray, self._settings.cluster, hand)
+            IDLE.put(self._ray, self._settings.cluster, worker)
             return
-        hand.number = self._queue.popleft()
-        job = self._jobs[hand.number]
-        if self._attempts[hand.number]:
+        worker.number = self._queue.popleft()
+        job = self._jobs[worker.number]
+        if self._attempts[worker.number]:
             job = self._settings.again(job)
         packed = pickle.dumps((self._function, job))
-        self._running[hand.actor.work.remote(packed, self._counter)] = hand
+        self._running[worker.actor.work.remote(packed, self._counter)] = worker
 
     def _end(self, ref: Any) -> Outcome | None:
         """What came of a job; None if its worker or node died and it is tried again."""
-        hand = self._running.pop(ref)
-        number, job = hand.number, self._jobs[hand.number]
+        worker = self._running.pop(ref)
+        number, job = worker.number, self._jobs[worker.number]
         try:
             result, error = pickle.loads(self._ray.get(ref))
         except self._ray.exceptions.RayError:
-            return self._lost(hand)
-        self._give(hand)
+            return self._lost(worker)
+        self._give(worker)
         del self._attempts[number]
         return Outcome(job, error=error) if error is not None else Outcome(job, result=result)
 
-    def _lost(self, hand: Hand) -> Outcome | None:
-        self._dismiss(hand)  # it may live on, out of reach
-        number = hand.number
+    def _lost(self, worker: Worker) -> Outcome | None:
+        self._dismiss(worker)  # it may live on, out of reach
+        number = worker.number
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-        self._looked = -ROOM_SECONDS if hand.node not in alive else self._looked
-        if hand.node not in alive and self._lost_nodes[number] < LOST_NODES:
+        self._looked = -ROOM_SECONDS if worker.node not in alive else self._looked
+        if worker.node not in alive and self._lost_nodes[number] < LOST_NODES:
             self._lost_nodes[number] += 1
             self._settings.again(self._jobs[number])  # the loss is noted; the job is not to blame
         else:
@@ -262,9 +262,9 @@ class _Pool:
             return None
         return Outcome(self._jobs[number], error=WorkError(died(ATTEMPTS)))
 
-    def _dismiss(self, hand: Hand) -> None:
+    def _dismiss(self, worker: Worker) -> None:
         with suppress(Exception):  # gone already
-            self._ray.kill(hand.actor)
+            self._ray.kill(worker.actor)
 
     # --- progress -------------------------------------------------------------------------------
 

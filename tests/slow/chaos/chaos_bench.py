@@ -123,11 +123,11 @@ class Bench:
         from tqdm import tqdm
 
         from datus.cli.app import app
-        from datus.models import vit as backbones
+        from datus.models import vit
 
         tqdm.monitor_interval = 0  # a thread, and threads do not outlive a fork
 
-        backbones.load_backbone = functools.lru_cache(backbones.load_backbone)
+        vit.load_backbone = functools.lru_cache(vit.load_backbone)
         with (
             (self.folder / "log").open("w") as log,
             contextlib.redirect_stdout(log),

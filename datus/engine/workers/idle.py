@@ -1,8 +1,8 @@
 """Workers of a Ray cluster between two groups of stages.
 
-    with REST.open(ray):             a whole run; the outermost sends home whoever is left
-        REST.put(ray, cluster, hand)     a worker that has nothing to do
-        REST.take(cluster, n)            up to n of them, for the next group
+    with IDLE.open(ray):             a whole run; the outermost sends home whoever is left
+        IDLE.put(ray, cluster, worker)     a worker that has nothing to do
+        IDLE.take(cluster, n)            up to n of them, for the next group
 
 A worker that stays need not start, import torch and load its models again. One that waits longer
 than REST_SECONDS, while k-means runs, would keep others from its GPU and the cluster from growing
@@ -21,7 +21,7 @@ REST_SECONDS = 60.0
 
 
 @dataclasses.dataclass(slots=True)
-class Hand:
+class Worker:
     """One actor, on the node where it was started."""
 
     actor: Any
@@ -30,11 +30,11 @@ class Hand:
     """Of the job that it works on."""
 
 
-class Rest:
+class IdleWorkers:
     """The workers that wait. One for a process, as there is one connection to Ray."""
 
     def __init__(self) -> None:
-        self._hands: list[tuple[Cluster, Hand]] = []
+        self._hands: list[tuple[Cluster, Worker]] = []
         self._lock, self._depth = threading.Lock(), 0
         self._timer: threading.Timer | None = None
 
@@ -48,30 +48,30 @@ class Rest:
             if not self._depth:
                 self._send_home(ray)
 
-    def put(self, ray: Any, cluster: Cluster, hand: Hand) -> None:
+    def put(self, ray: Any, cluster: Cluster, worker: Worker) -> None:
         with self._lock:
-            self._hands.append((cluster, hand))
+            self._hands.append((cluster, worker))
             if self._timer is None:
                 self._timer = threading.Timer(REST_SECONDS, self._send_home, [ray])
                 self._timer.daemon = True
                 self._timer.start()
 
-    def take(self, cluster: Cluster, n: int) -> list[Hand]:
+    def take(self, cluster: Cluster, n: int) -> list[Worker]:
         """Of those that hold as much of the cluster."""
         with self._lock:
             mine = [one for one in self._hands if one[0] == cluster][:n]
             self._hands = [one for one in self._hands if one not in mine]
             if not self._hands:
                 self._stop_timer()
-        return [hand for _, hand in mine]
+        return [worker for _, worker in mine]
 
     def _send_home(self, ray: Any) -> None:
         with self._lock:
             self._stop_timer()
-            hands, self._hands = self._hands, []
-        for _, hand in hands:
+            workers, self._hands = self._hands, []
+        for _, worker in workers:
             with suppress(Exception):  # gone already
-                ray.kill(hand.actor)
+                ray.kill(worker.actor)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -79,4 +79,4 @@ class Rest:
         self._timer = None
 
 
-REST = Rest()
+IDLE = IdleWorkers()
