@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def read_all(store: Store, masks: Masks) -> None:
-    places = [(masks.stage, masks.mark, shard.key) for shard in masks.index.shards]
+    places = [(masks.stage, masks.fingerprint, shard.key) for shard in masks.index.shards]
     for shard, report in zip(masks.index.shards, reports(store, places), strict=True):
         assert report is not None
         for record in shard.records:

@@ -83,7 +83,7 @@ def truth_of(given: Any) -> dict[str, Any]:
     masks = find_masks(store, given.k, given.denoised)
     found = {}
     for record in masks.index.records:
-        data = store.read(masks.stage, masks.mark, "files", f"{record.image_id}.png")
+        data = store.read(masks.stage, masks.fingerprint, "files", f"{record.image_id}.png")
         found[record.image_id] = decode_labels(data, record.height * record.width)
     return found
 

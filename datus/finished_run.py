@@ -56,7 +56,7 @@ class Finished:
 
     store: Store
     index: Index
-    mark: str
+    fingerprint: str
     """Fingerprint of its report."""
     _kept: _Kept = field(default_factory=_Kept, repr=False)
 
@@ -64,7 +64,7 @@ class Finished:
     def recipe(self) -> dict[str, Any]:
         """Of the report."""
         try:
-            return dict(self.store.recipes("report"))[self.mark]
+            return dict(self.store.recipes("report"))[self.fingerprint]
         except KeyError:
             raise _gone(self.store) from None
 
@@ -72,7 +72,7 @@ class Finished:
     def report(self) -> dict[str, Any]:
         """report.json."""
         try:
-            return read_report(self.store, self.mark)
+            return read_report(self.store, self.fingerprint)
         except (FileNotFoundError, ValueError):
             raise _gone(self.store) from None
 
@@ -104,18 +104,22 @@ class Finished:
 
     def masks(self, k: int, stage: str = "masks") -> Masks:
         """Which masks of the run; stage = denoise for de-noised ones. Raises UsageError."""
-        mark = self.made(stage, k)
-        if not mark:
+        fingerprint = self.made(stage, k)
+        if not fingerprint:
             cure = "mine with settings={'denoise.enabled': True}"
             if stage == "masks":
                 cure = f"it has K = {', '.join(map(str, self.ks))}"
             raise UsageError(f"{self.store.url} has no {stage} of K = {k}: {cure}")
-        return Masks(self.index, stage, mark, k, (self.made("masks", k), self.made("segments")))
+        return Masks(
+            self.index, stage, fingerprint, k, (self.made("masks", k), self.made("segments"))
+        )
 
     def have(self, k: int) -> list[ImageRecord]:
         """Images that got a mask, in order of id."""
-        stage, mark = "masks", self.masks(k).mark
-        found = reports(self.store, ((stage, mark, shard.key) for shard in self.index.shards))
+        stage, fingerprint = "masks", self.masks(k).fingerprint
+        found = reports(
+            self.store, ((stage, fingerprint, shard.key) for shard in self.index.shards)
+        )
         made = {image_id for report in filter(None, found) for image_id in report.images}
         return [record for record in self.index.records if record.image_id in made]
 
@@ -183,10 +187,10 @@ class Finished:
         return {**segments[record.image_id], **scored[record.image_id]}
 
     def _at(self, masks: Masks, record: ImageRecord) -> _Kept:
-        if self._kept.place != (masks.mark, record.shard):
-            self._kept.place = (masks.mark, record.shard)
+        if self._kept.place != (masks.fingerprint, record.shard):
+            self._kept.place = (masks.fingerprint, record.shard)
             self._kept.behind = None
-            self._kept.report = self.store.report(masks.stage, masks.mark, record.shard)
+            self._kept.report = self.store.report(masks.stage, masks.fingerprint, record.shard)
         return self._kept
 
 
@@ -258,8 +262,8 @@ def settings_of_run(run: Finished) -> dict[str, Any]:
     return {**found, **read_places(run.store)}
 
 
-def _settings(run: Finished, stage: str, mark: str) -> dict[str, Any]:
-    recipe = dict(run.store.recipes(stage)).get(mark)
+def _settings(run: Finished, stage: str, fingerprint: str) -> dict[str, Any]:
+    recipe = dict(run.store.recipes(stage)).get(fingerprint)
     if recipe is None:
         raise _gone(run.store)
     return dict(recipe["settings"])

@@ -5,7 +5,7 @@ from datus.engine.plan import Plan, why
 from datus.errors import WorkError
 from datus.inputs.index import read_index
 from datus.pipeline import STAGE_NAMES, make_plan
-from datus.review.frozen import kept_marks
+from datus.review.frozen import kept_fingerprints
 from datus.store.finished import dropped, reports
 from datus.store.store import DATASET_KEY, Store
 from datus.types import WHOLE
@@ -69,24 +69,26 @@ def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:
     _plan(config, store)  # before the lock makes the folder
     with store.lock():
         plan = _plan(config, store)
-        marks = {(node.name, node.fingerprint) for node in plan.nodes} | kept_marks(config)
+        fingerprints = {(node.name, node.fingerprint) for node in plan.nodes} | kept_fingerprints(
+            config
+        )
         keys = {place for node in plan.nodes for place in plan.places(node)}
-        keys |= {(*mark, DATASET_KEY) for mark in kept_marks(config)}
+        keys |= {(*fingerprint, DATASET_KEY) for fingerprint in kept_fingerprints(config)}
         rows: list[Row] = []
         total = 0
         if remove:
             store.sweep_temporary(everywhere=True)
         for stage in STAGE_NAMES:
-            for mark in store.folders(stage):
+            for fingerprint in store.folders(stage):
                 stale: list[tuple[str, ...]] = [()]
-                if (stage, mark) in marks:
-                    stale = dropped(store, stage, mark, sorted(keys))
+                if (stage, fingerprint) in fingerprints:
+                    stale = dropped(store, stage, fingerprint, sorted(keys))
                 for name in stale:
-                    size = store.disk_bytes(stage, mark, *name)
-                    rows.append((stage, "/".join((mark, *name)), str(size)))
+                    size = store.disk_bytes(stage, fingerprint, *name)
+                    rows.append((stage, "/".join((fingerprint, *name)), str(size)))
                     total += size
                     if remove:
-                        store.remove(stage, mark, *name)
+                        store.remove(stage, fingerprint, *name)
         return rows, total
 
 

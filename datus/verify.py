@@ -55,21 +55,21 @@ def verify(config: Config, mend: bool, bar: Bar) -> Verified:
 
 
 def _look(store: Store, place: Place, report: ShardReport | None, found: Verified) -> list[str]:
-    stage, mark, key = place
-    if report is None and not store.exists(stage, mark, f"shard-{key}.json"):
+    stage, fingerprint, key = place
+    if report is None and not store.exists(stage, fingerprint, f"shard-{key}.json"):
         found.n_missing += 1
         return []
     if report is None:
         found.n_files += 1
-        return [f"{stage}/{mark}/shard-{key}.json"]
+        return [f"{stage}/{fingerprint}/shard-{key}.json"]
     damaged = []
     try:
         found.n_files += 1 + report.stored + len(report.files)
         store.read_shard(place, files=False)
     except CorruptShard:
-        damaged.append(f"{stage}/{mark}/shard-{key}.safetensors")
-    files = contents(store, [(stage, mark, "files", name) for name in report.files])
+        damaged.append(f"{stage}/{fingerprint}/shard-{key}.safetensors")
+    files = contents(store, [(stage, fingerprint, "files", name) for name in report.files])
     for (name, (_, sha256)), data in zip(report.files.items(), files, strict=True):
         if data is None or sha256_of(data) != sha256:
-            damaged.append(f"{stage}/{mark}/files/{name}")
+            damaged.append(f"{stage}/{fingerprint}/files/{name}")
     return damaged

@@ -268,7 +268,9 @@ class Result(Sequence[MaskedImage]):
     @property
     def report(self) -> str:
         """Path of report.html."""
-        return self.finished.store.address("report", self.finished.mark, "files", "report.html")
+        return self.finished.store.address(
+            "report", self.finished.fingerprint, "files", "report.html"
+        )
 
     def export(
         self,
@@ -344,7 +346,7 @@ class Result(Sequence[MaskedImage]):
         if target.exists():
             raise UsageError(f"{target} is there already: choose another folder")
         store = copied(self.finished.store, target)
-        finished = Finished(store, self.finished.index, self.finished.mark)
+        finished = Finished(store, self.finished.index, self.finished.fingerprint)
         moved = {"run_dir": str(target)}
         for name in ("images", "truth", "classes"):
             path = Path(getattr(self.config.data, name))

@@ -89,8 +89,8 @@ def _n_shards(store: Store) -> int:
     return sum(
         name.startswith("shard-") and name.endswith(".json")
         for stage in STAGE_NAMES
-        for mark in store.folders(stage)
-        for name in store.files(stage, mark)
+        for fingerprint in store.folders(stage)
+        for name in store.files(stage, fingerprint)
     )
 
 

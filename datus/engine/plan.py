@@ -263,7 +263,9 @@ def _changed(store: Store, plan: Plan, node: Node) -> str:
     """The first difference of a node from the newest earlier recipe of its stage."""
     # the branches of one sweep are no earlier runs
     current = {other.fingerprint for other in plan.nodes}
-    earlier = [recipe for mark, recipe in store.recipes(node.name) if mark not in current]
+    earlier = [
+        recipe for fingerprint, recipe in store.recipes(node.name) if fingerprint not in current
+    ]
     same_k = [r for r in earlier if r["settings"].get("k") == node.recipe["settings"].get("k")]
     if not earlier:
         return "it never ran with these settings" if node.k else "it never ran"

@@ -45,7 +45,7 @@ class Masks:
     index: Index
     stage: str
     """masks or denoise."""
-    mark: str
+    fingerprint: str
     k: int
     scored: tuple[str, str]
     """(fingerprint of masks, of segments) that confidences come from."""
@@ -113,7 +113,7 @@ def _about(masks: Masks, request: Request, names: list[str]) -> dict[str, Any]:
         "datus": __version__,
         "format": request.name,
         "stage": masks.stage,
-        "fingerprint": masks.mark,
+        "fingerprint": masks.fingerprint,
         "k": masks.k,
         "classes": names,
     }
@@ -138,16 +138,16 @@ def find_masks(store: Store, k: int = 0, denoised: bool = False) -> Masks:
     if k and k not in known:
         raise UsageError(f"--k {k}: {store.url} has masks of K = {_list(known)}")
     k = k or next(iter(known))
-    mark = known[k]
-    missing = len(undone(store, ((stage, mark, shard.key) for shard in index.shards)))
+    fingerprint = known[k]
+    missing = len(undone(store, ((stage, fingerprint, shard.key) for shard in index.shards)))
     if missing or not index.shards:
         raise WorkError(
             f"{stage} of K = {k} lacks {missing} of {len(index.shards)} shards: "
             "run the same datus run again, then export"
         )
-    base = mark if stage == "masks" else _upstream(store, stage, mark, "masks")
+    base = fingerprint if stage == "masks" else _upstream(store, stage, fingerprint, "masks")
     segments = _upstream(store, "masks", base, "segments")
-    return Masks(index, stage, mark, k, (base, segments))
+    return Masks(index, stage, fingerprint, k, (base, segments))
 
 
 def _list(known: dict[int, str]) -> str:
@@ -160,28 +160,31 @@ def _marks(store: Store, stage: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for name in latest.names(store):
         number = name.removeprefix(prefix)
-        mark = latest.pointed(store, name) if name.startswith(prefix) else ""
-        if mark and number.isdecimal() and store.exists(stage, mark, "stage.json"):
-            found[int(number)] = mark
+        fingerprint = latest.pointed(store, name) if name.startswith(prefix) else ""
+        if fingerprint and number.isdecimal() and store.exists(stage, fingerprint, "stage.json"):
+            found[int(number)] = fingerprint
     if not found:
-        for mark, _ in reversed(store.recipes(stage)):
-            base = mark if stage == "masks" else _upstream(store, stage, mark, "masks")
+        for fingerprint, _ in reversed(store.recipes(stage)):
+            base = (
+                fingerprint if stage == "masks" else _upstream(store, stage, fingerprint, "masks")
+            )
             clusters = _recipe(store, "clusters", _upstream(store, "masks", base, "clusters"))
-            found[int(clusters["settings"]["k"])] = mark
+            found[int(clusters["settings"]["k"])] = fingerprint
     return found
 
 
-def _recipe(store: Store, stage: str, mark: str) -> dict[str, Any]:
+def _recipe(store: Store, stage: str, fingerprint: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(store.read(stage, mark, "stage.json"))["recipe"])
+        return dict(json.loads(store.read(stage, fingerprint, "stage.json"))["recipe"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise WorkError(
-            f"{store.address(stage, mark)}: its stage.json is gone or damaged: run datus run again"
+            f"{store.address(stage, fingerprint)}: its stage.json is gone or damaged: run datus "
+            "run again"
         ) from None
 
 
-def _upstream(store: Store, stage: str, mark: str, need: str) -> str:
-    return str(_recipe(store, stage, mark)["upstream"][need])
+def _upstream(store: Store, stage: str, fingerprint: str, need: str) -> str:
+    return str(_recipe(store, stage, fingerprint)["upstream"][need])
 
 
 # --- names --------------------------------------------------------------------------------------
@@ -212,20 +215,20 @@ def cluster_names(store: Store, masks: Masks, names: str = "") -> list[str | Non
 
 def _report(store: Store, masks: Masks) -> dict[str, Any] | None:
     """report.json of a run that had these masks, the newest; None where there is none."""
-    for mark, recipe in store.recipes("report"):
+    for fingerprint, recipe in store.recipes("report"):
         upstream = recipe["upstream"]
-        if upstream.get(f"{masks.stage}:{masks.k}") == masks.mark:
+        if upstream.get(f"{masks.stage}:{masks.k}") == masks.fingerprint:
             try:
-                return read_report(store, mark)
+                return read_report(store, fingerprint)
             except (FileNotFoundError, ValueError):
                 continue
     return None
 
 
-def read_report(store: Store, mark: str) -> dict[str, Any]:
+def read_report(store: Store, fingerprint: str) -> dict[str, Any]:
     """report.json, with what names are taken from as it must be. Raises ValueError, or
     FileNotFoundError."""
-    data = store.read("report", mark, "files", "report.json")
+    data = store.read("report", fingerprint, "files", "report.json")
     try:
         report = dict(json.loads(data))
         names = report["classes"]["names"] if report.get("classes") else []
@@ -256,7 +259,7 @@ def _masks(
     store: Store, masks: Masks, lookup: Array, least: float
 ) -> Iterator[tuple[ImageRecord, Array, Array | None]]:
     """(record, uint8 (H, W) classes, float32 (H, W) confidences or None). One shard in memory."""
-    places = [(masks.stage, masks.mark, shard.key) for shard in masks.index.shards]
+    places = [(masks.stage, masks.fingerprint, shard.key) for shard in masks.index.shards]
     for shard, report in zip(masks.index.shards, reports(store, places), strict=True):
         if report is None:
             raise WorkError(f"{masks.stage}: shard {shard.key} is gone: run datus run again")
@@ -287,10 +290,10 @@ def _sure(labels: Array, behind: dict[str, Array], least: float) -> Array:
 def read_behind(store: Store, masks: Masks, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arrays of masks, of segments) by image; nothing where they were pruned or are damaged."""
     arrays = []
-    for stage, mark in zip(("masks", "segments"), masks.scored, strict=True):
+    for stage, fingerprint in zip(("masks", "segments"), masks.scored, strict=True):
         data: ShardData | None = None
         with suppress(CorruptShard):  # scores are an extra; masks have checksums of their own
-            data = store.read_shard((stage, mark, key))
+            data = store.read_shard((stage, fingerprint, key))
         arrays.append(data.arrays if data else {})
     return arrays[0], arrays[1]
 
@@ -299,11 +302,11 @@ def read_labels(store: Store, masks: Masks, record: ImageRecord, report: ShardRe
     """uint8 (H, W): clusters. Raises WorkError if the PNG is not the one that was written."""
     name = f"{record.image_id}.png"
     try:
-        data = store.read(masks.stage, masks.mark, "files", name)
+        data = store.read(masks.stage, masks.fingerprint, "files", name)
     except FileNotFoundError:
         data = b""
     if sha256_of(data) != report.files[name][1]:
-        where = store.address(masks.stage, masks.mark, "files", name)
+        where = store.address(masks.stage, masks.fingerprint, "files", name)
         raise WorkError(
             f"{where}: gone or changed since it was written; remove its shard's JSON and run datus "
             "run again"

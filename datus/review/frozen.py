@@ -142,7 +142,7 @@ def kept_recipes(config: Config) -> dict[tuple[str, int], Recipe]:
     return kept | ({("center", 0): center} if center else {})
 
 
-def kept_marks(config: Config) -> set[tuple[str, str]]:
+def kept_fingerprints(config: Config) -> set[tuple[str, str]]:
     """(stage, fingerprint) that the run folder must not lose while its own clusters are taken.
 
     All that `load` reads. Of stages by shard it is the recipe alone.
@@ -150,12 +150,12 @@ def kept_marks(config: Config) -> set[tuple[str, str]]:
     if not is_own(config):
         return set()
     store = _source(config.clusters.frozen)
-    mark, report = _finished(store, config.clusters.frozen)
+    fingerprint, report = _finished(store, config.clusters.frozen)
     named = {(name.partition(":")[0], one) for name, one in report["upstream"].items()}
     kept = {(stage, one) for stage, one in named if stage in (*SEEN, "clusters")}
     graphs = dict(store.recipes("graphs")).get(report["upstream"].get("graphs", ""))
     center = graphs["upstream"].get("center") if graphs and is_recipe(graphs) else None
-    return {("report", mark), *kept, *([("center", center)] if center else [])}
+    return {("report", fingerprint), *kept, *([("center", center)] if center else [])}
 
 
 # --- how far out the segments lie: kept beside the centroids ------------------------------------
@@ -274,20 +274,20 @@ def _check_k(origin: str, k: int, known: Sequence[int]) -> None:
         )
 
 
-def _recipe(store: Store, origin: str, stage: str, mark: str) -> Recipe:
-    found = dict(store.recipes(stage)).get(mark)
+def _recipe(store: Store, origin: str, stage: str, fingerprint: str) -> Recipe:
+    found = dict(store.recipes(stage)).get(fingerprint)
     if found is None or not is_recipe(found):
-        raise WorkError(f"{origin}: {stage}/{mark} is gone: run it again")
+        raise WorkError(f"{origin}: {stage}/{fingerprint} is gone: run it again")
     return found
 
 
-def _arrays(store: Store, origin: str, stage: str, mark: str) -> Arrays:
+def _arrays(store: Store, origin: str, stage: str, fingerprint: str) -> Arrays:
     try:
-        found = store.read_shard((stage, mark, DATASET_KEY))
+        found = store.read_shard((stage, fingerprint, DATASET_KEY))
     except CorruptShard as error:
         raise WorkError(f"{origin}: {error}: run it again") from None
     if found is None:
-        raise WorkError(f"{origin}: {stage}/{mark} is gone: run it again")
+        raise WorkError(f"{origin}: {stage}/{fingerprint} is gone: run it again")
     return found.arrays.get(WHOLE, {})
 
 

@@ -79,25 +79,27 @@ def undone(store: Store, places: Iterable[Place]) -> set[str]:
 SHARD = re.compile(r"shard-([0-9a-z]+)\.(json|safetensors)")
 
 
-def dropped(store: Store, stage: str, mark: str, places: Sequence[Place]) -> list[tuple[str, ...]]:
+def dropped(
+    store: Store, stage: str, fingerprint: str, places: Sequence[Place]
+) -> list[tuple[str, ...]]:
     """Of shards that are not wanted any more, since their images went or changed: names below the
     stage's folder, reports first, and the files that no wanted shard has."""
-    keys = {place[2] for place in places if place[:2] == (stage, mark)}
+    keys = {place[2] for place in places if place[:2] == (stage, fingerprint)}
     found: list[tuple[str, ...]] = []
     files: set[str] = set()
-    for name in store.files(stage, mark):
+    for name in store.files(stage, fingerprint):
         match = SHARD.fullmatch(name)
         if match and match[1] not in keys:
             found.append((name,))
-            report = store.report(stage, mark, match[1], files=False)
+            report = store.report(stage, fingerprint, match[1], files=False)
             files |= set(report.files) if report else set()
     for report in (
-        reports(store, ((stage, mark, key) for key in keys), files=False) if files else ()
+        reports(store, ((stage, fingerprint, key) for key in keys), files=False) if files else ()
     ):
         files -= report.files.keys() if report else set()
     owned = [("files", *name.split("/")) for name in sorted(files)]
     return sorted(found) + [
-        name for name in owned if ".." not in name and store.size(stage, mark, *name) >= 0
+        name for name in owned if ".." not in name and store.size(stage, fingerprint, *name) >= 0
     ]
 
 
@@ -108,17 +110,17 @@ class _Listings:
         self._store = store
         self._sizes: OrderedDict[tuple[str, ...], dict[str, int]] = OrderedDict()
 
-    def has(self, stage: str, mark: str, key: str) -> bool:
-        return self._size(stage, mark, f"shard-{key}.json") >= 0
+    def has(self, stage: str, fingerprint: str, key: str) -> bool:
+        return self._size(stage, fingerprint, f"shard-{key}.json") >= 0
 
     def whole(self, place: Place, report: ShardReport | None) -> bool:
         """All files of a shard are there, with the right sizes."""
         if report is None:
             return False
-        stage, mark, key = place
-        arrays = self._size(stage, mark, f"shard-{key}.safetensors") if report.stored else 0
+        stage, fingerprint, key = place
+        arrays = self._size(stage, fingerprint, f"shard-{key}.safetensors") if report.stored else 0
         return arrays == report.n_bytes * report.stored and all(
-            self._size(stage, mark, "files", *name.split("/")) == size
+            self._size(stage, fingerprint, "files", *name.split("/")) == size
             for name, (size, _) in report.files.items()
         )
 

@@ -65,10 +65,12 @@ def pointed(store: Store, name: str) -> str:
 def last_finished(store: Store, stage: str) -> tuple[str, dict[str, Any]] | None:
     """(fingerprint, recipe) of the last finished output of a stage over the dataset: the one that
     RUN/latest shows, or else the newest; None where there is none."""
-    recipes = {mark: recipe for mark, recipe in store.recipes(stage) if is_recipe(recipe)}
-    for mark in (pointed(store, stage), *recipes):
-        if mark in recipes and store.report(stage, mark, DATASET_KEY) is not None:
-            return mark, recipes[mark]
+    recipes = {
+        fingerprint: recipe for fingerprint, recipe in store.recipes(stage) if is_recipe(recipe)
+    }
+    for fingerprint in (pointed(store, stage), *recipes):
+        if fingerprint in recipes and store.report(stage, fingerprint, DATASET_KEY) is not None:
+            return fingerprint, recipes[fingerprint]
     return None
 
 
@@ -77,7 +79,7 @@ def is_recipe(recipe: Any) -> bool:
     upstream = recipe.get("upstream") if isinstance(recipe, dict) else None
     return (
         isinstance(upstream, dict)
-        and all(isinstance(mark, str) for mark in upstream.values())
+        and all(isinstance(fingerprint, str) for fingerprint in upstream.values())
         and isinstance(recipe.get("settings"), dict)
         and type(recipe.get("version")) is int
     )

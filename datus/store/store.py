@@ -216,9 +216,9 @@ class Store:
 
     # --- stages --------------------------------------------------------------------------------
 
-    def write_recipe(self, stage: str, mark: str, recipe: Mapping[str, Any]) -> None:
+    def write_recipe(self, stage: str, fingerprint: str, recipe: Mapping[str, Any]) -> None:
         """stage.json, once; again if it was damaged."""
-        if self._recipe(stage, mark) is None:
+        if self._recipe(stage, fingerprint) is None:
             from datus.version import __version__
 
             unhashed = {
@@ -229,12 +229,12 @@ class Store:
             }
             table = sealed({"recipe": recipe, "unhashed": unhashed})
             text = json.dumps(table, indent=1, sort_keys=True)
-            self.write(text.encode() + b"\n", stage, mark, "stage.json")
+            self.write(text.encode() + b"\n", stage, fingerprint, "stage.json")
 
-    def _recipe(self, stage: str, mark: str) -> Any:
+    def _recipe(self, stage: str, fingerprint: str) -> Any:
         """What stage.json says; None if it is not there or damaged."""
         try:
-            data = self.read(stage, mark, "stage.json")
+            data = self.read(stage, fingerprint, "stage.json")
         except FileNotFoundError:
             return None
         return (unsealed(data, ("recipe", "unhashed")) or {}).get("recipe")
@@ -242,11 +242,14 @@ class Store:
     def recipes(self, stage: str) -> list[tuple[str, dict[str, Any]]]:
         """(fingerprint, recipe) of every stored version of a stage, newest first."""
         found = []
-        for mark in self.folders(stage):
-            recipe = self._recipe(stage, mark)
+        for fingerprint in self.folders(stage):
+            recipe = self._recipe(stage, fingerprint)
             if isinstance(recipe, dict):
-                found.append((self._written(stage, mark, "stage.json"), mark, recipe))
-        return [(mark, recipe) for _, mark, recipe in sorted(found, key=lambda f: f[:2])[::-1]]
+                found.append((self._written(stage, fingerprint, "stage.json"), fingerprint, recipe))
+        return [
+            (fingerprint, recipe)
+            for _, fingerprint, recipe in sorted(found, key=lambda f: f[:2])[::-1]
+        ]
 
     def _written(self, *parts: str) -> float:
         """When a file was written, in seconds; 0 where nobody knows."""
@@ -257,10 +260,12 @@ class Store:
         except (NotImplementedError, AttributeError, KeyError):
             return 0.0
 
-    def report(self, stage: str, mark: str, key: str, files: bool = True) -> ShardReport | None:
+    def report(
+        self, stage: str, fingerprint: str, key: str, files: bool = True
+    ) -> ShardReport | None:
         """The report of a finished shard, or None. files: only if all have the right size."""
         try:
-            table = unsealed(self.read(stage, mark, f"shard-{key}.json"), REPORT) or {}
+            table = unsealed(self.read(stage, fingerprint, f"shard-{key}.json"), REPORT) or {}
             report = ShardReport(
                 images=tuple(table["images"]),
                 numbers=table["numbers"],
@@ -275,9 +280,15 @@ class Store:
             return None
         if not files:
             return report
-        if report.stored and self.size(stage, mark, f"shard-{key}.safetensors") != report.n_bytes:
+        if (
+            report.stored
+            and self.size(stage, fingerprint, f"shard-{key}.safetensors") != report.n_bytes
+        ):
             return None
-        if any(self.size(stage, mark, "files", f) != size for f, (size, _) in report.files.items()):
+        if any(
+            self.size(stage, fingerprint, "files", f) != size
+            for f, (size, _) in report.files.items()
+        ):
             return None
         return report
 
@@ -285,10 +296,10 @@ class Store:
         self, place: tuple[str, str, str], data: ShardData, seconds: float, keep: bool
     ) -> None:
         """Files, then arrays, then the report that says done. `place` = (stage, mark, key)."""
-        stage, mark, key = place
+        stage, fingerprint, key = place
         self._sync_folders(
             [
-                self._write([content], stage, mark, "files", name)
+                self._write([content], stage, fingerprint, "files", name)
                 for name, content in data.files.items()
             ]
         )
@@ -296,7 +307,7 @@ class Store:
         packed = pack(images, data.arrays) if keep else []
         if keep:
             self._write(
-                packed, stage, mark, f"shard-{key}.safetensors"
+                packed, stage, fingerprint, f"shard-{key}.safetensors"
             )  # its name: with the report's
         table = {
             "images": images,
@@ -310,18 +321,18 @@ class Store:
             "seconds": round(seconds, 3),
         }
         text = json.dumps(sealed(table), indent=1, sort_keys=True, allow_nan=False)
-        self.write(text.encode() + b"\n", stage, mark, f"shard-{key}.json")
+        self.write(text.encode() + b"\n", stage, fingerprint, f"shard-{key}.json")
 
     def read_shard(self, place: tuple[str, str, str], files: bool = True) -> ShardData | None:
         """A stored shard or None. Raises CorruptShard if its bytes changed. files: see `report`."""
-        stage, mark, key = place
+        stage, fingerprint, key = place
         # from afar: who reads a file need not ask for its size first
-        report = self.report(stage, mark, key, files and self.is_local)
+        report = self.report(stage, fingerprint, key, files and self.is_local)
         if report is None or not report.stored:
             return None
         name = f"shard-{key}.safetensors"
         try:
-            packed = self.read_writable(stage, mark, name, n_bytes=report.n_bytes)
+            packed = self.read_writable(stage, fingerprint, name, n_bytes=report.n_bytes)
         except FileNotFoundError:
             raise CorruptShard(f"{stage}: the arrays of shard {key} are gone") from None
         if _sha256(packed) != report.sha256:
@@ -334,9 +345,9 @@ class Store:
 
     def forget_shard(self, place: tuple[str, str, str]) -> None:
         """The report goes first: a half-removed shard must not look finished."""
-        stage, mark, key = place
-        self.remove(stage, mark, f"shard-{key}.json")
-        self.remove(stage, mark, f"shard-{key}.safetensors")
+        stage, fingerprint, key = place
+        self.remove(stage, fingerprint, f"shard-{key}.json")
+        self.remove(stage, fingerprint, f"shard-{key}.safetensors")
 
     # --- one process at a time -----------------------------------------------------------------
 

@@ -86,24 +86,26 @@ def find_source(store: Store) -> Source:
         raise UsageError(f"{store.url}: not a run folder; datus run makes one")
     report_mark, upstream = _last_report(store)
     if not upstream:
-        newest = [mark for mark, _ in store.recipes("embeddings")]
+        newest = [fingerprint for fingerprint, _ in store.recipes("embeddings")]
         upstream = {"embeddings": newest[0]} if newest else {}
     recipes = dict(store.recipes("embeddings"))
-    mark = upstream.get("embeddings", "")
-    if mark not in recipes:
+    fingerprint = upstream.get("embeddings", "")
+    if fingerprint not in recipes:
         raise WorkError(f"{store.url}: no embeddings in it: datus run makes them")
-    missing = len(undone(store, (("embeddings", mark, shard.key) for shard in index.shards)))
+    missing = len(undone(store, (("embeddings", fingerprint, shard.key) for shard in index.shards)))
     if missing or not index.shards:
         raise WorkError(
             f"embeddings lack {missing} of {len(index.shards)} shards: run the same datus run "
             "again, or datus run-stage embeddings --with-needs with its options"
         )
-    clusters = _clusters(store, mark, upstream)
+    clusters = _clusters(store, fingerprint, upstream)
     reported = _reported(store, report_mark) if report_mark else {}
     edited = any(name.startswith("edits:") for name in upstream)
     if edited and len(clusters.k) == len(reported) == 1:  # of an edited run "k" counts labels
         reported = dict(zip(clusters.k, reported.values(), strict=True))
-    return Source(index, mark, recipes[mark]["upstream"]["segments"], clusters, reported)
+    return Source(
+        index, fingerprint, recipes[fingerprint]["upstream"]["segments"], clusters, reported
+    )
 
 
 def read_points(
@@ -197,10 +199,10 @@ def _last_report(store: Store) -> tuple[str, Mapping[str, str]]:
     return (last[0], dict(last[1]["upstream"])) if last else ("", {})
 
 
-def _reported(store: Store, mark: str) -> dict[int, Verdict]:
+def _reported(store: Store, fingerprint: str) -> dict[int, Verdict]:
     """By K; nothing where the report is of an earlier version, or damaged."""
     try:
-        rows = json.loads(store.read("report", mark, "files", "report.json"))["sweep"]
+        rows = json.loads(store.read("report", fingerprint, "files", "report.json"))["sweep"]
         told = {row["k"]: row.get("verdict") for row in rows}
         return {
             k: Verdict(verdict["word"], tuple(map(str, verdict["reasons"])))
@@ -211,13 +213,13 @@ def _reported(store: Store, mark: str) -> dict[int, Verdict]:
         return {}
 
 
-def _clusters(store: Store, mark: str, upstream: Mapping[str, str]) -> ClustersConfig:
+def _clusters(store: Store, fingerprint: str, upstream: Mapping[str, str]) -> ClustersConfig:
     """Settings of the k-means that follows these embeddings; the defaults where none was planned,
     or clusters are taken from another run."""
     named = {value for name, value in upstream.items() if name.startswith("clusters")}
     settings: list[dict[str, Any]] = []
     for cluster_mark, recipe in store.recipes("clusters"):
-        ours = recipe["upstream"].get("embeddings") == mark
+        ours = recipe["upstream"].get("embeddings") == fingerprint
         if cluster_mark in named or (ours and not named):
             settings.append(recipe["settings"])
     if not settings:
@@ -244,9 +246,9 @@ def _drawn(store: Store, source: Source, seed: int, limit: int) -> set[str]:
     return wanted
 
 
-def _read(store: Store, stage: str, mark: str, key: str) -> ShardData:
+def _read(store: Store, stage: str, fingerprint: str, key: str) -> ShardData:
     try:
-        shard = store.read_shard((stage, mark, key))
+        shard = store.read_shard((stage, fingerprint, key))
     except CorruptShard as error:
         raise WorkError(f"{error}: run the same datus run again") from None
     if shard is None:
