@@ -1,7 +1,7 @@
 """Score any two folders of label PNGs: ours, another method's, a hand-made one.
 
 In:  a folder of masks (cluster ids, 255 = unlabelled), a folder of true masks, a class table.
-Out: the scores of all rules (module `metrics`) as a JSON-ready dict, and who was left out and why.
+Out: the scores of all rules (`method.metrics`) as a JSON-ready dict, and who was left out and why.
 """
 
 from dataclasses import dataclass

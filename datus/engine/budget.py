@@ -49,7 +49,7 @@ def todo(store: Store, plan: Plan, groups: Groups) -> dict[str, list[Shard]]:
 
 
 class _Walk:
-    """Goes through a run as the runner does, and makes nothing."""
+    """Goes through a run as `engine.run` does, and makes nothing."""
 
     def __init__(self, store: Store, plan: Plan) -> None:
         self.plan = plan

@@ -94,7 +94,7 @@ def check_inputs(config: Config) -> None:
 def make_index(config: Config, store: Store, bar: Bar, isolate: bool = False) -> Index:
     """Read every image once (again only if its size or time changed) and write RUN/index.
 
-    isolate: headers are read in a child process first (module `safe_decode`).
+    isolate: headers are read in a child process first (`inputs.safe_decode`).
     """
     folder = Path(config.data.images)
     paths = find_images(folder)
@@ -252,7 +252,14 @@ def _known(store: Store) -> dict[str, Any]:
         table = unsealed(store.read("index", "seen.json"), ("rows",), must=True)
     except FileNotFoundError:
         return {}
-    return dict(table["rows"]) if table else {}
+    rows = table["rows"] if table and isinstance(table["rows"], dict) else {}
+    return {path: row for path, row in rows.items() if _is_seen(row)}
+
+
+def _is_seen(row: Any) -> bool:
+    """[bytes, times, sha256], of images [..., height, width] too; a seal may hold on anything."""
+    is_list = isinstance(row, list) and len(row) in (3, 5) and isinstance(row[2], str)
+    return is_list and all(type(side) is int for side in row[3:])
 
 
 def _write(store: Store, index: Index, seen: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ Where nearly all products are positive the keys share one large mean and the gra
 of their keys instead: only pairs that agree more than that.
 
 The product is made in float32, in blocks that stay in cache, on and above the diagonal only; bits
-below are mirrored, so the graph is exactly symmetric. Module `affinity_torch` does the same for a
+below are mirrored, so the graph is exactly symmetric. `affinity_torch` does the same for a
 batch on a GPU.
 """
 

@@ -2,12 +2,12 @@
 
 Three signs, each 0..1 and each known by the time masks are drawn:
 
-    margin     1 - distance to the nearest centroid / to the second nearest     (module clusters)
-    votes      share of the k-means restarts that give the same cluster          (module clusters)
+    margin     1 - distance to the nearest centroid / to the second nearest     (`method.clusters`)
+    votes      share of the k-means restarts that give the same cluster          (`method.clusters`)
     together   share of the segment's pairs of patches that other Louvain partitions keep together
 
-`confidence` joins them, `binned` and `curve` show what it is worth: the score of the pixels that
-stay as the least certain ones go. What each sign is worth alone: docs/confidence.md.
+`confidence` joins them, `binned` and `kept_counts` show what it is worth: the score of the pixels
+that stay as the least certain ones go. What each sign is worth alone: docs/confidence.md.
 """
 
 import numpy as np

@@ -22,7 +22,7 @@ from torch.nn import functional
 from datus.models.registry import N_APPEARANCE
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What normalised the images (`images.normalise`)."""
+"""What normalised the images (`inputs.decode.normalise`)."""
 
 SURROUNDINGS = 5
 """Patches along a side of the surroundings of a patch."""

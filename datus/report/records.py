@@ -99,7 +99,7 @@ class KResult:
     verdict: Verdict | None = None
     """What speaks against the masks, seen without truth."""
     consistency: Mapping[str, float] = field(default_factory=dict)
-    """The figures behind it, see module `consistency`."""
+    """The figures behind it, see `method.consistency`."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.k <= MAX_CLUSTERS, f"KResult.k: expected 1 to 255, got {self.k}")

@@ -59,7 +59,7 @@ def corrected_names(arrays: Arrays) -> tuple[str, ...]:
 
 def check_arrays(arrays: Arrays) -> None:
     """Raises ValueError, LookupError, TypeError or ArithmeticError unless these are clusters with
-    what is kept beside them for later runs (module `frozen`)."""
+    what is kept beside them for later runs (`review.frozen`)."""
     model = cluster_model(arrays)
     k, size = model.centroids.shape
     quantiles, members, images = (arrays[name] for name in ("quantiles", "members", "images"))

@@ -164,7 +164,7 @@ def kept_fingerprints(config: Config) -> set[tuple[str, str]]:
 def reference_arrays(
     measures: Array, cluster: Array, k: int, records: Sequence[ImageRecord]
 ) -> dict[str, Array]:
-    """What the clusters stage stores for later: module `drift`, and which images were there."""
+    """What the clusters stage stores for later (`method.drift`), and which images were there."""
     found = reference(measures, cluster, k)
     images = np.array(sorted(_image_number(record) for record in records), np.uint64)
     return {"quantiles": found.quantiles, "members": found.members, "images": images}

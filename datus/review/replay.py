@@ -1,7 +1,7 @@
-"""edits.json of a config, and the stage that replays it: module `edits` says what edits are.
+"""edits.json of a config, replayed on the clusters of a run; `review.edits` says what edits are.
 
 load(config)                     Edits, or None where none are given
-settings(config), reads_vectors(config)      of the stage, see `stages`
+settings(config), reads_vectors(config)      of the stage, see `stages.edits`
 named(config, arrays)            what labels are called (by corrections, too), which are gone, which
                                  edits failed
 read_base(arrays)                what a page needs to save an edits.json

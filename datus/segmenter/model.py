@@ -1,6 +1,6 @@
 """A model that labels pixels: a ViT with a small head, or DeepLabV3 (paper III-F).
 
-    in    float32 (B, 3, h, w) images as `images.normalise` makes them, sides multiples of `stride`
+    in    float32 (B, 3, h, w) images of `inputs.decode.normalise`, sides multiples of `stride`
     out   float32 (B, C, h / stride, w / stride) logits of C classes
 
     segmenter = build_segmenter(SegmenterSpec(n_classes=11), seed=0, device="cpu")

@@ -209,7 +209,7 @@ class Store:
         return int(self.fs.du(path)) if self.fs.exists(path) else 0
 
     def sweep_temporary(self, everywhere: bool = False) -> None:
-        """Remove what killed writers left (module `leftovers`). Only while holding the lock."""
+        """Remove what killed writers left (`store.leftovers`). Only while holding the lock."""
         if self.is_local and Path(self.root).is_dir():
             with explained(self.root, "write", self._option):
                 leftovers.sweep(self.root, everywhere)

@@ -18,7 +18,7 @@ from datus.errors import UsageError
 from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, Shard, check_inputs, make_index, read_index
 from datus.inputs.labels import LABEL_SUFFIXES
-from datus.store.store import Store
+from datus.store.store import Store, canonical_json, sealed
 from datus.types import ImageRecord
 
 
@@ -163,6 +163,15 @@ def test_a_changed_file_of_the_same_size_and_time_is_seen(folder: Folder) -> Non
 def test_a_torn_cache_means_looking_again(text: str, three: Folder) -> None:
     before = three.index()
     (three.run_dir / "index" / "seen.json").write_text(text)
+    assert three.index() == before
+
+
+@pytest.mark.parametrize("row", [None, [], 7, [1, [2, 3], None, 4, 5], [1, [2, 3], "a", None, 5]])
+def test_a_cache_with_other_rows_means_looking_again(row: object, three: Folder) -> None:
+    before = three.index()
+    rows = {record.path: row for record in before.records}
+    seen = canonical_json(sealed({"rows": rows}))
+    (three.run_dir / "index" / "seen.json").write_bytes(seen)
     assert three.index() == before
 
 

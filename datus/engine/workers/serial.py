@@ -1,7 +1,7 @@
 """Shards in this process, a few at a time: while one waits for the disk, for its last image or for
 the GPU, the next one uses the cores.
 
-A shard is worked on by one thread, which hands its images to others (module `threads`). Nothing is
+A shard is worked on by one thread, which hands its images to others (`compute.threads`). Nothing is
 started after an interrupt, and images under way end first.
 """
 
