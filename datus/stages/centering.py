@@ -168,6 +168,11 @@ KEYSUMS = Stage(
 )
 
 
+def choice_of(arrays: Arrays) -> str:
+    """none, image, dataset or position: the mean that the center stage chose."""
+    return str(arrays["choice"].tobytes().decode())
+
+
 CENTER = Stage(
     name="center",
     version=2,

@@ -15,6 +15,7 @@ from datus.engine.stage import Context, Inputs, ShardWork, Stage, numbers_of, on
 from datus.engine.workers import Advance
 from datus.inputs.index import Index, Shard
 from datus.models.image_size import input_size
+from datus.stages.centering import choice_of
 from datus.stages.features import model_shape, n_patches
 from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ImageRecord, ShardData
@@ -49,14 +50,12 @@ def build(context: Context) -> ShardWork:
     ) -> ShardData:
         features = inputs["features"].arrays[record.image_id]
         keys = features["keys"]
-        center: str = settings.center
-        if "center" in inputs:
-            found = inputs["center"].arrays[WHOLE]
-            center = found["choice"].tobytes().decode()
-            if center in ("dataset", "position"):
-                keys = without(keys, mean_on(keys.shape[:2]))
+        over_dataset = inputs["center"].arrays[WHOLE] if "center" in inputs else {}
+        center = choice_of(over_dataset) if over_dataset else settings.center
+        if center in ("dataset", "position"):
+            keys = without(keys, mean_on(keys.shape[:2]))
         if settings.threshold == "auto":
-            threshold: float | None = float(found["threshold"][0])
+            threshold: float | None = float(over_dataset["threshold"][0])
         else:
             threshold = settings.threshold or None  # 0, the paper's: positive products
         graph = affinity_graph(keys, "image" if center == "image" else "none", threshold)

@@ -39,6 +39,7 @@ from datus.report.summary import HEADLINE
 from datus.review import corrections, frozen, replay
 from datus.stages import denoise, embeddings, evaluate, features, graphs, masks, segments
 from datus.stages.browse_page import write_browser
+from datus.stages.centering import choice_of
 from datus.stages.clusters import cluster_arrays_of, model_of
 from datus.stages.edits import label_centroids
 from datus.stages.embeddings import few_valid
@@ -159,7 +160,7 @@ def _shown_graphs(
         _, data = next(iter(dataset.data("center", 0)))
         found = data.arrays[WHOLE]
         if config.graphs.center == "auto":
-            settings["center"] = f"auto ({found['choice'].tobytes().decode()})"
+            settings["center"] = f"auto ({choice_of(found)})"
         if config.graphs.by_density:
             settings["threshold"] = f"auto ({found['threshold'][0]:.4f})"
     return settings
