@@ -16,8 +16,8 @@ from typing import Any
 from datus.formats.export import Masks, Request, export_run, find_masks, read_labels
 from datus.formats.formats import FORMATS
 from datus.formats.records import Options
-from datus.store.finished import reports
 from datus.store.latest import names
+from datus.store.reports import reports
 from datus.store.store import Store
 
 

@@ -26,7 +26,14 @@ from datus.engine.resources import at_a_time, parallel, placed, runtime_of
 from datus.engine.run import Console, require_upstream
 from datus.engine.shard_job import LOADED, READ, Job, Maker, no_progress
 from datus.engine.stage import Context, merged
-from datus.errors import ClusterError, CorruptShard, ImageError, StoreError, size_text
+from datus.errors import (
+    BackboneError,
+    CorruptShard,
+    ImageError,
+    StoreError,
+    WorkError,
+    size_text,
+)
 from datus.inputs.index import Index, Shard, check_inputs, make_index
 from datus.inputs.labels import load_classes
 from datus.inputs.read import read_image, read_truth
@@ -192,8 +199,10 @@ class _Sample:
                     continue
                 try:
                     self.measured[node.fingerprint] = self._run(node, store)
-                except ClusterError as error:
-                    self._tell_unclustered(node, error, estimate)
+                except WorkError as error:
+                    if isinstance(error, BackboneError | StoreError) or not node.is_dataset:
+                        raise
+                    self._tell_untried(node, error, estimate)
                     break
                 if is_lacking:
                     self._tell_stage(node, store, estimate)
@@ -273,7 +282,8 @@ class _Sample:
 
     # --- what is told -----------------------------------------------------------------------------
 
-    def _tell_unclustered(self, node: Node, error: ClusterError, estimate: Estimate) -> None:
+    def _tell_untried(self, node: Node, error: WorkError, estimate: Estimate) -> None:
+        """Few images may have too few segments, or masks too plain to learn from."""
         n_sample = len(self.index.records)
         if n_sample == self.n_images:
             estimate.problems.append(f"{node.label}: {error}")

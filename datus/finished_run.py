@@ -33,7 +33,7 @@ from datus.method.masks import labels_to_pixels
 from datus.stages.report import pixels_of
 from datus.stages.totals import Candidate, candidates
 from datus.store import latest
-from datus.store.finished import reports
+from datus.store.reports import reports
 from datus.store.store import DATASET_KEY, ShardReport, Store
 from datus.types import WHOLE, Array, ImageRecord
 

@@ -6,7 +6,7 @@ from datus.errors import WorkError
 from datus.inputs.index import read_index
 from datus.pipeline import STAGE_NAMES, make_plan
 from datus.review.frozen import kept_fingerprints
-from datus.store.finished import dropped, reports
+from datus.store.reports import dropped, reports
 from datus.store.store import DATASET_KEY, Store
 from datus.types import WHOLE
 

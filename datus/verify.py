@@ -15,7 +15,7 @@ from datus.errors import CorruptShard, WorkError
 from datus.inputs.find import sha256_of
 from datus.inputs.index import read_index
 from datus.pipeline import make_plan
-from datus.store.finished import Place, contents, reports
+from datus.store.reports import Place, contents, reports
 from datus.store.store import ShardReport, Store
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

@@ -20,7 +20,7 @@ from datus.inputs.index import read_index
 from datus.inputs.labels import load_classes
 from datus.pipeline import make_plan
 from datus.review.cluster_arrays import cluster_model
-from datus.store.finished import reports, undone
+from datus.store.reports import reports, undone
 from datus.store.store import Store
 from datus.types import WHOLE, Array, Confusion, evenly
 

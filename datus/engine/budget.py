@@ -21,7 +21,7 @@ from datus.inputs.index import Shard
 from datus.models.registry import find
 from datus.models.vit import check_timm_name, with_tag
 from datus.models.weights import hub_answers, hub_file, is_offline, not_here
-from datus.store.finished import Place, reports
+from datus.store.reports import Place, reports
 from datus.store.store import DATASET_KEY, Store
 
 LONG_RUN_IMAGES = 3000

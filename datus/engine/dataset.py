@@ -19,8 +19,8 @@ from datus.engine.workers import Advance
 from datus.errors import CorruptShard, WorkError
 from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, Shard
-from datus.store.finished import reports
 from datus.store.prefetch import read_ahead
+from datus.store.reports import reports
 from datus.store.store import DATASET_KEY, ShardReport, Store
 from datus.types import ShardData
 

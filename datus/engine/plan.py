@@ -18,7 +18,7 @@ from datus.config import Config
 from datus.engine.stage import Stage
 from datus.errors import WorkError
 from datus.inputs.index import Index, Shard
-from datus.store.finished import Place
+from datus.store.reports import Place
 from datus.store.store import DATASET_KEY, Store, canonical_json, fingerprint
 
 Recipe = Mapping[str, Any]

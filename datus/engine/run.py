@@ -29,9 +29,9 @@ from datus.errors import DatusError, TooManyFailures, WorkError
 from datus.inputs.index import Index, Shard, check_inputs, make_index
 from datus.inputs.safe_decode import journal, too_slow
 from datus.store.disk import explained
-from datus.store.finished import dropped, reports, undone
 from datus.store.latest import point
 from datus.store.leftovers import note_loss
+from datus.store.reports import dropped, reports, undone
 from datus.store.store import ShardReport, Store
 from datus.types import ShardData
 

@@ -26,8 +26,8 @@ from datus.engine.plan import Node, Plan
 from datus.errors import StoreError, WorkError
 from datus.inputs.index import Index
 from datus.inputs.safe_decode import NOTES, crashed
-from datus.store.finished import Place, undone
 from datus.store.leftovers import end_notes
+from datus.store.reports import Place, undone
 from datus.store.store import Store, in_use
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)

@@ -29,7 +29,7 @@ from datus.inputs.index import Index, read_index
 from datus.inputs.labels import decode_labels
 from datus.method.masks import labels_to_pixels
 from datus.store import latest
-from datus.store.finished import reports, undone
+from datus.store.reports import reports, undone
 from datus.store.store import ShardReport, Store
 from datus.types import IGNORE, MAX_CLUSTERS, Array, ImageRecord, ShardData
 from datus.version import __version__

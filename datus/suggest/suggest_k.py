@@ -21,8 +21,8 @@ from datus.config import ClustersConfig
 from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.inputs.index import Index, read_index
 from datus.method.verdict import Choice, KFigures, Overview, recommend, verdict
-from datus.store.finished import reports, undone
 from datus.store.latest import last_finished
+from datus.store.reports import reports, undone
 from datus.store.store import Store
 from datus.suggest.stability import (
     DEFAULTS,

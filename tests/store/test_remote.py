@@ -17,8 +17,8 @@ from tiny_runs import Dataset, go
 from datus.errors import CorruptShard, MissingPackage, StoreError, WorkError
 from datus.review.frozen import known_k
 from datus.store import remote
-from datus.store.finished import AT_ONCE, reports, undone
 from datus.store.remote import FINAL, TRIES, Patient
+from datus.store.reports import AT_ONCE, reports, undone
 from datus.store.store import Store
 from datus.types import ShardData
 
