@@ -321,12 +321,8 @@ def test_evaluate_names_bad_masks_and_scores_the_others(three: Dataset, tmp_path
 
 def test_evaluate_says_where_it_cannot_write(three: Dataset, tmp_path: Path) -> None:
     given = ["evaluate", three.truth, three.truth, "--classes", three.classes, "--json"]
-    answer = datus(*given, tmp_path / "no folder" / "scores.json")
-    assert (answer.exit_code, answer.error) == (
-        1,
-        f"cannot write {tmp_path}/no folder/scores.json: No such file or directory; "
-        "choose another --json",
-    )
+    assert datus(*given, tmp_path / "new folder" / "scores.json").exit_code == 0
+    assert (tmp_path / "new folder" / "scores.json").exists()
     answer = datus(*given, three.truth)
     expected = f"cannot write {three.truth}: Is a directory; choose another --json"
     assert (answer.exit_code, answer.error) == (1, expected)

@@ -192,7 +192,7 @@ def pids_of(settings: ExecutorSettings, folder: Path, n_jobs: int = 4) -> set[in
 
 
 def kept_pids() -> set[int]:
-    return {one.pid or 0 for crew in processes._kept for one in processes._processes(crew.pool)}
+    return {one.pid or 0 for pool in processes._kept for one in processes._processes(pool.executor)}
 
 
 def test_workers_are_kept_for_the_next_jobs_and_stopped_at_the_end(tmp_path: Path) -> None:
