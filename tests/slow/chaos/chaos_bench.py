@@ -123,6 +123,7 @@ class Bench:
         from tqdm import tqdm
 
         from datus.cli.app import app
+        from datus.compute.threads import end_waiting
         from datus.models import vit
 
         tqdm.monitor_interval = 0  # a thread, and threads do not outlive a fork
@@ -135,6 +136,7 @@ class Bench:
             contextlib.suppress(SystemExit),
         ):
             app(["run", *self.arguments(self.folder / "warm")])
+        end_waiting()
         if threading.active_count() > 1:
             raise SystemExit(f"threads are left: {threading.enumerate()}")
 
