@@ -166,8 +166,7 @@ def _run(config: Config, until: str, only: bool) -> bool:
         print(result.next_step)
     if until != "report" or result.next_step:
         return False
-    node = result.plan.nodes[-1]
-    report = json.loads(store.read("report", node.fingerprint, "files", "report.json"))
+    report = json.loads(store.read_file(result.plan.nodes[-1].place(), "report.json"))
     if report["scores"]:
         print(f"\nK = {report['clusters']}, coverage {report['coverage']:.1f} %")
         print(scores_table(report["scores"]))

@@ -16,7 +16,7 @@ from datus.config import Config
 from datus.engine.plan import Node, Plan, find_node
 from datus.engine.shard_job import Job, Maker, no_progress
 from datus.engine.workers import Advance
-from datus.errors import CorruptShard, WorkError
+from datus.errors import CorruptShard
 from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, Shard
 from datus.store.prefetch import read_ahead
@@ -103,17 +103,8 @@ class Dataset:
     def file(self, stage: str, k: int, name: str) -> bytes:
         """Raises WorkError if it is not as it was written; its shard is made again then."""
         node = find_node(self.plan.nodes, stage, k)
-        place = (stage, node.fingerprint, self.plan.key_of(node, name.removesuffix(".png")))
-        report = self.store.report(*place, files=False)
-        parts = (stage, node.fingerprint, "files", name)
-        try:
-            data = self.store.read(*parts)
-        except FileNotFoundError:
-            data = b""
-        if report is None or sha256_of(data) != report.files[name][1]:
-            self.store.forget_shard(place)
-            raise WorkError(f"{stage}: {name} was damaged and is gone: run the same command again")
-        return data
+        key = self.plan.key_of(node, name.removesuffix(".png"))
+        return self.store.read_file((stage, node.fingerprint, key), name)
 
     def keep(self, name: str, content: bytes) -> None:
         """Write a file of the stage under way at once: not all of them have to be in memory."""

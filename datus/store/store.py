@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from datus.errors import CorruptShard, StoreError
+from datus.errors import CorruptShard, StoreError, WorkError
 from datus.store import leftovers, whole_file
 from datus.store.array_file import NO_ARRAYS, pack, read_writable, sync_folder, unpack
 from datus.store.disk import RUN_DIR, explained
@@ -342,6 +342,22 @@ class Store:
         except NO_ARRAYS as error:
             raise CorruptShard(f"{stage}: shard {key} cannot be read: {error}") from None
         return ShardData(arrays=arrays, numbers=report.numbers, failures=report.failures)
+
+    def read_file(self, place: tuple[str, str, str], name: str) -> bytes:
+        """A file that a shard has beside its arrays.
+
+        Raises WorkError if it is not as it was written; the next run makes the shard again then.
+        """
+        stage, fingerprint, key = place
+        report = self.report(stage, fingerprint, key, files=False)
+        try:
+            data = self.read(stage, fingerprint, "files", name)
+        except FileNotFoundError:
+            data = b""
+        if report is None or report.files.get(name) != (len(data), _sha256(data)):
+            self.forget_shard(place)
+            raise WorkError(f"{stage}: {name} was damaged and is gone: run the same command again")
+        return data
 
     def forget_shard(self, place: tuple[str, str, str]) -> None:
         """The report goes first: a half-removed shard must not look finished."""
