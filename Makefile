@@ -16,7 +16,7 @@ demo: $(STAMP)  ## render scenes, run the whole pipeline, print scores and the r
 	$(BIN)/python data/make_scenes.py demo/scenes --n 200 --overwrite
 	$(BIN)/datus run pipelines/demo.toml
 
-test: $(STAMP)  ## the quick suite: some four minutes on two cores
+test: $(STAMP)  ## the quick suite: three minutes on two cores
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-slow: $(STAMP)  ## kills and real datasets: some ten minutes

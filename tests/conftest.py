@@ -1,6 +1,7 @@
 """What several tests of the machine share: a tiny dataset, a finished run on it, a Ray cluster."""
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from tiny_runs import Dataset, go, make_dataset
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes on two cores, and torch in both
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("datus", deadline=None)  # a busy machine is no failure
 settings.load_profile("datus")

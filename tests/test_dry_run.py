@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import call, error_of, rows_of
 from run_tree import tree
-from tiny_runs import IDS, Dataset, go, make_dataset, save, snapshot
+from tiny_runs import IDS, SHIPPED, SHIPPED_OPTIONS, Dataset, go, make_dataset, save, snapshot
 
 import datus.dry_run
 import datus.engine.budget
@@ -52,9 +52,9 @@ def written(run_dir: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     "more",
     [
-        pytest.param({}, marks=pytest.mark.slow),
+        {},
         pytest.param({"graphs.center": "position"}, marks=pytest.mark.slow),
-        {"embeddings.mode": "crop"},
+        pytest.param({"embeddings.mode": "crop"}, marks=pytest.mark.slow),
     ],
 )
 def test_the_bytes_of_every_stage_are_those_of_the_run(
@@ -64,7 +64,7 @@ def test_the_bytes_of_every_stage_are_those_of_the_run(
     monkeypatch.setattr("datus.stages.views.n_viewed", lambda n_images: n_images)
     # spherical: the clusters of the sample are those of all images, so tallies hold as much
     steady = {"clusters.spherical": True, "embeddings.crop_px": 32}
-    config = photos.config(tmp_path / "run", {**more, **steady})
+    config = photos.config(tmp_path / "run", {**more, **steady, **SHIPPED})
     found = dry(config)
     assert found.problems == []
     go(config)
@@ -203,7 +203,7 @@ def test_a_run_after_a_dry_run_has_the_same_bytes(
 
 
 def test_the_table(tiny: Dataset, tmp_path: Path) -> None:
-    result = call("run", *tiny.arguments(tmp_path / "run"), "--dry-run")
+    result = call("run", *tiny.arguments(tmp_path / "run"), *SHIPPED_OPTIONS, "--dry-run")
     rows = rows_of(result.stdout)
     assert rows["stage"] == ["images to do", "seconds", "bytes"]
     assert list(rows)[:3] == ["stage", "index", "features"]
@@ -260,7 +260,7 @@ def test_the_size_of_images_is_that_of_the_typical_one(tmp_path: Path) -> None:
 
 
 def test_random_weights_and_unknown_terms(tiny: Dataset, tmp_path: Path) -> None:
-    more = {"features.weights": "random"}
+    more = {**SHIPPED, "features.weights": "random"}
     found = dry(tiny.config(tmp_path / "run", more), until="features")
     assert "weights: datus_t8, random, for tests only" in found.facts
     assert "licence: none, nobody trained them" in found.facts
@@ -362,19 +362,20 @@ def test_a_disk_that_is_too_small(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = tmp_path / "run"
-    needed = dry(tiny.config(run_dir)).n_bytes
+    given = (*tiny.arguments(run_dir), *SHIPPED_OPTIONS)
+    needed = dry(tiny.config(run_dir, SHIPPED)).n_bytes
     for module in (datus.dry_run, datus.engine.budget):
         monkeypatch.setattr(module, "free_bytes", lambda store: 400_000)
-    text = error_of(call("run", *tiny.arguments(run_dir), "--dry-run"), exit_code=1)
+    text = error_of(call("run", *given, "--dry-run"), exit_code=1)
     assert text == (
         f"{run_dir}: the run will write {datus.errors.size_text(needed)} or more, 400.0 KB are "
         "free: free some space, choose another --run-dir or add --set features.keep=false"
     )
-    floor = error_of(call("run", *tiny.arguments(run_dir)), exit_code=1)
+    floor = error_of(call("run", *given), exit_code=1)
     assert floor.startswith(f"{run_dir}: the run will write 541.5 KB or more, 400.0 KB are free: ")
     assert not (run_dir / "features").exists()
     monkeypatch.setattr(datus.dry_run, "free_bytes", lambda store: int(1.1 * needed))
-    found = dry(tiny.config(run_dir))
+    found = dry(tiny.config(run_dir, SHIPPED))
     assert found.problems == []
     assert any(text.startswith("the disk is tight: ") for text in found.warnings)
 

@@ -265,6 +265,7 @@ def test_export(finished: Path, tiny: Dataset, tmp_path: Path) -> None:
 def test_compare_runs(tiny: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     where = {"data.images": tiny.images, "data.truth": tiny.truth, "data.classes": tiny.classes}
     settings = {**SETTINGS, **{name: str(path) for name, path in where.items()}}
+    del settings["features.backbone"]
     settings["run_dir"] = str(tmp_path / "run")
     found = datus.compare_runs(
         lists={"backbones": "datus_t8", "k": "2,3"},

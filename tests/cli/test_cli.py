@@ -14,7 +14,7 @@ import pytest
 import typer
 from commands import call, error_of, rows_of
 from run_tree import tree
-from tiny_runs import SPEED, Dataset, snapshot
+from tiny_runs import SHIPPED, SHIPPED_OPTIONS, SPEED, Dataset, go, snapshot
 
 import datus
 import datus.cli.app
@@ -70,9 +70,12 @@ def test_what_the_command_line_does_not_know_is_wrong_usage(arguments: list[str]
 
 
 def test_run_says_what_it_made_the_scores_and_where_the_results_are(
-    tiny: Dataset, run_copy: Path, finished: Path
+    tiny: Dataset, tmp_path: Path
 ) -> None:
-    result = call("run", *tiny.arguments(run_copy), "--clusters", "3")
+    run_dir = tmp_path / "run"
+    go(tiny.config(run_dir, SHIPPED))
+    before = tree(run_dir)
+    result = call("run", *tiny.arguments(run_dir), *SHIPPED_OPTIONS, "--clusters", "3")
     assert result.exit_code == 0, result.output
     stages, scores, beside, end = result.stdout.split("\n\n")
     header, *rows = stages.splitlines()
@@ -92,7 +95,7 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
     assert set(RULES) < set(found)
     for rule in RULES:
         assert all(re.fullmatch(r"\d+\.\d\d", cell) for cell in found[rule])
-    report = json.loads((run_copy / "latest" / "report" / "report.json").read_bytes())
+    report = json.loads((run_dir / "latest" / "report" / "report.json").read_bytes())
     beside_scores = [f"{row['name']} {row['miou']:.1f}" for row in report["baselines"]["rows"]]
     n_images = report["baselines"]["n_images"]
     what = f"mIoU (hungarian_strict) on small pictures of {n_images} images"
@@ -100,15 +103,15 @@ def test_run_says_what_it_made_the_scores_and_where_the_results_are(
     verdict = Verdict(report["verdict"]["word"], tuple(report["verdict"]["reasons"]))
     assert end.splitlines()[:2] == [
         f"verdict: {verdict.words}",
-        f"masks of K = 3: {run_copy}/latest/masks-k3",
+        f"masks of K = 3: {run_dir}/latest/masks-k3",
     ]
-    folder = f"{run_copy}/latest/report"
+    folder = f"{run_dir}/latest/report"
     links = f"report: {folder}/report.html\nbrowser: {folder}/browse.html\n"
     *_, last = result.stdout.splitlines()
     assert result.stdout.endswith(f"{links}{last}\n")
     assert last.startswith("datus_t8 is a small model: for better masks run  datus run --images")
     assert re.search(r"^K = 3, coverage \d+\.\d %$", result.stdout, re.MULTILINE)
-    assert tree(run_copy) == tree(finished)
+    assert tree(run_dir) == before
 
 
 @pytest.mark.parametrize("in_file", [False, True])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from run_tree import tree
-from tiny_runs import SPEED, Dataset, Listener, flip_byte, snapshot
+from tiny_runs import SPEED, TINY_VIT, Dataset, Listener, flip_byte, snapshot
 from typer.testing import CliRunner
 
 import datus.compare.compare
@@ -33,10 +33,12 @@ BACKBONES = [
     {"name": "test_vit", "weights": "random", "label": "small"},
 ]
 
+SWEPT = ("clusters.k", "features.backbone")
+
 
 def grid_text(tiny: Dataset, run_dir: Path) -> str:
     """Two backbones, two K."""
-    base = {name: value for name, value in SPEED.items() if name != "clusters.k"}
+    base = {name: value for name, value in SPEED.items() if name not in SWEPT}
     where = {"images": tiny.images, "truth": tiny.truth, "classes": tiny.classes}
     base |= {f"data.{name}": str(path) for name, path in where.items()}
     lines = ["k = [2, 3]", "[base]", f"run_dir = {json.dumps(str(run_dir))}"]
@@ -135,7 +137,7 @@ def test_figures_are_those_of_the_report(tiny: Dataset, finished: Path, tmp_path
     path.write_text("\n".join([f'run_dir = "{finished}"', *lines]), encoding="utf-8")
     [cell] = compare_files([path], {}, {}).results
     report = json.loads((finished / "latest" / "report" / "report.json").read_bytes())
-    assert (cell.reason, cell.run, cell.backbone, cell.k) == ("", "run", "datus_t8", 3)
+    assert (cell.reason, cell.run, cell.backbone, cell.k) == ("", "run", TINY_VIT, 3)
     assert cell.n_images == report["n_images"] == 10
     for rule, scores in report["scores"].items():
         for name in ("miou", "accuracy", "f1", "coverage"):
@@ -326,7 +328,7 @@ def test_no_grid_file_at_all(tiny: Dataset, done: Path) -> None:
     given = ["--backbones", "datus_t8", "--clusters", "2,3", "--run-dir", done / "run"]
     given += ["--images", tiny.images, "--truth", tiny.truth, "--classes", tiny.classes]
     for name, value in SPEED.items():
-        given += ["--set", f"{name}={value}"] if name != "clusters.k" else []
+        given += ["--set", f"{name}={value}"] if name not in SWEPT else []
     result = call(*given)
     assert result.exit_code == 0, result.output
     assert "\n0 shards made\n" in result.stdout
@@ -371,7 +373,7 @@ def test_finished_runs_side_by_side(tiny: Dataset, finished: Path, tmp_path: Pat
     assert snapshot(finished) == before
     assert "| run | K |" in result.stdout.replace("  ", "")
     assert (
-        "- failed: two, best, datus_t8, pool, K = 4, seed 0: "
+        f"- failed: two, best, {TINY_VIT}, pool, K = 4, seed 0: "
         f"clusters (K = 4) lacks 1 shards: datus run {two}\n"
     ) in result.stdout
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import IDS, Dataset, Listener, go
+from tiny_runs import IDS, SHIPPED, Dataset, Listener, go
 
 import datus.engine.budget
 from datus.config import Config
@@ -87,16 +87,18 @@ def test_removed_shards_are_left(tiny: Dataset, run_copy: Path) -> None:
 
 
 def test_the_floor_is_a_little_below_what_features_and_graphs_take(
-    tiny: Dataset, finished: Path, tmp_path: Path
+    tiny: Dataset, tmp_path: Path
 ) -> None:
-    config = tiny.config(finished)
-    _, plan, groups = planned(config, finished)
+    shipped = tmp_path / "run"
+    config = tiny.config(shipped, SHIPPED)
+    go(config)
+    _, plan, groups = planned(config, shipped)
     floor = min_bytes(config, plan, todo(Store(tmp_path / "new"), plan, groups))
-    real = sum(Store(finished).disk_bytes(stage) for stage in ("features", "graphs"))
+    real = sum(Store(shipped).disk_bytes(stage) for stage in ("features", "graphs"))
     assert floor is not None
     assert 0.95 * real < floor < real
-    twice = tiny.config(finished, {"features.store": "float32"})
-    plan = make_plan(twice, index_of(finished))
+    twice = tiny.config(shipped, {**SHIPPED, "features.store": "float32"})
+    plan = make_plan(twice, index_of(shipped))
     groups = wanted_groups(plan, "segments", only=False)
     larger = min_bytes(twice, plan, todo(Store(tmp_path / "new"), plan, groups))
     assert larger is not None
@@ -156,18 +158,18 @@ def test_a_disk_that_is_surely_too_small_stops_a_run_before_its_first_shard(
     run_dir = tmp_path / "run"
     monkeypatch.setattr(datus.engine.budget, "free_bytes", lambda store: 450_000)
     with pytest.raises(WorkError) as caught:
-        go(tiny.config(run_dir))
+        go(tiny.config(run_dir, SHIPPED))
     assert str(caught.value) == (
         f"{run_dir}: the run will write 541.5 KB or more, 450.0 KB are free: free some space, "
         "choose another --run-dir or add --set features.keep=false"
     )
     assert [path.name for path in run_dir.iterdir() if path.is_dir()] == ["index"]
-    lean = tiny.config(run_dir, {"features.keep": False})
+    lean = tiny.config(run_dir, {**SHIPPED, "features.keep": False})
     result, _ = go(lean)
     assert result.stages[-1].made == 1
     monkeypatch.setattr(datus.engine.budget, "free_bytes", lambda store: 10)
     with pytest.raises(WorkError, match=r"free some space or choose another --run-dir$"):
-        go(tiny.config(run_dir, {"features.keep": False, "graphs.threshold": 0.5}))
+        go(tiny.config(run_dir, {**SHIPPED, "features.keep": False, "graphs.threshold": 0.5}))
 
 
 def test_a_finished_run_needs_no_room(
@@ -183,7 +185,7 @@ def test_a_long_run_says_what_it_will_write(
 ) -> None:
     monkeypatch.setattr(datus.engine.budget, "LONG_RUN_IMAGES", len(IDS))
     monkeypatch.setattr(datus.engine.budget, "free_bytes", lambda store: 72 * 10**9)
-    config, listener = tiny.config(tmp_path / "run"), Listener()
+    config, listener = tiny.config(tmp_path / "run", SHIPPED), Listener()
     run(config, Store(config.run_path), listener)
     assert listener.said == [
         "10 images to do: 541.5 KB or more will be written, 72.0 GB are free; --dry-run says more"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from run_tree import tree
+from tiny_runs import TINY_VIT
 
 STAGES = (
     *("index", "features", "keysums", "center", "graphs", "segments"),
@@ -31,6 +32,7 @@ def run_here(images: str, run_dir: str) -> None:
         "data.images": images,
         "data.shard_images": 3,
         "run_dir": run_dir,
+        "features.backbone": TINY_VIT,
         "features.image_px": 64,
         "segments.restarts": 1,
         "clusters.k": [3],
@@ -101,12 +103,8 @@ def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return tree(run_dir)
 
 
-QUICK = ("index", "clusters")
-"""The others take as long again and more."""
-
-
 @pytest.mark.parametrize(
-    "stage", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in STAGES]
+    "stage", [s if s == "clusters" else pytest.param(s, marks=pytest.mark.slow) for s in STAGES]
 )
 def test_death_at_any_write_of_a_stage(
     stage: str, images: Path, expected: dict[str, str], tmp_path: Path

@@ -117,7 +117,7 @@ def test_shards_of_any_size_give_the_same_threshold(
 @pytest.mark.parametrize(
     "more",
     [
-        {"speed.executor": "processes", "speed.workers": 2},
+        pytest.param({"speed.executor": "processes", "speed.workers": 2}, marks=pytest.mark.slow),
         {"speed.threads": 1, "speed.batch": 3},
         {"speed.threads": 2},
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from bad_files import FAST, datus, encoded, mount, put, remount, run, scene, unmount
+from tiny_runs import SHIPPED_OPTIONS
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
@@ -18,11 +19,11 @@ def test_a_small_disk_is_refused_before_the_first_shard(tmp_path: Path) -> None:
         pytest.skip(f"no disk can be mounted here: {reason}")
     try:
         run_dir = tmp_path / "disk" / "run"
-        given = ["run", "--images", images, *FAST, "--run-dir", run_dir]
+        given = ["run", "--images", images, *FAST, *SHIPPED_OPTIONS, "--run-dir", run_dir]
         looked = datus(*given, "--dry-run")
         assert looked.exit_code == 1
         assert not run_dir.exists()
-        stopped = run(images, run_dir)
+        stopped = run(images, run_dir, *SHIPPED_OPTIONS)
         assert stopped.exit_code == 1
         for answer, megabytes in ((looked, 2), (stopped, 1)):  # a forecast, and a floor
             assert re.fullmatch(
@@ -33,7 +34,7 @@ def test_a_small_disk_is_refused_before_the_first_shard(tmp_path: Path) -> None:
         assert [path.name for path in run_dir.iterdir() if path.is_dir()] == ["index"]
         remount(tmp_path / "disk", "size=64m")
         assert datus(*given, "--dry-run").exit_code == 0
-        assert run(images, run_dir).exit_code == 0
+        assert run(images, run_dir, *SHIPPED_OPTIONS).exit_code == 0
         assert "everything is done" in datus(*given, "--dry-run").stdout
     finally:
         unmount(tmp_path / "disk")

@@ -13,7 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 from run_tree import tree
-from tiny_runs import SPEED, Dataset, Listener, flip_byte, go, made, make_dataset, save, write_pair
+from tiny_runs import (
+    SHIPPED,
+    SPEED,
+    TINY_VIT,
+    Dataset,
+    Listener,
+    flip_byte,
+    go,
+    made,
+    make_dataset,
+    save,
+    write_pair,
+)
 from typer.testing import CliRunner
 
 from datus.cli.app import app
@@ -348,7 +360,7 @@ def test_files_that_are_none(photos: Dataset, tmp_path: Path) -> None:
         ({"features.resize": "squash"}, "features.resize: expected 'keep', as in {run}"),
         (
             {"features.backbone": "vit_tiny_patch16_224", "features.weights": "random"},
-            "features.backbone: expected 'datus_t8', as in {run}",
+            f"features.backbone: expected '{TINY_VIT}', as in {{run}}",
         ),
         ({"features.weights": "random"}, "features.weights: expected 'sha256:"),
         ({"graphs.center": "dataset"}, "graphs.center: expected 'position', as in {run}"),
@@ -549,10 +561,11 @@ def warnings_of(listener: Listener) -> list[str]:
 
 
 def test_only_new_images_count_as_drift(growing: Dataset) -> None:
-    run = growing.root / "run"
+    run = growing.root / "shipped"
+    go(growing.config(run, {**POSITION, **SHIPPED}))
     add(growing, *(f"d/{number}" for number in range(6)))
     shutil.copy(growing.images / "a" / "0.png", growing.images / "a" / "copy.png")
-    _, listener = go(with_frozen(growing, run, run, **UNSCORED))
+    _, listener = go(with_frozen(growing, run, run, **UNSCORED, **SHIPPED))
     found = report_of(run)["drift"]
     assert found["n_new_images"] == 6  # and the copy of an old one is not new
     assert sum(one["segments_now"] for one in found["clusters"]) == found["n_new_segments"] > 20

@@ -28,6 +28,7 @@ from bad_files import (
     turned,
 )
 from PIL import Image
+from tiny_runs import SHIPPED_OPTIONS
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 
@@ -142,8 +143,10 @@ def zoo(tmp_path_factory: pytest.TempPathFactory, one_backbone: None) -> Zoo:
     (images / "in a circle.png").symlink_to("in a circle.png")
     (images / "an empty folder.jpg").mkdir()
     os.mkfifo(images / "pipe.png")
-    refused, after = run(images, run_dir), status(images, run_dir)
-    return Zoo(images, run_dir, refused, after, run(images, run_dir, "--max-failed", 8))
+    refused = run(images, run_dir, *SHIPPED_OPTIONS)
+    after = status(images, run_dir, *SHIPPED_OPTIONS)
+    done = run(images, run_dir, *SHIPPED_OPTIONS, "--max-failed", 8)
+    return Zoo(images, run_dir, refused, after, done)
 
 
 def test_bad_files_end_the_run_before_any_work_and_are_named(zoo: Zoo) -> None:
@@ -168,7 +171,8 @@ def test_status_names_them_too(zoo: Zoo) -> None:
 
 
 def test_a_terminal_that_cannot_show_a_name_is_no_error(zoo: Zoo) -> None:
-    given = ["status", "--images", str(zoo.images), "--run-dir", str(zoo.run_dir), *FAST]
+    given = ["status", "--images", str(zoo.images), "--run-dir", str(zoo.run_dir)]
+    given += [*FAST, *SHIPPED_OPTIONS]
     done = subprocess.run(
         [sys.executable, "-m", "datus", *given],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
@@ -185,7 +189,7 @@ def test_failures_that_are_allowed_are_recorded_with_their_reasons(zoo: Zoo) -> 
     assert found.keys() == expected_failures().keys()
     for name, why in expected_failures().items():
         assert same(found[name], why), found[name]
-    lines = status(zoo.images, zoo.run_dir).stdout.splitlines()
+    lines = status(zoo.images, zoo.run_dir, *SHIPPED_OPTIONS).stdout.splitlines()
     assert sum(line.startswith("left out at index: ") for line in lines) == 8
     assert sum(line.startswith("left out at features: ") for line in lines) == 5
 
@@ -215,6 +219,6 @@ def test_names_are_text_and_never_markup(zoo: Zoo) -> None:
 
 
 def test_the_same_command_again_makes_nothing_and_remembers_the_failures(zoo: Zoo) -> None:
-    again = run(zoo.images, zoo.run_dir, "--max-failed", 8)
+    again = run(zoo.images, zoo.run_dir, *SHIPPED_OPTIONS, "--max-failed", 8)
     assert (again.exit_code, again.made) == (0, {})
     assert left_out(zoo.run_dir).keys() == expected_failures().keys()

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tiny_runs import SPEED, Dataset, make_dataset
+from tiny_runs import SHIPPED, SPEED, Dataset, make_dataset
 
 from datus.config import EMBEDDED_BACKBONE, Config
 from datus.engine.plan import Plan, find_node, why
@@ -253,14 +253,14 @@ def test_the_seed_of_random_weights_counts(dataset: Dataset) -> None:
 def test_the_same_weights_elsewhere_change_nothing(dataset: Dataset, tmp_path: Path) -> None:
     shipped = model_path(EMBEDDED_BACKBONE)
     assert shipped is not None
-    before = marks(plan_of(dataset))
+    before = marks(plan_of(dataset, SHIPPED))
     for name in ("one.safetensors", "two.safetensors"):
         path = shutil.copy(shipped, tmp_path / name)
-        assert marks(plan_of(dataset, {"features.weights": str(path)})) == before
+        assert marks(plan_of(dataset, {**SHIPPED, "features.weights": str(path)})) == before
     with (tmp_path / "two.safetensors").open("ab") as file:
         file.write(b"\n")
-    other = plan_of(dataset, {"features.weights": str(tmp_path / "two.safetensors")})
-    assert changed(plan_of(dataset), other) == from_on("features")
+    other = plan_of(dataset, {**SHIPPED, "features.weights": str(tmp_path / "two.safetensors")})
+    assert changed(plan_of(dataset, SHIPPED), other) == from_on("features")
 
 
 def test_a_folder_of_another_name_changes_the_title_of_the_report(dataset: Dataset) -> None:

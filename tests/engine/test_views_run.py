@@ -1,5 +1,6 @@
 """Some images looked at again: what the stage views stores, and the verdict that the report has."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from PIL import Image
 from run_tree import tree
 from tiny_runs import IDS, Dataset, go, made, make_dataset, save, snapshot
 
+from datus.config import EMBEDDED_BACKBONE
 from datus.engine.plan import find_node
 from datus.engine.run import RunResult
 from datus.method.consistency import VIEWS, kappa, labels_in, picture_of
@@ -169,8 +171,18 @@ def patch_labels(result: RunResult, run_dir: Path) -> dict[str, Array]:
     return found
 
 
-@pytest.mark.parametrize("noise", ["nearest", "ignore", "pool"])
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    ("view", "noise"),
+    [
+        ("mirror", "pool"),
+        ("crop", "ignore"),
+        *(
+            pytest.param(view, noise, marks=pytest.mark.slow)
+            for view, noise in itertools.product(VIEWS, ("nearest", "ignore", "pool"))
+            if (view, noise) not in {("mirror", "pool"), ("crop", "ignore")}
+        ),
+    ],
+)
 def test_a_figure_is_what_a_run_on_the_changed_images_with_these_clusters_says(
     view: Any, noise: str, tmp_path: Path
 ) -> None:
@@ -229,8 +241,8 @@ def test_crops_are_made_of_views_too(tiny: Dataset, finished: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "more",
     [
-        {"features__keep": False},
-        {"graphs__keep": False},
+        pytest.param({"features__keep": False}, marks=pytest.mark.slow),
+        pytest.param({"graphs__keep": False}, marks=pytest.mark.slow),
         {"features__keep": False, "graphs__keep": False, "graphs__center": "position"},
     ],
 )
@@ -321,7 +333,12 @@ def test_one_image_and_two_have_a_verdict(n_images: int, tmp_path: Path) -> None
 
 def test_too_few_valid_segments_are_not_trusted(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "photos", IDS[:6])
-    more = {"embeddings__min_patches": 15, "graphs__threshold": 0.95, "clusters__k": [1]}
+    more = {
+        "features__backbone": EMBEDDED_BACKBONE,
+        "embeddings__min_patches": 15,
+        "graphs__threshold": 0.95,
+        "clusters__k": [1],
+    }
     found = verdict_of(dataset, tmp_path / "run", **more)
     numbers = report_of(tmp_path / "run")["numbers"]["embeddings"]["valid_patch_share"]
     assert 0 < numbers["mean"] < 0.2

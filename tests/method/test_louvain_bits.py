@@ -158,6 +158,7 @@ def test_no_kernel_writes_beside_its_arrays(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+@pytest.mark.slow
 def test_a_graph_that_is_not_symmetric_ends() -> None:
     bits = np.zeros((8, 1), np.uint64)
     bits[:] = 1

@@ -76,9 +76,8 @@ def nothing_is_kept() -> bool:
 def test_a_later_run_without_network_has_exactly_the_weights(
     server: Hub, weights: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "datus", "backbones", "dino_vits8", "--fetch"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
+    done = call("dino_vits8", "--fetch")
+    assert done.exit_code == 0, done.output
     path = hub_file(NAME)
     assert path is not None
     assert path.parent.name == COMMIT

@@ -86,6 +86,7 @@ def test_a_model_of_one_size_gets_that_size_squashed(backbone: str, expected: in
     assert auto(backbone) == (expected, "squash")
 
 
+@pytest.mark.slow
 def test_names_say_what_timm_makes() -> None:
     """Of the smaller ViTs; the larger ones of a family differ in depth and width."""
     names = [name for name in timm.list_models() if "_patch" in name]
@@ -205,7 +206,7 @@ def test_the_table_records_and_names_load_no_torch(tmp_path: Path) -> None:
     [
         ("vit_small_patch14_dinov2.lvd142m", (24, 32)),
         ("vit_tiny_patch16_224", (24, 32)),
-        ("beit_base_patch16_224", (14, 14)),
+        pytest.param("beit_base_patch16_224", (14, 14), marks=pytest.mark.slow),
     ],
 )
 def test_a_model_takes_what_auto_gives(backbone: str, grid: tuple[int, int]) -> None:
