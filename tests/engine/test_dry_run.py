@@ -57,5 +57,6 @@ def test_a_look_that_is_broken_off_leaves_nothing_behind(
     else:
         with pytest.raises(error):
             datus(*given)
-    assert list((tmp_path / "temporary").iterdir()) == []
+    left = {path.name for path in (tmp_path / "temporary").iterdir()}
+    assert not {name for name in left if not name.startswith("torchinductor")}  # torch's, for good
     assert not (tmp_path / "run").exists()
