@@ -182,12 +182,12 @@ def steps(backend: str, keys: Array) -> tuple[Callable[[], Any], Callable[[Any],
     if backend == "bits":
         return (
             lambda: affinity_graph(keys, "image"),
-            lambda graph: partition(graph, "bits", 1.0, 1, 0).labels,
+            lambda graph: partition(graph, "bits", 1, 0).labels,
         )
     library = LIBRARIES[backend]
     return (
         lambda: library.build(affinity_graph(keys, "image")),
-        lambda built: library.run(built, 1.0, None),
+        lambda built: library.run(built, None),
     )
 
 
@@ -258,7 +258,7 @@ def best_of_eight(page: Page, keys: list[Array], args: argparse.Namespace) -> No
     images = keys[:3] if args.quick else keys
 
     def best(image: Array, backend: str) -> float:
-        return partition(affinity_graph(image, "image"), backend, 1.0, RESTARTS, 0).modularity
+        return partition(affinity_graph(image, "image"), backend, RESTARTS, 0).modularity
 
     lines = []
     for backend in BACKENDS:
@@ -282,7 +282,7 @@ def throughput(page: Page, keys: list[Array]) -> None:
     for restarts in (1, 4, RESTARTS):
 
         def segment(image: Array, restarts: int = restarts) -> int:
-            best = partition(affinity_graph(image, "image"), "bits", 1.0, restarts, 0)
+            best = partition(affinity_graph(image, "image"), "bits", restarts, 0)
             return split(best.labels, image.shape[:2], best.modularity).n_segments
 
         rates = []
@@ -309,7 +309,7 @@ keys = np.random.default_rng(0).normal(size=(8, 8, 4)).astype(np.float32)
 started = time.perf_counter()
 import numba
 imported = time.perf_counter()
-found = louvain.partition(affinity.affinity_graph(keys), "bits", 1.0, 1, 0)
+found = louvain.partition(affinity.affinity_graph(keys), "bits", 1, 0)
 segments.split(found.labels, (8, 8), 0.0)
 print(imported - started, time.perf_counter() - imported)
 """

@@ -3,7 +3,7 @@
 In:  AffinityGraph (N nodes, weight 1 an edge, self loops counted once), a back end by name.
 Out: Partition: int32 (N,) communities 0..c-1 in order of first node, and their modularity
 
-     Q = 1/w sum_ij (A_ij - resolution k_i k_j / w) [c_i = c_j],  k_i = sum_j A_ij,  w = sum_i k_i.
+     Q = 1/w sum_ij (A_ij - k_i k_j / w) [c_i = c_j],  k_i = sum_j A_ij,  w = sum_i k_i.
 
 Louvain (Blondel et al. 2008) is greedy and its result depends on the order of the nodes:
 `restarts` tries that many orders and keeps the best Q. The same seed gives the same labels.
@@ -14,7 +14,6 @@ imported at its first use. They unpack the graph: N^2 bytes and more.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,9 @@ import numpy as np
 from datus.errors import ConfigError, MissingPackage
 from datus.types import AffinityGraph, Array
 
-MAX_DENOMINATOR = 1000
-"""`bits` takes the resolution as the nearest fraction with at most this below the line."""
+MAX_LINKS = 2**31 - 1
+"""Of a graph for `bits`: 2 w^2 bounds all that it adds up, and must fit 64 bits. A graph of 46,340
+patches that are all linked has as many."""
 
 BLOCK_WORDS = 2**17
 """Words of the graph that `modularity` looks at at a time: 1 MB."""
@@ -46,31 +46,29 @@ class Library:
 
     build: Callable[[AffinityGraph], Any]
     """The graph as the library wants it."""
-    run: Callable[[Any, float, int | None], Array]
-    """(that graph, resolution, seed of the node order or None for the default) -> labels (N,)."""
+    run: Callable[[Any, int | None], Array]
+    """(that graph, seed of the node order or None for the default) -> labels (N,)."""
 
 
-def partition(
-    graph: AffinityGraph, backend: str, resolution: float, restarts: int, seed: int
-) -> Partition:
+def partition(graph: AffinityGraph, backend: str, restarts: int, seed: int) -> Partition:
     """Best of `restarts` Louvain runs. Of equal runs the first is kept.
 
     backend: one of BACKENDS. Raises MissingPackage if its library is not installed, ConfigError if
-    `bits` cannot count with the resolution.
+    the graph has more than MAX_LINKS and the backend is `bits`.
     """
     n_nodes, total = graph.n_nodes, _n_links(graph)
-    if total == n_nodes**2 and resolution <= 1:  # at 1 every partition has Q = 0: take the simplest
+    if total == n_nodes**2:  # every partition has Q <= 0: take the simplest
         labels = np.zeros(n_nodes, np.int32)
     elif total == 0:
         labels = np.arange(n_nodes, dtype=np.int32)
     elif backend == "bits":
-        return _bits(graph, total, resolution, restarts, seed)
+        return _bits(graph, total, restarts, seed)
     else:
-        return _best_of_orders(graph, LIBRARIES[backend], resolution, restarts, seed)
-    return Partition(labels, modularity(graph, labels, resolution), labels[None])
+        return _best_of_orders(graph, LIBRARIES[backend], restarts, seed)
+    return Partition(labels, modularity(graph, labels), labels[None])
 
 
-def modularity(graph: AffinityGraph, labels: Array, resolution: float = 1.0) -> float:
+def modularity(graph: AffinityGraph, labels: Array) -> float:
     """Q of a partition, labels 0.. of any integer dtype; 0 for a graph without edges.
 
     Counted on the bits in integers, so only the last three operations round.
@@ -89,7 +87,7 @@ def modularity(graph: AffinityGraph, labels: Array, resolution: float = 1.0) -> 
     if total == 0:
         return 0.0
     # exact: Python integers
-    return _q(inside, sum(volume**2 for volume in volumes.tolist()), total, resolution)
+    return _q(inside, sum(volume**2 for volume in volumes.tolist()), total)
 
 
 def unpack(graph: AffinityGraph) -> Array:
@@ -111,48 +109,29 @@ def _n_links(graph: AffinityGraph) -> int:
     return int(np.bitwise_count(graph.bits).sum(dtype=np.int64))
 
 
-def _q(inside: int, squares: int, total: int, resolution: float) -> float:
+def _q(inside: int, squares: int, total: int) -> float:
     """Q from the links inside communities, the sum of their squared volumes, and w."""
-    return inside / total - resolution * squares / total**2
+    return inside / total - squares / total**2
 
 
-def _bits(
-    graph: AffinityGraph, total: int, resolution: float, restarts: int, seed: int
-) -> Partition:
+def _bits(graph: AffinityGraph, total: int, restarts: int, seed: int) -> Partition:
     from datus.method.louvain_bits import best_partition
 
-    p, q = _fraction(resolution, total)
-    labels, inside, squares, tried = best_partition(graph.bits, p, q, restarts, seed % 2**63)
-    return Partition(labels, _q(inside, squares, total, resolution), tried)
-
-
-def _fraction(resolution: float, total: int) -> tuple[int, int]:
-    """(p, q) with p / q = resolution, or the nearest with q <= MAX_DENOMINATOR.
-
-    Raises ConfigError where 2 max(p, q) w^2, a bound on all that is added up, exceeds 64 bits. That
-    asks for a tiny or huge resolution, or more than 16384 nodes and a long fraction.
-    """
-    largest = (2**63 - 1) // (2 * total**2)
-    fraction = Fraction(resolution).limit_denominator(MAX_DENOMINATOR)
-    if fraction <= 0 or max(fraction.numerator, fraction.denominator) > largest:
+    if total > MAX_LINKS:
         raise ConfigError(
-            f"segments.resolution: {resolution} = {fraction} is too fine for 64-bit integers and "
-            f"{total} edges; take a fraction of numbers of 1 to {max(1, largest)}, such as 1.5, "
-            "or another segments.backend"
+            f"segments.backend = bits counts at most {MAX_LINKS} links between the patches of an "
+            f"image in 64-bit integers, got {total}: use a smaller features.image_px"
         )
-    return fraction.numerator, fraction.denominator
+    labels, inside, squares, tried = best_partition(graph.bits, restarts, seed % 2**63)
+    return Partition(labels, _q(inside, squares, total), tried)
 
 
-def _best_of_orders(
-    graph: AffinityGraph, library: Library, resolution: float, restarts: int, seed: int
-) -> Partition:
+def _best_of_orders(graph: AffinityGraph, library: Library, restarts: int, seed: int) -> Partition:
     built = library.build(graph)
     seeds = np.random.default_rng(seed).integers(0, 2**31 - 1, restarts)
     orders = (None, *seeds[1:].tolist())
-    tried = np.stack(
-        [in_order_of_first_node(library.run(built, resolution, order)) for order in orders]
-    )
-    qualities = [modularity(graph, labels, resolution) for labels in tried]
+    tried = np.stack([in_order_of_first_node(library.run(built, order)) for order in orders])
+    qualities = [modularity(graph, labels) for labels in tried]
     best = int(np.argmax(qualities))  # of equal ones the first
     return Partition(tried[best], qualities[best], tried)
 
@@ -163,13 +142,11 @@ def _sparse_matrix(graph: AffinityGraph) -> Any:
     return sparse.csr_matrix(unpack(graph), dtype=np.float64)
 
 
-def _scikit_network(adjacency: Any, resolution: float, order_seed: int | None) -> Array:
+def _scikit_network(adjacency: Any, order_seed: int | None) -> Array:
     """What the authors ran. No seed: its defaults, nodes in raster order."""
     from sknetwork.clustering import Louvain
 
-    louvain = Louvain(
-        resolution=resolution, shuffle_nodes=order_seed is not None, random_state=order_seed
-    )
+    louvain = Louvain(shuffle_nodes=order_seed is not None, random_state=order_seed)
     return np.asarray(louvain.fit_predict(adjacency))
 
 
@@ -189,17 +166,11 @@ def _networkx_graph(graph: AffinityGraph) -> Any:
     return built
 
 
-def _python_louvain(built: Any, resolution: float, order_seed: int | None) -> Array:
-    """The reference on networkx, slow. It shuffles always; no seed means seed 0.
-
-    Away from resolution 1 it stops early (moves and stopping rule disagree); the config refuses
-    that.
-    """
+def _python_louvain(built: Any, order_seed: int | None) -> Array:
+    """The reference on networkx, slow. It shuffles always; no seed means seed 0."""
     import community
 
-    communities = community.best_partition(
-        built, resolution=resolution, random_state=order_seed or 0
-    )
+    communities = community.best_partition(built, random_state=order_seed or 0)
     return np.array([communities[node] for node in range(len(communities))])
 
 
@@ -218,7 +189,7 @@ def _igraph_graph(graph: AffinityGraph) -> Any:
     return built
 
 
-def _leiden(built: Any, resolution: float, order_seed: int | None) -> Array:
+def _leiden(built: Any, order_seed: int | None) -> Array:
     """Traag et al. 2019, until nothing improves. It shuffles always; no seed means seed 0."""
     import leidenalg
 
@@ -226,7 +197,6 @@ def _leiden(built: Any, resolution: float, order_seed: int | None) -> Array:
         built,
         leidenalg.RBConfigurationVertexPartition,
         weights="weight",
-        resolution_parameter=resolution,
         n_iterations=-1,
         seed=order_seed or 0,
     )

@@ -1,16 +1,16 @@
 """Louvain on packed bits, compiled by numba.
 
-In:  uint64 (N, words) adjacency bits as in AffinityGraph, a resolution as an exact fraction.
+In:  uint64 (N, words) adjacency bits as in AffinityGraph.
 Out: int32 (N,) communities of the best of several node orders.
 
 A community is a bit mask of N bits, like a row of the adjacency, so the links of a node to a
 community are the set bits of (row & mask): at 784 patches 16 words, two AVX-512 registers. All
 arithmetic is in 64-bit integers: results are exact, and the same on every machine and thread.
 
-With k_i = links of node i, w = sum of k, resolution p / q, moving node i into community c changes
-modularity (paper III-C, eq. 2) by 2 / (q w^2) times the difference of its gains after and before,
+With k_i = links of node i, w = sum of k, moving node i into community c changes modularity (paper
+III-C, eq. 2) by 2 / w^2 times the difference of its gains after and before,
 
-    gain(i, c) = q w links(i, c without i) - p k_i (volume of c without i).
+    gain(i, c) = w links(i, c without i) - k_i (volume of c without i).
 
 One run goes through these phases (Blondel et al. 2008, with refinement as in Rotta & Noack 2011):
 
@@ -61,10 +61,8 @@ class Graph(NamedTuple):
     """int64 (N,): set bits of each row; a self loop counts once."""
     by_degree: Array
     """int64 (N,): the nodes, those of least degree first."""
-    link_weight: Int64
-    """q w: what one link adds to a gain."""
-    volume_weight: Int64
-    """p: what k_i times one unit of volume takes from a gain."""
+    total: Int64
+    """w, the sum of the degrees: what one link adds to a gain."""
 
 
 class Communities(NamedTuple):
@@ -79,20 +77,17 @@ class Communities(NamedTuple):
 
 
 @compiled
-def best_partition(
-    bits: Array, p: int, q: int, restarts: int, seed: int
-) -> tuple[Array, int, int, Array]:
+def best_partition(bits: Array, restarts: int, seed: int) -> tuple[Array, int, int, Array]:
     """Communities of the best of `restarts` runs; of equally good ones the first.
 
     Each of several runs is perturbed once, see above; a single one is not.
 
-    bits: uint64 (N, words), N > 0. p / q: the resolution; 2 max(p, q) w^2 must be below 2^63.
-    seed: 0 to 2^63 - 1. The first run takes the nodes in raster order, run r > 0 in an order that
-    depends on seed and r. Returns int32 (N,) labels 0.. in order of first node, the number of
-    links inside communities, the sum of their squared volumes, and int32 (T, N) the labels of each
-    of the T partitions that it is the best of.
+    bits: uint64 (N, words), N > 0; 2 w^2 must be below 2^63. seed: 0 to 2^63 - 1. The first run
+    takes the nodes in raster order, run r > 0 in an order that depends on seed and r. Returns int32
+    (N,) labels 0.. in order of first node, the number of links inside communities, the sum of their
+    squared volumes, and int32 (T, N) the labels of each of the T partitions that it is the best of.
     """
-    graph = _graph(bits, p, q)
+    graph = _graph(bits)
     n_tries = 1 if restarts == 1 else 2
     best_labels = np.zeros(len(bits), np.int32)
     tried = np.empty((restarts * n_tries, len(bits)), np.int32)
@@ -108,7 +103,7 @@ def best_partition(
                 labels = _perturbed(labels, order)
             communities = _improved(graph, _numbered(graph, labels), order)
             links, squares = _links_and_squares(graph, communities)
-            score = graph.link_weight * links - graph.volume_weight * squares  # q w^2 Q, exactly
+            score = graph.total * links - squares  # w^2 Q, exactly
             labels = communities.labels
             tried[n_tries * run + again] = labels
             if (run == 0 and again == 0) or score > best_score:
@@ -146,7 +141,7 @@ def _first_level(graph: Graph, order: Array) -> Array:
     Single nodes have no mask. Of all single neighbours that of the least degree gains most, so
     they are looked up in order of degree.
     """
-    rows, degrees, by_degree, link_weight, volume_weight = graph
+    rows, degrees, by_degree, total = graph
     n_nodes, n_slots = len(order), 0
     # a turn opens one slot at most; half as many are not enough, since nodes leave slots, too
     labels, masks, volumes = _no_communities(n_nodes, n_nodes, rows.shape[1])
@@ -155,19 +150,19 @@ def _first_level(graph: Graph, order: Array) -> Array:
     rank[by_degree] = np.arange(n_nodes)
     next_single = np.arange(n_nodes + 1)  # by rank; joined nodes point on
     for node in order:
-        own, volume_cost = labels[node], volume_weight * degrees[node]
+        own, degree = labels[node], degrees[node]
         links = all_links[:n_slots]
-        if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
+        if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degree:
             _count_by_neighbour(rows, node, labels, links)
         else:
             _count_by_slot(rows, node, masks, volumes, links)
         own_gain = 0
         if own >= 0:
             own_links = links[own] - _linked(rows, node, node)
-            own_gain = link_weight * own_links - volume_cost * (volumes[own] - degrees[node])
-        slot, gain = _best_slot(links, volumes, (own, own_gain), link_weight, volume_cost)
+            own_gain = total * own_links - degree * (volumes[own] - degree)
+        slot, gain = _best_slot(links, volumes, (own, own_gain), total, degree)
         single = _best_single(rows, node, by_degree, next_single)
-        if single >= 0 and link_weight - volume_cost * degrees[single] > gain:
+        if single >= 0 and total - degree * degrees[single] > gain:
             slot = n_slots
             n_slots += 1
             _put(masks, labels, single, slot)
@@ -175,8 +170,8 @@ def _first_level(graph: Graph, order: Array) -> Array:
             next_single[rank[single]] = rank[single] + 1
         if slot != own:
             if own >= 0:
-                volumes[own] -= degrees[node]
-            volumes[slot] += degrees[node]
+                volumes[own] -= degree
+            volumes[slot] += degree
             _put(masks, labels, node, slot)
             next_single[rank[node]] = rank[node] + 1
     return labels
@@ -204,7 +199,7 @@ def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
     In a sparse graph most nodes are not touched by a move: only the neighbours in other communities
     are looked at again (Traag et al. 2019), and all when nobody waits, as volumes have changed.
     """
-    rows, degrees, _, link_weight, volume_weight = graph
+    rows, degrees, _, total = graph
     labels, masks, volumes = communities
     links, n_slots = np.zeros(len(volumes), np.int64), len(volumes)
     sparse = SPARSE * degrees.sum() < len(order) ** 2
@@ -218,18 +213,18 @@ def _move_nodes(graph: Graph, communities: Communities, order: Array) -> None:
             if sparse and not _take(waiting, node):
                 continue
             waited = True
-            own, volume_cost = labels[node], volume_weight * degrees[node]
-            if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degrees[node]:
+            own, degree = labels[node], degrees[node]
+            if n_slots * rows.shape[1] > WORDS_PER_NEIGHBOUR * degree:
                 _count_by_neighbour(rows, node, labels, links)
             else:
                 _count_by_slot(rows, node, masks, volumes, links)
             own_links = links[own] - _linked(rows, node, node)
-            own_gain = link_weight * own_links - volume_cost * (volumes[own] - degrees[node])
-            slot, _ = _best_slot(links, volumes, (own, own_gain), link_weight, volume_cost)
+            own_gain = total * own_links - degree * (volumes[own] - degree)
+            slot, _ = _best_slot(links, volumes, (own, own_gain), total, degree)
             unmoved += 1
             if slot != own:
-                volumes[own] -= degrees[node]
-                volumes[slot] += degrees[node]
+                volumes[own] -= degree
+                volumes[slot] += degree
                 _put(masks, labels, node, slot)
                 unmoved = 1
                 if sparse:
@@ -253,7 +248,7 @@ def _take(mask: Array, node: int) -> bool:
 @compiled
 def _move_communities(graph: Graph, communities: Communities) -> bool:
     """Phase 3: communities move as blocks until none gains. False if none ever moved."""
-    rows, degrees, _, link_weight, volume_weight = graph
+    rows, degrees, _, total = graph
     labels, masks, volumes = communities
     blocks, block_volumes = masks.copy(), volumes.copy()
     links, of_node = np.zeros(len(volumes), np.int64), np.zeros(len(volumes), np.int64)
@@ -272,15 +267,14 @@ def _move_communities(graph: Graph, communities: Communities) -> bool:
                     _count_by_slot(rows, node, masks, volumes, of_node)
                 links += of_node
                 links[own] -= _shared(rows, node, blocks, block)
-            volume_cost = volume_weight * block_volumes[block]
-            rest = volumes[own] - block_volumes[block]
-            own_gain = link_weight * links[own] - volume_cost * rest
-            slot, _ = _best_slot(links, volumes, (own, own_gain), link_weight, volume_cost)
+            volume = block_volumes[block]
+            own_gain = total * links[own] - volume * (volumes[own] - volume)
+            slot, _ = _best_slot(links, volumes, (own, own_gain), total, volume)
             unmoved += 1
             if slot != own:
                 unmoved, moved = 1, True
-                volumes[own] -= block_volumes[block]
-                volumes[slot] += block_volumes[block]
+                volumes[own] -= volume
+                volumes[slot] += volume
                 for node in members:
                     _put(masks, labels, node, slot)
     return moved
@@ -288,12 +282,13 @@ def _move_communities(graph: Graph, communities: Communities) -> bool:
 
 @inlined
 def _best_slot(
-    links: Array, volumes: Array, own: tuple[int, Int64], link_weight: int, volume_cost: Int64
+    links: Array, volumes: Array, own: tuple[int, Int64], total: int, volume: Int64
 ) -> tuple[Int64, Int64]:
-    """(slot, gain) of the greatest gain. `own`: the present slot and its gain, which wins ties."""
+    """(slot, gain) of the greatest gain. `own`: the present slot and its gain, which wins ties.
+    volume: k of what moves."""
     best, best_gain = own
     for slot in range(len(links)):
-        gain = link_weight * links[slot] - volume_cost * volumes[slot]
+        gain = total * links[slot] - volume * volumes[slot]
         if gain > best_gain and slot != own[0]:
             best, best_gain = slot, gain
     return best, best_gain
@@ -386,7 +381,7 @@ def _no_communities(n_nodes: int, n_slots: int, n_words: int) -> Communities:
 
 
 @compiled
-def _graph(bits: Array, p: int, q: int) -> Graph:
+def _graph(bits: Array) -> Graph:
     n_nodes, n_words = bits.shape
     padded = (n_words + WORDS_AT_ONCE - 1) // WORDS_AT_ONCE * WORDS_AT_ONCE
     rows = np.zeros((n_nodes, padded), np.uint64)
@@ -394,7 +389,7 @@ def _graph(bits: Array, p: int, q: int) -> Graph:
     degrees = np.zeros(n_nodes, np.int64)
     for node in range(n_nodes):
         degrees[node] = _shared(rows, node, rows, node)
-    return Graph(rows, degrees, _sorted_nodes(degrees), q * degrees.sum(), np.int64(p))
+    return Graph(rows, degrees, _sorted_nodes(degrees), degrees.sum())
 
 
 @compiled

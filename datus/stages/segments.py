@@ -25,9 +25,6 @@ from datus.inputs.index import Index
 from datus.store.store import ShardReport
 from datus.types import AffinityGraph, ImageRecord, SegmentMap, ShardData
 
-RESOLUTION = 1.0
-"""Of the modularity, as in the paper (eq. 2)."""
-
 WEAK_MODULARITY = 0.03
 """Of a partition: below it communities may be noise."""
 
@@ -53,7 +50,6 @@ def build(context: Context) -> ShardWork:
         found = partition(
             AffinityGraph(graph["bits"]),
             settings.backend,
-            RESOLUTION,
             settings.restarts,
             int(seeds.generate_state(1)[0]),
         )

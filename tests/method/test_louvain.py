@@ -1,6 +1,5 @@
 """Back ends against brute force and planted partitions; modularity against networkx."""
 
-import re
 import sys
 from collections.abc import Iterator
 
@@ -13,10 +12,7 @@ from hypothesis import strategies as st
 
 from datus.errors import ConfigError, MissingPackage
 from datus.method.louvain import BACKENDS, in_order_of_first_node, modularity, partition, unpack
-from datus.types import AffinityGraph, Array
-
-RESOLUTION_FREE = [name for name in BACKENDS if name != "python-louvain"]
-"""python-louvain is only right at resolution 1."""
+from datus.types import Array
 
 
 def all_partitions(n_nodes: int) -> Iterator[list[int]]:
@@ -32,10 +28,10 @@ def all_partitions(n_nodes: int) -> Iterator[list[int]]:
     yield from grow([0])
 
 
-def best_of_all(adjacency: Array, resolution: float = 1.0) -> float:
+def best_of_all(adjacency: Array) -> float:
     """The greatest modularity there is, by the definition."""
     degrees = adjacency.sum(axis=1, dtype=np.float64)
-    weights = adjacency - resolution * np.outer(degrees, degrees) / degrees.sum()
+    weights = adjacency - np.outer(degrees, degrees) / degrees.sum()
     labels = np.array(list(all_partitions(len(adjacency))))
     together = labels[:, :, None] == labels[:, None, :]
     return float((together * weights).sum(axis=(1, 2)).max() / degrees.sum())
@@ -52,10 +48,8 @@ def test_modularity_equals_networkx(seed: int, n_nodes: int, share: float) -> No
         # networkx counts a loop twice in the degree; A counts it once
         graph.add_edge(int(i), int(j), weight=0.5 if i == j else 1.0)
     groups = [set(np.flatnonzero(labels == one).tolist()) for one in set(labels.tolist())]
-    for resolution in (0.5, 1.0, 2.0):
-        expected = networkx.community.modularity(graph, groups, resolution=resolution)
-        found = modularity(pack(adjacency), labels, resolution)
-        assert found == pytest.approx(expected, abs=1e-12, rel=0)
+    expected = networkx.community.modularity(graph, groups)
+    assert modularity(pack(adjacency), labels) == pytest.approx(expected, abs=1e-12, rel=0)
 
 
 def test_modularity_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,17 +65,16 @@ def test_small_graphs_come_near_the_best_of_all_partitions(backend: str) -> None
     for seed in range(8):
         adjacency = random_graph(seed, 7, 0.4)
         best = best_of_all(adjacency)
-        found = partition(pack(adjacency), backend, 1.0, 8, seed=0)
+        found = partition(pack(adjacency), backend, 8, seed=0)
         assert best - 0.02 <= found.modularity <= best + 1e-12
 
 
-@pytest.mark.parametrize("resolution", [0.5, 1.0, 1.7])
-def test_bits_nearly_always_finds_the_best_of_all_partitions(resolution: float) -> None:
+def test_bits_nearly_always_finds_the_best_of_all_partitions() -> None:
     losses = []
     for seed in range(40):
         adjacency = random_graph(seed, 8, 0.25 + 0.5 * seed / 40)
-        found = partition(pack(adjacency), "bits", resolution, 8, seed=0)
-        losses.append(best_of_all(adjacency, resolution) - found.modularity)
+        found = partition(pack(adjacency), "bits", 8, seed=0)
+        losses.append(best_of_all(adjacency) - found.modularity)
     assert min(losses) > -1e-12
     assert max(losses) < 0.01
     assert np.mean(np.array(losses) < 1e-12) >= 0.9
@@ -92,7 +85,7 @@ def test_planted_cliques_are_recovered(backend: str) -> None:
     expected = np.repeat(np.arange(4), (10, 25, 7, 18))
     shuffle = np.random.default_rng(1).permutation(60)
     adjacency = cliques(10, 25, 7, 18)[np.ix_(shuffle, shuffle)]
-    found = partition(pack(adjacency), backend, 1.0, 2, seed=0)
+    found = partition(pack(adjacency), backend, 2, seed=0)
     np.testing.assert_array_equal(found.labels, in_order_of_first_node(expected[shuffle]))
 
 
@@ -101,7 +94,7 @@ def test_noisy_planted_groups_are_recovered(backend: str) -> None:
     group = np.repeat(np.arange(3), 50)
     share = np.where(group[:, None] == group[None, :], 0.7, 0.25)
     adjacency = random_graph(5, 150, share)
-    found = partition(pack(adjacency), backend, 1.0, 2, seed=0)
+    found = partition(pack(adjacency), backend, 2, seed=0)
     np.testing.assert_array_equal(found.labels, group)
 
 
@@ -119,7 +112,7 @@ def test_noisy_planted_groups_are_recovered(backend: str) -> None:
     ids=["one node", "one empty node", "no edge", "only loops", "all edges", "isolated nodes"],
 )
 def test_strange_graphs_are_partitioned(backend: str, adjacency: Array) -> None:
-    found = partition(pack(adjacency), backend, 1.0, 2, seed=0)
+    found = partition(pack(adjacency), backend, 2, seed=0)
     assert found.labels.dtype == np.int32
     expected = {"all": np.zeros(6), "isolated": [0, 0, 0, 1, 1, 1, 2, 3]}
     if len(adjacency) > 1 and adjacency.all():
@@ -133,52 +126,29 @@ def test_strange_graphs_are_partitioned(backend: str, adjacency: Array) -> None:
     )
 
 
-@pytest.mark.parametrize("backend", RESOLUTION_FREE)
-def test_higher_resolution_gives_more_communities(backend: str) -> None:
-    graph = pack(random_graph(2, 40, 0.3))
-    counts = [
-        partition(graph, backend, resolution, 2, 0).labels.max() for resolution in (0.2, 1, 5)
-    ]
-    assert counts[0] < counts[1] < counts[2]
-
-
-@pytest.mark.parametrize("backend", RESOLUTION_FREE)
-def test_a_complete_graph_falls_apart_above_resolution_one(backend: str) -> None:
-    found = partition(pack(np.ones((6, 6), bool)), backend, 1.5, 1, 0)
-    np.testing.assert_array_equal(found.labels, np.arange(6))
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_same_seed_same_labels_and_restarts_never_hurt(backend: str) -> None:
     graph = pack(random_graph(4, 60, 0.5))
-    once = partition(graph, backend, 1.0, 1, seed=7)
-    several = partition(graph, backend, 1.0, 5, seed=7)
-    again = partition(graph, backend, 1.0, 5, seed=7)
+    once = partition(graph, backend, 1, seed=7)
+    several = partition(graph, backend, 5, seed=7)
+    again = partition(graph, backend, 5, seed=7)
     np.testing.assert_array_equal(several.labels, again.labels)
     assert several.modularity >= once.modularity
 
 
-@pytest.mark.parametrize("resolution", [0.0001, 1e30])
-def test_resolutions_that_integers_cannot_hold_are_refused(resolution: float) -> None:
-    with pytest.raises(ConfigError, match="is too fine for 64-bit integers and"):
-        partition(pack(random_graph(0, 9, 0.5)), "bits", resolution, 1, 0)
-
-
-def test_the_bound_on_the_resolution_is_stated() -> None:
-    graph = AffinityGraph(np.full((16384, 256), 2**64 - 1, np.uint64))
-    graph.bits[0, 0] = 2**64 - 2  # w^2 is just below 2^56
-    text = (
-        "segments.resolution: 1.234 = 617/500 is too fine for 64-bit integers and 268435455 edges; "
-        "take a fraction of numbers of 1 to 64, such as 1.5, or another segments.backend"
-    )
-    with pytest.raises(ConfigError, match=re.escape(text)):
-        partition(graph, "bits", 1.234, 1, 0)
+def test_graphs_with_more_links_than_integers_can_count_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("datus.method.louvain.MAX_LINKS", 24)
+    text = "segments.backend = bits counts at most 24 links .* got 25: use a smaller"
+    with pytest.raises(ConfigError, match=text):
+        partition(pack(np.pad(np.ones((5, 5), bool), (0, 1))), "bits", 1, 0)
 
 
 def test_leiden_without_its_packages_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "leidenalg", None)
     with pytest.raises(MissingPackage) as error:
-        partition(pack(random_graph(0, 9, 0.5)), "leiden", 1.0, 1, 0)
+        partition(pack(random_graph(0, 9, 0.5)), "leiden", 1, 0)
     assert str(error.value) == (
         "segments.backend = leiden needs the package leidenalg: "
         "pip install 'datus[leiden]', or take backend bits"

@@ -26,7 +26,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from graphs import pack, random_graph
 from datus.method.louvain import partition
-print(partition(pack(random_graph(11, 130, 0.4)), "bits", 1.0, 6, 3).labels.tolist())
+print(partition(pack(random_graph(11, 130, 0.4)), "bits", 6, 3).labels.tolist())
 """
 
 
@@ -62,8 +62,8 @@ def test_best_of_8_is_never_below_scikit_network_on_1000_graphs() -> None:
     differences = []
     for seed in range(1000):
         graph = pack(mixed_graph(seed))
-        ours = partition(graph, "bits", 1.0, 8, seed=0).modularity
-        differences.append(ours - partition(graph, "scikit-network", 1.0, 1, seed=0).modularity)
+        ours = partition(graph, "bits", 8, seed=0).modularity
+        differences.append(ours - partition(graph, "scikit-network", 1, seed=0).modularity)
     assert min(differences) > -1e-12
     assert np.mean(differences) > 0.004
 
@@ -72,8 +72,8 @@ def test_best_of_8_is_on_average_above_the_best_of_8_of_scikit_network() -> None
     differences = []
     for seed in range(1000, 1100):
         graph = pack(mixed_graph(seed))
-        ours = partition(graph, "bits", 1.0, 8, seed=0).modularity
-        differences.append(ours - partition(graph, "scikit-network", 1.0, 8, seed=0).modularity)
+        ours = partition(graph, "bits", 8, seed=0).modularity
+        differences.append(ours - partition(graph, "scikit-network", 8, seed=0).modularity)
     assert min(differences) > -0.005  # each side wins some: these are small, hard graphs
     assert np.mean(differences) > 0
 
@@ -83,8 +83,8 @@ def test_best_of_8_is_on_average_above_the_best_of_8_of_scikit_network() -> None
 def test_numbering_of_nodes_matters_no_more_than_restarts(seed: int) -> None:
     adjacency = mixed_graph(4 * (seed // 4) + 1 + seed % 2)
     shuffle = np.random.default_rng(seed).permutation(len(adjacency))
-    straight = partition(pack(adjacency), "bits", 1.0, 16, 0).modularity
-    shuffled = partition(pack(adjacency[np.ix_(shuffle, shuffle)]), "bits", 1.0, 16, 0).modularity
+    straight = partition(pack(adjacency), "bits", 16, 0).modularity
+    shuffled = partition(pack(adjacency[np.ix_(shuffle, shuffle)]), "bits", 16, 0).modularity
     assert shuffled == pytest.approx(straight, abs=0.02)
 
 
@@ -95,7 +95,7 @@ def test_planted_groups_give_one_modularity_under_any_numbering() -> None:
     for seed in range(5):
         shuffle = np.random.default_rng(seed).permutation(200)
         graph = pack(adjacency[np.ix_(shuffle, shuffle)])
-        found.add(partition(graph, "bits", 1.0, 1, 0).modularity)
+        found.add(partition(graph, "bits", 1, 0).modularity)
     assert len(found) == 1  # the same integers, so the same last bit
 
 
@@ -122,7 +122,7 @@ def test_a_long_ring_is_partitioned_well() -> None:
     """Few neighbours and many communities, where links are counted by neighbour."""
     apart = np.abs(np.subtract.outer(np.arange(900), np.arange(900)))
     adjacency = np.isin(apart, (0, 1, 899))
-    found = partition(pack(adjacency), "bits", 1.0, 1, 0)
+    found = partition(pack(adjacency), "bits", 1, 0)
     # arcs of m nodes: Q = 1 - 2 / 3m - m / 900; the best is near m = 24
     assert found.modularity > 0.9
     sizes = np.bincount(found.labels)
@@ -133,10 +133,10 @@ def test_chains_that_open_more_communities_than_half_their_nodes() -> None:
     """Seven nodes whose first pass asks for five slots: nodes leave them for new ones."""
     chain = np.array([3, 7, 14, 28, 40, 80, 32])[:, None] >> np.arange(7) & 1
     chains = pack(np.kron(np.eye(112, dtype=np.int64), chain) > 0)
-    graph = louvain_bits._graph(chains.bits, 1, 1)
+    graph = louvain_bits._graph(chains.bits)
     n_slots = louvain_bits._first_level(graph, np.arange(784)).max() + 1
     assert n_slots == 5 * 112 > 784 // 2 + 1
-    found = partition(chains, "bits", 1.0, 2, 0)
+    found = partition(chains, "bits", 2, 0)
     assert found.modularity == pytest.approx(modularity(chains, found.labels))
     assert found.modularity > 0.98
 
@@ -162,14 +162,14 @@ def test_no_kernel_writes_beside_its_arrays(tmp_path: Path) -> None:
 def test_a_graph_that_is_not_symmetric_ends() -> None:
     bits = np.zeros((8, 1), np.uint64)
     bits[:] = 1
-    assert best_partition(bits, 1, 1, 2, 0)[0].shape == (8,)
+    assert best_partition(bits, 2, 0)[0].shape == (8,)
 
 
 def test_same_labels_in_every_thread_and_process() -> None:
     graph = pack(random_graph(11, 130, 0.4))
-    expected = partition(graph, "bits", 1.0, 6, 3).labels
+    expected = partition(graph, "bits", 6, 3).labels
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: partition(graph, "bits", 1.0, 6, 3).labels, range(32)):
+        for found in pool.map(lambda _: partition(graph, "bits", 6, 3).labels, range(32)):
             np.testing.assert_array_equal(found, expected)
     assert run_program({}) == f"{expected.tolist()}\n"
 
@@ -224,12 +224,12 @@ def run_program(environment: dict[str, str]) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_16384_nodes_stay_below_128_mb() -> None:
     """The graph takes 34 MB; the boolean matrix would take 268 MB, that of weights 2.1 GB."""
-    best_partition(planted(512, 6, seed=0), 1, 1, 1, 0)  # compiled before memory is looked at
+    best_partition(planted(512, 6, seed=0), 1, 0)  # compiled before memory is looked at
     bits = planted(16384, 6, seed=0)
     graph = AffinityGraph(bits)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
     before = peak_mb()
-    found = partition(graph, "bits", 1.0, 1, 0)
+    found = partition(graph, "bits", 1, 0)
     assert peak_mb() - before < 128
     assert found.modularity == modularity(graph, found.labels)
     assert found.modularity > 0.2
