@@ -25,11 +25,8 @@ from datus.models.vit import Backbone, load_backbone
 from datus.models.weights import model_path, weights_id
 from datus.types import Array, FeatureGrid
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-PROBE = SHARED / "weights" / "probe_vit192d8p8.safetensors"
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
 TINY["num_classes"] = 0
-PROBE_ARCHITECTURE = {**TINY, "img_size": 128, "embed_dim": 192, "depth": 8, "num_heads": 3}
 SETTINGS = FeaturesConfig()
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -540,15 +537,3 @@ def test_fingerprints_load_neither_torch_nor_timm(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.skipif(not PROBE.is_file(), reason="the probe weights are not on this machine")
-def test_the_probe_loads_and_sees_an_image_of_any_shape(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "datus_probe.safetensors").symlink_to(PROBE)
-    (tmp_path / "datus_probe.json").write_text(json.dumps({"architecture": PROBE_ARCHITECTURE}))
-    monkeypatch.setattr(sources, "MODELS", tmp_path)
-    backbone = load_backbone("datus_probe", "auto", SETTINGS)
-    (grid,) = backbone.features(images_for(backbone, (9, 14)), 1, 1)
-    assert grid.keys.shape == grid.tokens.shape == (9, 14, 192)
