@@ -20,7 +20,7 @@ from tiny_runs import Dataset, go, make_dataset
 
 from datus.config import Config, SpeedConfig
 from datus.engine.resources import in_workers, runtime_of
-from datus.engine.workers import Cluster, ExecutorSettings, cluster_of, connected, idle
+from datus.engine.workers import Cluster, ExecutorSettings, cluster_of, connected
 from datus.engine.workers import ray as executor
 from datus.errors import MissingPackage, WorkError
 
@@ -196,7 +196,7 @@ def test_workers_wait_for_the_next_group_of_stages_but_not_for_long(
         os.kill(first, signal.SIGKILL)  # while it waits
         second = pid()
         assert second != first
-        monkeypatch.setattr(idle, "IDLE_SECONDS", 0.1)
+        monkeypatch.setattr(executor, "IDLE_SECONDS", 0.1)
         assert pid() == second
         time.sleep(2)
         third = pid()
@@ -232,15 +232,15 @@ def test_the_loss_of_a_node_is_noted_and_the_job_is_not_to_blame(
     settings = ExecutorSettings(1, lambda _: None, again, Cluster())
     pool = executor._Pool(print, ["job"], settings)
     worker = MagicMock()
-    pool._give(idle.Worker(worker, "gone"))
+    pool._give(executor.Worker(worker, "gone"))
     assert pool._lost(pool._running.popitem()[1]) is None
     assert noted == ["job"]
-    pool._give(idle.Worker(worker, "here"))
+    pool._give(executor.Worker(worker, "here"))
     assert noted == ["job"]
     packed = worker.work.remote.call_args[0][0]
     assert pickle.loads(packed) == (print, "job")
     assert pool._lost(pool._running.popitem()[1]) is None
-    pool._give(idle.Worker(worker, "here"))
+    pool._give(executor.Worker(worker, "here"))
     assert noted == ["job", "job"], "a worker that died alone: noted as it is tried again"
     assert pickle.loads(worker.work.remote.call_args[0][0]) == (print, "with care")
 
@@ -258,25 +258,25 @@ class Kills:
 
 
 def test_workers_are_given_back_and_all_go_home_at_the_end() -> None:
-    waiting, ray = idle.IdleWorkers(), Kills()
+    waiting, ray = executor.IdleWorkers(), Kills()
     with waiting.open(ray):
         with waiting.open(ray):
             for actor in ("a", "gone", "b"):
-                waiting.put(ray, Cluster(), idle.Worker(actor))
-            waiting.put(ray, Cluster(cpus=4), idle.Worker("large"))
+                waiting.put(ray, Cluster(), executor.Worker(actor))
+            waiting.put(ray, Cluster(cpus=4), executor.Worker("large"))
         assert ray.killed == [], "the outermost sends home"
         assert [hand.actor for hand in waiting.take(Cluster(), 1)] == ["a"]
         assert waiting.take(Cluster(gpus=1), 5) == []
-        waiting.put(ray, Cluster(), idle.Worker("a"))
+        waiting.put(ray, Cluster(), executor.Worker("a"))
     assert sorted(ray.killed) == ["a", "b", "gone", "large"]
     assert waiting.take(Cluster(), 5) == []
 
 
 def test_workers_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idle, "IDLE_SECONDS", 0.01)
-    waiting, ray = idle.IdleWorkers(), Kills()
+    monkeypatch.setattr(executor, "IDLE_SECONDS", 0.01)
+    waiting, ray = executor.IdleWorkers(), Kills()
     with waiting.open(ray):
-        waiting.put(ray, Cluster(), idle.Worker("a"))
+        waiting.put(ray, Cluster(), executor.Worker("a"))
         end = time.monotonic() + 10
         while not ray.killed and time.monotonic() < end:
             time.sleep(0.01)

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from datus.engine.workers.base import ExecutorSettings, Outcome, ShardFunction, died, travels
+from datus.engine.workers import ExecutorSettings, Outcome, ShardFunction, died, travels
 from datus.errors import WorkError
 
 ATTEMPTS = 3

@@ -2,7 +2,7 @@
 
 Each worker is an actor: a process that keeps its CPUs and its GPU and loads its models once. There
 are as many as `workers` says; 0 = as the cluster has room for, and as many again are asked for, so
-that a cluster that grows does. Workers wait a little for the next group of stages (`workers.idle`).
+that a cluster that grows does. Workers wait a little for the next group of stages (`IdleWorkers`).
 A shard whose worker dies goes to another one. A worker holds one shard at a time, so it is known
 which one it was: the third death on a shard is its failure, and its alone. The loss of a whole node
 is nobody's fault and is not counted, up to LOST_NODES times.
@@ -21,9 +21,10 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
-from datus.engine.workers.base import (
+from datus.engine.workers import (
     Cluster,
     ExecutorSettings,
     Outcome,
@@ -31,7 +32,6 @@ from datus.engine.workers.base import (
     died,
     travels,
 )
-from datus.engine.workers.idle import IDLE, Worker
 from datus.errors import MissingPackage, WorkError
 
 ATTEMPTS = 3
@@ -45,6 +45,7 @@ ROOM_SECONDS = 5.0
 PATIENCE_SECONDS = 60.0
 """With a cluster that had room and lost it."""
 ANSWER_SECONDS = 10.0
+IDLE_SECONDS = 60.0
 
 
 def run(
@@ -121,6 +122,78 @@ def _no_cluster(address: str, reason: str) -> str:
         "ray start --head, name it with --set speed.ray_address=HOST:PORT, or use "
         "--executor processes"
     )
+
+
+# --- between two groups of stages ----------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Worker:
+    """One actor, on the node where it was started."""
+
+    actor: Any
+    node: str = ""
+    number: int = -1
+    """Of the job that it works on."""
+
+
+class IdleWorkers:
+    """The workers that wait between two groups of stages. One for a process, as there is one
+    connection to Ray.
+
+    A worker that stays need not start, import torch and load its models again. One that waits
+    longer than IDLE_SECONDS, while k-means runs, would keep others from its GPU and the cluster
+    from growing smaller.
+    """
+
+    def __init__(self) -> None:
+        self._workers: list[tuple[Cluster, Worker]] = []
+        self._lock, self._depth = threading.Lock(), 0
+        self._timer: threading.Timer | None = None
+
+    @contextmanager
+    def open(self, ray: Any) -> Iterator[None]:
+        """For a whole run; the outermost dismisses whoever is left."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._dismiss(ray)
+
+    def put(self, ray: Any, cluster: Cluster, worker: Worker) -> None:
+        with self._lock:
+            self._workers.append((cluster, worker))
+            if self._timer is None:
+                self._timer = threading.Timer(IDLE_SECONDS, self._dismiss, [ray])
+                self._timer.daemon = True
+                self._timer.start()
+
+    def take(self, cluster: Cluster, n: int) -> list[Worker]:
+        """Of those that hold as much of the cluster."""
+        with self._lock:
+            mine = [one for one in self._workers if one[0] == cluster][:n]
+            self._workers = [one for one in self._workers if one not in mine]
+            if not self._workers:
+                self._stop_timer()
+        return [worker for _, worker in mine]
+
+    def _dismiss(self, ray: Any) -> None:
+        with self._lock:
+            self._stop_timer()
+            workers, self._workers = self._workers, []
+        for _, worker in workers:
+            with suppress(Exception):  # gone already
+                ray.kill(worker.actor)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+
+
+IDLE = IdleWorkers()
 
 
 # --- in the driver ------------------------------------------------------------------------------

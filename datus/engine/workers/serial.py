@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from datus.compute.threads import stopping
-from datus.engine.workers.base import ExecutorSettings, Outcome, ShardFunction
+from datus.engine.workers import ExecutorSettings, Outcome, ShardFunction
 
 
 def run(
