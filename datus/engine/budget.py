@@ -19,8 +19,14 @@ from datus.engine.plan import Node, Plan, find_node
 from datus.errors import BackboneError, WorkError, size_text
 from datus.inputs.index import Shard
 from datus.models.registry import find
-from datus.models.vit import check_timm_name, with_tag
-from datus.models.weights import hub_answers, hub_file, is_offline, not_here
+from datus.models.weights import (
+    check_timm_name,
+    hub_answers,
+    hub_file,
+    is_offline,
+    not_here,
+    with_tag,
+)
 from datus.store.reports import Place, reports
 from datus.store.store import DATASET_KEY, Store
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from datus.config import Config, FeaturesConfig
 from datus.models.registry import find
+from datus.models.vit import check_keys, timm_sides
 from datus.models.weights import model_path, own_record, patches_per_side
 
 
@@ -57,8 +58,6 @@ _ONE_SIZE = re.compile(r"beit(?:v2)?_[a-z]+_patch(\d+)_(\d+)$")
 
 def _sides(backbone: str) -> tuple[int, int]:
     """(side of a patch, the only side of images that the model takes or 0), both in pixels."""
-    from datus.models.vit import check_keys, timm_sides
-
     check_keys(backbone)
     if own := model_path(backbone):
         return own_record(own)["architecture"]["patch_size"], 0

@@ -281,14 +281,14 @@ UNICOM_OPTIONS: dict[str, Any] = {
 
 
 def _dinov2(size: str, kind: str, parameters: int, registers: bool = False) -> Row:
-    with_registers = f"vit_{kind}_patch14_reg4_dinov2.lvd142m"
-    name, released, note = with_registers, f"{size.lower()}14 _reg4", ""
-    if not registers:
-        name, released = with_registers.replace("_reg4", ""), f"{size.lower()}14"
-        note = (
-            "some patch tokens of the background have very large norms (Darcet et al. 2024, Vision "
-            f"Transformers Need Registers), which disturbs the graph of patches; prefer {name}"
-        ).replace(name, with_registers)
+    name, released = f"vit_{kind}_patch14_reg4_dinov2.lvd142m", f"{size.lower()}14"
+    if registers:
+        return Row(name, DINOV2, parameters, size, 14, 37, f"{released} _reg4")
+    note = (
+        "some patch tokens of the background have very large norms (Darcet et al. 2024, Vision "
+        f"Transformers Need Registers), which disturbs the graph of patches; prefer {name}"
+    )
+    name = name.replace("_reg4", "")
     return Row(name, DINOV2, parameters, size, 14, 37, released, note=note)
 
 
@@ -303,11 +303,6 @@ def _unicom(name: str, parameters: int, released: str, digits: str, **more: Any)
 def _dinov3(size: str, kind: str, parameters: int, released: str, digits: str) -> Row:
     name = f"vit_{kind}_patch16_dinov3.lvd1689m"
     return Row(name, DINOV3, parameters, size, 16, 0, released, f"sha256:{digits}")
-
-
-def _patches_of(patch_px: int, architecture: str) -> dict[str, Any]:
-    """timm has the model at another size of patches only."""
-    return {"architecture": architecture, "options": {"patch_size": patch_px}}
 
 
 ROWS: tuple[Row, ...] = (
@@ -374,12 +369,14 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         *("vit_base_patch4_224.msn", MSN, 87_503_616, "B", 4, 56, "vitb4_300ep"),
-        **_patches_of(4, "vit_base_patch16_224"),
+        architecture="vit_base_patch16_224",  # timm has it at this size of patches only
+        options={"patch_size": 4},
     ),
     Row("vit_large_patch16_224.msn", MSN, 303_301_632, "L", 16, 14, "vitl16_600ep"),
     Row(
         *("vit_large_patch7_224.msn", MSN, 303_513_600, "L", 7, 32, "vitl7_200ep"),
-        **_patches_of(7, "vit_large_patch16_224"),
+        architecture="vit_large_patch16_224",
+        options={"patch_size": 7},
     ),
     # CNNs, for crops only
     Row("resnet50.mocov2", MOCO_V2, 23_508_032, "", 0, 0, "800ep", "md5:a04e12f8"),

@@ -54,11 +54,7 @@ def load_backbone(
     random weights, and to tensors that a checkpoint may lack. Raises UsageError or BackboneError.
     """
     check_keys(backbone)
-    place = find_device(device)
-    source = find_weights(backbone, weights)
-    model = _architecture(backbone, source, seed)
-    _check_supported(model, backbone)
-    _fill(model, backbone, source, settings)
+    model, place = _loaded(backbone, weights, settings, device, seed, for_keys=True)
     return Backbone(model, backbone, settings.precision, place)
 
 
@@ -69,15 +65,9 @@ def load_embedder(
 
     Arguments and errors as in `load_backbone`.
     """
-    place = find_device(device)
-    source = find_weights(backbone, weights)
-    model = _architecture(backbone, source, seed)
-    if _is_filters(model) or _has_keys(model):
-        _check_supported(model, backbone)
-        _fill(model, backbone, source, settings)
-        return Backbone(model, backbone, settings.precision, place)
-    _fill(model, backbone, source, settings)
-    return CnnEmbedder(model, backbone, settings.precision, place)
+    model, place = _loaded(backbone, weights, settings, device, seed, for_keys=False)
+    kind = Backbone if _is_filters(model) or _has_keys(model) else CnnEmbedder
+    return kind(model, backbone, settings.precision, place)
 
 
 class Backbone:
@@ -256,21 +246,30 @@ class CnnEmbedder:
 # --- making a model -----------------------------------------------------------------------------
 
 
-def _architecture(name: str, source: Path | str, seed: int) -> Any:
-    """The model with random weights, or with those of the hub; without head, for any size."""
+def _loaded(
+    name: str, weights: str, settings: FeaturesConfig, device: str, seed: int, for_keys: bool
+) -> tuple[Any, str]:
+    """(the model with its weights, where it is to run). for_keys: a model without keys is an
+    error."""
+    place = find_device(device)
+    source = find_weights(name, weights)
     with seeded(seed):
-        if own := model_path(name):
-            return _own_model(own)
-        row = find(name)
-        if row and (row.options or not row.family.on_hub):
-            return _table_model(row)
-        return _timm_model(name, source == "hub")
-
-
-def _fill(model: Any, name: str, source: Path | str, settings: FeaturesConfig) -> None:
-    """The weights of a file; those of the hub are in the model already."""
-    if isinstance(source, Path):
+        model = _architecture(name, source)
+    if for_keys or _has_keys(model):
+        _check_supported(model, name)
+    if isinstance(source, Path):  # those of the hub are in the model already
         load_checkpoint(model, source, name, settings.allow_missing, settings.allow_unexpected)
+    return model, place
+
+
+def _architecture(name: str, source: Path | str) -> Any:
+    """The model with random weights, or with those of the hub; without head, for any size."""
+    if own := model_path(name):
+        return _own_model(own)
+    row = find(name)
+    if row and (row.options or not row.family.on_hub):
+        return _table_model(row)
+    return _timm_model(name, source == "hub")
 
 
 def _own_model(weights: Path) -> Any:
@@ -312,9 +311,9 @@ def _timm_model(name: str, pretrained: bool) -> Any:
     """A timm model without head that takes any size, if it can."""
     import timm
 
-    check_timm_name(name, pretrained)
+    sources.check_timm_name(name, pretrained)
     offline = pretrained and (sources.is_offline() or not sources.hub_answers())
-    if offline and sources.hub_file(with_tag(name)) is None:
+    if offline and sources.hub_file(sources.with_tag(name)) is None:
         raise BackboneError(sources.not_here(name))
     options = {"num_classes": 0, "pretrained": pretrained}
     try:
@@ -343,53 +342,6 @@ def _from_cache(offline: bool) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-# --- what timm has ------------------------------------------------------------------------------
-
-
-def hub_name(name: str) -> str:
-    """Of a model of timm, also one outside the table: its repository in timm's part of the hub.
-
-    Raises BackboneError if there is no such model or timm has no weights for it there.
-    """
-    import timm
-
-    check_timm_name(name, pretrained=True)
-    tagged = with_tag(name)
-    if timm.get_pretrained_cfg(name).hf_hub_id != f"timm/{tagged}":
-        raise BackboneError(
-            f"{name}: timm takes its weights from elsewhere, not from timm/{tagged} on the hub; a "
-            "run downloads them when it needs them"
-        )
-    return tagged
-
-
-def with_tag(name: str) -> str:
-    """The name of a timm model with the tag of its weights, where that was left to timm, too."""
-    if find(name) or "." in name:
-        return name
-    import timm
-
-    tag = getattr(timm.get_pretrained_cfg(name), "tag", "")
-    return f"{name}.{tag}" if tag else name
-
-
-def check_timm_name(name: str, pretrained: bool) -> None:
-    """BackboneError, with the names that are near, if timm has no such model."""
-    import timm
-
-    tagged = timm.list_models(pretrained=True)
-    architecture, dot, _ = name.partition(".")
-    if not timm.is_model(architecture) or (dot and name not in tagged):
-        names = sources.near(name, [*timm.list_models(), *tagged])
-        raise BackboneError(
-            f"{name}: timm has no such model" + (f"; did you mean {names}?" if names else "")
-        )
-    if pretrained and not timm.models.is_model_pretrained(name):
-        raise BackboneError(
-            f"{name}: timm has no weights for it; set features.weights to a file, or to random"
-        )
 
 
 @cache

@@ -76,10 +76,8 @@ def find_weights(backbone: str, weights: str) -> Path | str:
         if local is None and row and not row.family.on_hub:
             raise BackboneError(f"{backbone}: timm has no weights for it; {cure(backbone)}")
         return local or "hub"
-    return weights if weights == "random" else _given_file(weights)
-
-
-def _given_file(weights: str) -> Path:
+    if weights == "random":
+        return weights
     path = Path(weights).expanduser()
     if not path.is_file():
         raise UsageError(
@@ -245,8 +243,6 @@ def fetch(name: str) -> list[tuple[str, str]]:
     for weights. Raises UsageError if there is nothing to fetch, BackboneError if it cannot be
     fetched.
     """
-    from datus.models.vit import hub_name
-
     if path := model_path(name):
         raise UsageError(f"{name}: needs no download, its weights are {path}")
     row = find(name)
@@ -355,6 +351,53 @@ def _check_whole(name: str, path: Path) -> None:
             f"{name}: what {hub_address()} sent is not a file of weights ({error}) and was "
             f"removed; check HF_ENDPOINT if it is set, or {cure(name)}"
         ) from error
+
+
+# --- what timm has ------------------------------------------------------------------------------
+
+
+def hub_name(name: str) -> str:
+    """Of a model of timm, also one outside the table: its repository in timm's part of the hub.
+
+    Raises BackboneError if there is no such model or timm has no weights for it there.
+    """
+    import timm
+
+    check_timm_name(name, pretrained=True)
+    tagged = with_tag(name)
+    if timm.get_pretrained_cfg(name).hf_hub_id != f"timm/{tagged}":
+        raise BackboneError(
+            f"{name}: timm takes its weights from elsewhere, not from timm/{tagged} on the hub; a "
+            "run downloads them when it needs them"
+        )
+    return tagged
+
+
+def with_tag(name: str) -> str:
+    """The name of a timm model with the tag of its weights, where that was left to timm, too."""
+    if find(name) or "." in name:
+        return name
+    import timm
+
+    tag = getattr(timm.get_pretrained_cfg(name), "tag", "")
+    return f"{name}.{tag}" if tag else name
+
+
+def check_timm_name(name: str, pretrained: bool) -> None:
+    """BackboneError, with the names that are near, if timm has no such model."""
+    import timm
+
+    tagged = timm.list_models(pretrained=True)
+    architecture, dot, _ = name.partition(".")
+    if not timm.is_model(architecture) or (dot and name not in tagged):
+        names = near(name, [*timm.list_models(), *tagged])
+        raise BackboneError(
+            f"{name}: timm has no such model" + (f"; did you mean {names}?" if names else "")
+        )
+    if pretrained and not timm.models.is_model_pretrained(name):
+        raise BackboneError(
+            f"{name}: timm has no weights for it; set features.weights to a file, or to random"
+        )
 
 
 # --- cures and terms ----------------------------------------------------------------------------
