@@ -22,8 +22,7 @@ from datus.version import __version__
 
 if TYPE_CHECKING:
     from datus.api.functions import compare_runs, evaluate, export, load, mine
-    from datus.api.masked import MaskedImage
-    from datus.api.result import Cluster, Result
+    from datus.api.result import Cluster, MaskedImage, Result
     from datus.config import Config
     from datus.errors import DatusError
     from datus.method.metrics import Scores
@@ -49,10 +48,9 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(("compare_runs", "evaluate", "export", "load", "mine"), "api.functions"),
-    **dict.fromkeys(("Cluster", "Result"), "api.result"),
+    **dict.fromkeys(("Cluster", "MaskedImage", "Result"), "api.result"),
     "Config": "config",
     "DatusError": "errors",
-    "MaskedImage": "api.masked",
     "Scores": "method.metrics",
     "Store": "store.store",
     "run": "pipeline",

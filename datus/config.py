@@ -572,8 +572,5 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def settings_of(section: Any) -> dict[str, Any]:
     """A section as plain JSON values, without what does not change results (`keep`)."""
-    return {f.name: _plain(getattr(section, f.name)) for f in fields(section) if f.name != "keep"}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    values = {f.name: getattr(section, f.name) for f in fields(section) if f.name != "keep"}
+    return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}

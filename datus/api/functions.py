@@ -33,7 +33,6 @@ from datus.inputs.arrays import (
     Classes,
     Images,
     Truth,
-    Wanted,
     cache_folder,
     label_array,
     lay_out,
@@ -78,8 +77,7 @@ def mine(
             raise UsageError(f"settings: {name} has an argument of its own: use {argument}=")
     images = listed(images)
     folder = local_folder(out) if out else cache_folder(images)
-    data = lay_out(Wanted(images, truth, classes), folder)
-    paths = {"data.images": data.images, "data.truth": data.truth, "data.classes": data.classes}
+    paths = lay_out(folder, images, truth, classes)
     named = {"clusters.k": _k_setting(clusters), "run_dir": str(folder), "preset": preset}
     config = Config.load(None, {**(settings or {}), **paths, **named})
     for section in (config.features, config.embeddings):

@@ -1,7 +1,10 @@
 """A finished run in Python: its images, masks, clusters and scores, and what can be done with them.
 
     result = run_result(config, console)     run what is missing, then look
-    result[0].mask, result["a/b"]            one image: module `masked`
+    one = result[0], result["a/b"]           one image
+    one.image, one.mask                      uint8 (H, W, 3) and uint8 (H, W), the image's own size
+    one.segments, one.confidence             int32 (H, W) and float32 (H, W)
+    one.overlay()                            a PIL image
     result.clusters, result.scores, result.plot(), result.export("coco", "out")
     result.predict("new/")                   more images, the same clusters
 
@@ -16,6 +19,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +28,6 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from datus.api.masked import MaskedImage, colour_of, sheet_row, truth_palette
 from datus.api.tables import scores_table
 from datus.config import Config
 from datus.engine.progress import ProgressBars
@@ -36,25 +39,34 @@ from datus.formats.formats import find_format
 from datus.formats.records import Options
 from datus.inputs.arrays import (
     Images,
-    Wanted,
     cache_folder,
     is_cached,
     lay_out,
     listed,
     local_folder,
 )
+from datus.inputs.labels import decode_labels, load_classes, truth_classes
 from datus.method.masks import PALETTE
 from datus.method.metrics import Scores, score_all
 from datus.pipeline import run
-from datus.report.display import Entry, Look, contact_sheet, page
+from datus.report.display import (
+    Card,
+    Entry,
+    Look,
+    contact_sheet,
+    overlay_picture,
+    page,
+    png_bytes,
+)
+from datus.report.pictures import shrunk
 from datus.review.frozen import read_made, save
 from datus.store.store import Store
-from datus.types import Array, Confusion, ImageRecord, Verdict, evenly
+from datus.types import IGNORE, Array, Confusion, ImageRecord, Verdict, evenly
 
 EXAMPLES = 6
 """Crops of a cluster, images of a gallery."""
 
-GALLERY = Look(PALETTE, 0.6, side_px=150)
+NOTEBOOK, GALLERY = Look(PALETTE, 0.6, side_px=480), Look(PALETTE, 0.6, side_px=150)
 
 
 class NoSuchImage(UsageError, LookupError):
@@ -75,6 +87,99 @@ class Cluster:
     """RGB, in overlays and palettes."""
     examples: tuple[Array, ...]
     """uint8 (h, w, 3): its most confident segments, cut out, one from an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedImage:
+    """One image of a result. Every property reads the files of the run when it is asked for, and
+    keeps nothing."""
+
+    result: "Result"
+    record: ImageRecord
+
+    @property
+    def image_id(self) -> str:
+        """Path below the image folder without suffix."""
+        return self.record.image_id
+
+    @property
+    def image(self) -> Array:
+        """uint8 (H, W, 3) RGB, upright. Raises UsageError if the file was moved or changed."""
+        return picture(self.record, self.result.config.data.images)
+
+    @property
+    def mask(self) -> Array:
+        """uint8 (H, W): cluster of each pixel, 255 = no label."""
+        return self.result.finished.labels(self.record, self.result.k)
+
+    @property
+    def denoised(self) -> Array:
+        """As `mask`, drawn by the trained model. Raises UsageError if de-noising was off."""
+        return self.result.finished.labels(self.record, self.result.k, "denoise")
+
+    @property
+    def segments(self) -> Array:
+        """int32 (H, W): segment of each pixel, 0..S-1, in blocks of patches."""
+        return self.result.finished.segments(self.record, self.result.k)
+
+    @property
+    def confidence(self) -> Array:
+        """float32 (H, W): how sure the label of each pixel's segment is, 0 to 1, NaN where it took
+        its neighbours' (docs/confidence.md)."""
+        return self.result.finished.sure(self.record, self.result.k)
+
+    @property
+    def margin(self) -> Array:
+        """float32 (H, W): as `confidence`, from the distances to the centroids alone."""
+        return self.result.finished.sure(self.record, self.result.k, "margin")
+
+    @property
+    def truth(self) -> Array | None:
+        """uint8 (H, W): true class, 255 = not known; None where the image has no true mask."""
+        data = self.result.config.data
+        if not data.truth or self.record.truth_path is None:
+            return None
+        path = Path(data.truth) / self.record.truth_path
+        try:
+            labels = decode_labels(path.read_bytes(), data.max_pixels)
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}; mine again") from None
+        size = self.record.height, self.record.width
+        return truth_classes(labels, load_classes(Path(data.classes)), size)
+
+    def overlay(self, opacity: float = 0.6, side_px: int = 0) -> Image.Image:
+        """The image under the colours of its clusters; `side_px` > 0 makes it small."""
+        return overlay_picture(self.image, self.mask, Look(PALETTE, opacity, side_px))
+
+    def card(self, title: str = "", small: bool = False) -> Card:
+        """Photo and mask. The photo is the small one of the run folder if `small`, which saves the
+        decoding, and where the image file was moved."""
+        image: Array | None = None
+        if not small:
+            with suppress(DatusError):
+                image = self.image
+        if image is None:
+            image = self.result.finished.preview(self.record, self.result.k)
+        return Card(title or self.image_id, image, self.mask)
+
+    def __repr__(self) -> str:
+        return f"<{self.image_id}: {self.record.height} x {self.record.width}>"
+
+    def _repr_png_(self) -> bytes:
+        card = self.card()
+        return png_bytes(overlay_picture(card.image, card.mask, NOTEBOOK))
+
+    def _repr_html_(self) -> str:
+        card = self.card("mask")
+        counts = np.bincount(card.mask.ravel(), minlength=IGNORE + 1)[:IGNORE]
+        order = [n for n in np.argsort(-counts, kind="stable").tolist() if counts[n]]
+        names = self.result.names
+        legend = [Entry(names[n], colour_of(n), counts[n] / card.mask.size) for n in order]
+        cards = [card]
+        if card.image is not None:
+            cards = [Card("image", card.image, np.full_like(card.mask, IGNORE)), card]
+        size = f"{self.record.height} x {self.record.width} pixels"
+        return page(self.image_id, [size], cards, legend, NOTEBOOK)
 
 
 def run_result(config: Config, progress: bool) -> "Result":
@@ -119,7 +224,8 @@ class Result(Sequence[MaskedImage]):
 
     def _with(self, **changes: Any) -> "Result":
         """The same but for some arguments of the constructor."""
-        arguments = {name: getattr(self, name) for name in _ARGUMENTS}
+        names = ("finished", "config", "k", "names", "progress")
+        arguments = {name: getattr(self, name) for name in names}
         return Result(**(arguments | changes))
 
     # --- images ---------------------------------------------------------------------------------
@@ -327,9 +433,7 @@ class Result(Sequence[MaskedImage]):
         folder = local_folder(out) if out else cache_folder(images, salt)
         fixed: dict[str, Any] = {
             "run_dir": str(folder),
-            "data.images": lay_out(Wanted(images), folder).images,
-            "data.truth": "",
-            "data.classes": "",
+            **lay_out(folder, images),
             "clusters.k": [self.k],
             "clusters.frozen": str(folder / "clusters.safetensors"),
             "denoise.enabled": False,  # it would learn from the new images alone
@@ -418,5 +522,33 @@ class Result(Sequence[MaskedImage]):
         return scores_table({rule: scores.as_dict() for rule, scores in self.scores.items()})
 
 
-_ARGUMENTS = ("finished", "config", "k", "names", "progress")
-"""Of the constructor of Result."""
+def colour_of(cluster: int) -> tuple[int, int, int]:
+    """RGB of a cluster in overlays and in the palette of mask files."""
+    red, green, blue = PALETTE[cluster].tolist()
+    return red, green, blue
+
+
+def sheet_row(
+    image: MaskedImage, look: Look, truth_palette: Array | None
+) -> tuple[str, Sequence[Image.Image]]:
+    """Id and pictures: photo, overlay, and the truth if there is a palette for it."""
+    card = image.card()
+    pictures = [overlay_picture(card.image, card.mask, look)]
+    if card.image is not None:
+        pictures.insert(0, shrunk(card.image, look.side_px))
+    if truth_palette is not None and (truth := image.truth) is not None:
+        pictures.append(overlay_picture(None, truth, Look(truth_palette, 1.0, look.side_px)))
+    return image.image_id, pictures
+
+
+def truth_palette(match: Sequence[int], n_classes: int) -> Array:
+    """uint8 (256, 3): a class has the colour of the cluster that it was matched to, else a grey.
+
+    match: (K,) class of each cluster, or -1.
+    """
+    palette = np.zeros((256, 3), np.uint8)
+    palette[:n_classes] = np.linspace(60, 200, n_classes).astype(np.uint8)[:, None]
+    for cluster, label in enumerate(match):
+        if label >= 0:
+            palette[label] = PALETTE[cluster]
+    return palette

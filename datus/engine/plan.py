@@ -96,9 +96,6 @@ class Plan:
         """(stage, fingerprint, shard key) of everything that a node makes."""
         return node.places(self.shards)
 
-    def all_places(self) -> list[Place]:
-        return [place for node in self.nodes for place in self.places(node)]
-
     def key_of(self, node: Node, image_id: str) -> str:
         """The key of the shard in which a node makes an image; no report has to be read for it."""
         if node.is_dataset:
@@ -216,8 +213,12 @@ def _node(
     )
 
 
-OF_INDEX = ("dataset", "truth", "failures")
-"""Settings that come of the index."""
+OF_INDEX = {
+    "dataset": "the images changed",
+    "truth": "the true masks changed",
+    "failures": "other images failed",
+}
+"""Settings that come of the index -> what it means that one is another."""
 
 
 def check_unchanged(config: Config, nodes: Iterable[Node], index: Index | None = None) -> None:
@@ -300,10 +301,8 @@ def _changed_upstream(
 
 
 def _difference(stage: str, name: str, old: Any, new: Any) -> str:
-    if name in ("dataset", "truth", "failures"):
-        return {"dataset": "the images changed", "truth": "the true masks changed"}.get(
-            name, "other images failed"
-        )
+    if name in OF_INDEX:
+        return OF_INDEX[name]
     if name == "corrections":
         return f"{stage}.corrections: {'others are given' if new else 'none are given any more'}"
     return f"{stage}.{name}: {_short(old)} -> {_short(new)}"

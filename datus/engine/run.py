@@ -8,9 +8,9 @@ shard passes through all of them in memory, and the bytes that come out are the 
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from datus.engine.budget import check_disk_space
 from datus.engine.dataset import WORKPLACE, Dataset
 from datus.engine.plan import Node, Plan, unchanged, wanted_groups
 from datus.engine.resources import at_a_time, in_workers, placed, runtime_of
-from datus.engine.shard_job import LOADED, READ, Job, carefully, is_done, no_progress, run_job
+from datus.engine.shard_job import LOADED, READ, Job, is_done, no_progress, run_job
 from datus.engine.shares import Waiting, agreed_index, check_arrived, left_notes, locked, part_of
 from datus.engine.stage import Context
 from datus.engine.workers import Advance, ExecutorSettings, Outcome
@@ -265,18 +265,14 @@ def _share_seconds(rows: list[StageResult], worked: list[float], seconds: float)
 
 def _note(outcome: Outcome, broken: list[tuple[Shard, str]], console: Console) -> None:
     """Errors that every shard would meet end the run; a surprise in one shard does not."""
-    if outcome.error is None:
+    error = outcome.error
+    if error is None:
         for text in outcome.result:
             console.say(text)
-    elif isinstance(outcome.error, DatusError) and type(outcome.error) is not WorkError:
-        raise outcome.error
+    elif isinstance(error, DatusError) and type(error) is not WorkError:
+        raise error
     else:
-        name = type(outcome.error).__name__
-        reason = (
-            str(outcome.error)
-            if isinstance(outcome.error, WorkError)
-            else (f"{name}: {outcome.error}")
-        )
+        reason = str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"
         broken.append((outcome.job.shard, f"shard {outcome.job.shard.key}: {reason}"))
         console.say(broken[-1][1])
 
@@ -331,18 +327,19 @@ def _check_failures(config: Config, stage: str, failures: dict[str, str], n_imag
     if len(failures) <= config.speed.max_failed:
         if n_images == 0 or (failures and len(failures) == n_images and stage != "index"):
             raise TooManyFailures(
-                f"{stage}: no image is left, mend or replace them:\n{_listed(failures)}"
+                f"{stage}: no image is left, mend or replace them:\n{listed_failures(failures)}"
             )
         return
     images, them = ("1 image", "it") if len(failures) == 1 else (f"{len(failures)} images", "them")
     raise TooManyFailures(
         f"{stage}: {images} cannot be used, {config.speed.max_failed} are allowed; "
         f"the others are kept. Mend or remove {them}, or add --max-failed {len(failures)}.\n"
-        f"{_listed(failures)}"
+        f"{listed_failures(failures)}"
     )
 
 
-def _listed(failures: dict[str, str]) -> str:
+def listed_failures(failures: Mapping[str, str]) -> str:
+    """The first ten, a line each."""
     rows = [f"  {image_id}: {reason}" for image_id, reason in sorted(failures.items())[:10]]
     more = [f"  and {len(failures) - 10} more"] if len(failures) > 10 else []
     return "\n".join(rows + more)
@@ -356,7 +353,7 @@ def _executor_settings(
     def again(job: Job) -> Job:
         if store.is_local:
             note_loss(store.root)
-        return carefully(job)
+        return replace(job, careful=True)
 
     workers = speed.workers if speed.executor == "ray" else at_a_time(config)
     cluster = executors.cluster_of(speed)

@@ -7,7 +7,7 @@ store; a stage that was not kept, or is damaged, is made again on the way.
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Lock
 
 from datus.compute.memory import give_back_memory
@@ -53,10 +53,6 @@ def run_job(job: Job, advance: Advance) -> list[str]:
     return said
 
 
-def carefully(job: Job) -> Job:
-    return replace(job, careful=True)
-
-
 class Maker:
     """The outputs of one shard: from memory, from the store, or made now.
 
@@ -94,15 +90,12 @@ class Maker:
         if node.fingerprint not in self._memory:
             self._memory[node.fingerprint] = self._made(node)
 
-    def _place(self, node: Node) -> tuple[str, str, str]:
-        return node.place(self.job.shard)
-
     def _stored(self, node: Node) -> ShardData | None:
         try:
-            return self.store.read_shard(self._place(node), self._files)
+            return self.store.read_shard(node.place(self.job.shard), self._files)
         except CorruptShard as error:
             self.said.append(f"{error}: made again")
-            self.store.forget_shard(self._place(node))
+            self.store.forget_shard(node.place(self.job.shard))
             return None
 
     def _made(self, node: Node) -> ShardData:
@@ -113,7 +106,7 @@ class Maker:
         advance = self.advance if node in self.job.group else no_progress
         data = _loaded(self.job.config, node)(self.job.shard, inputs, advance)
         seconds = time.monotonic() - started
-        self.store.write_shard(self._place(node), data, seconds, keep=node.keep)
+        self.store.write_shard(node.place(self.job.shard), data, seconds, keep=node.keep)
         return data
 
 

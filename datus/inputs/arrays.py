@@ -1,13 +1,13 @@
 """Whatever a Python user has -> the folders that a run reads.
 
-    given = lay_out(Wanted(images, truth, classes), run)     folders as they are, the rest written
-    cache_folder(images)                                     where a run goes that nobody placed
+    settings = lay_out(run, images, truth, classes)     folders as they are, the rest written
+    cache_folder(images)                                where a run goes that nobody placed
 
 In:  images as a folder, a list of files, or a list of pictures (arrays, PIL images); truth as a
      folder or a list of label arrays; classes as a TOML file or a list of names.
-Out: Given: paths. Files of a list are linked and pictures written, without loss, below the run:
-     RUN/images, RUN/truth, RUN/classes.toml. The same pictures give the same bytes again, so a
-     second run finds everything done.
+Out: the settings of [data], which are paths. Files of a list are linked and pictures written,
+     without loss, below the run: RUN/images, RUN/truth, RUN/classes.toml. The same pictures give
+     the same bytes again, so a second run finds everything done.
 """
 
 import hashlib
@@ -17,7 +17,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,24 +48,6 @@ _OURS = ".datus-images"
 _CHANNELS = (3, 4)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the user gave."""
-
-    images: Images
-    truth: Truth | None = None
-    classes: Classes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What a run reads. Empty = not given."""
-
-    images: str
-    truth: str = ""
-    classes: str = ""
-
-
 def local_folder(out: str | Path) -> Path:
     """Where a run may be laid out. Raises UsageError for an address such as s3://bucket/run."""
     if "://" in str(out):
@@ -74,17 +55,26 @@ def local_folder(out: str | Path) -> Path:
     return Path(out).expanduser()
 
 
-def lay_out(wanted: Wanted, run: Path) -> Given:
-    """Folders as they are; lists are put below `run`. Raises UsageError with the cure."""
-    if (wanted.truth is None) != (wanted.classes is None):
+def lay_out(
+    run: Path, images: Images, truth: Truth | None = None, classes: Classes | None = None
+) -> dict[str, str]:
+    """data.images, data.truth and data.classes of a run; empty = not given.
+
+    Folders are as they are; lists are put below `run`. Raises UsageError with the cure.
+    """
+    if (truth is None) != (classes is None):
         raise UsageError("truth and classes go together: classes say what the true ids mean")
-    if isinstance(wanted.images, str | Path):
-        images, names = str(Path(wanted.images).expanduser()), None
+    if isinstance(images, str | Path):
+        folder, names = str(Path(images).expanduser()), None
     else:
-        entries = _entries(wanted.images)
+        entries = _entries(images)
         names = [image_id_of(name) for name, _ in entries]
-        images = str(_fill(run / "images", entries))
-    return Given(images, _truth(wanted.truth, names, run), _classes(wanted.classes, run))
+        folder = str(_fill(run / "images", entries))
+    return {
+        "data.images": folder,
+        "data.truth": _truth(truth, names, run),
+        "data.classes": _classes(classes, run),
+    }
 
 
 def cache_folder(images: Images, salt: str = "") -> Path:

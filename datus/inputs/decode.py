@@ -59,7 +59,6 @@ from datus.types import Array
 
 FORMATS = "JPEG, PNG, BMP, TIFF, GIF, WebP, PBM, PGM or PPM"
 
-
 MAX_ASPECT = 16.0
 """A longer strip is treated as one of 16:1, or its long side would grow without bound."""
 

@@ -35,8 +35,6 @@ from datus.types import ImageRecord
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(name, total) -> a progress bar: with bar(...) as advance: advance(n)."""
 
-TRUTH_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
-
 UNREADABLE = "cannot be read: "
 """Before the reason, in place of the hash of a true mask that cannot be read."""
 
@@ -86,7 +84,7 @@ def check_inputs(config: Config) -> None:
     folder = Path(config.data.images)
     if Path(config.run_path).resolve() == folder.resolve():
         raise UsageError(f"run_dir: {folder} is the folder of images: choose another --run-dir")
-    _find_truth(config.data.truth, find_images(Path(config.data.images)).paths)
+    _find_truth(config.data.truth, find_images(folder).paths)
     if config.data.truth:
         load_classes(Path(config.data.classes))
 

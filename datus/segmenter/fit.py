@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 from datus.compute.threads import map_threads, n_cores
 from datus.config import Config, settings_of
 from datus.engine.resources import resolve_device
-from datus.engine.run import Console
+from datus.engine.run import Console, listed_failures
 from datus.engine.workers import Advance
 from datus.errors import ImageError, TooManyFailures, UsageError
 from datus.inputs.decode import decode_image, image_size
@@ -280,8 +280,6 @@ class _Job:
     def _check(self) -> None:
         allowed, failed = self.config.speed.max_failed, self.failures
         if len(failed) > allowed:
-            rows = [f"  {name}: {why}" for name, why in sorted(failed.items())[:10]]
-            more = [f"  and {len(failed) - 10} more"] if len(failed) > 10 else []
             text = f"fit: {len(failed)} images or labels cannot be used, {allowed} are allowed: "
             text += f"mend or remove them, or add --max-failed {len(failed)}"
-            raise TooManyFailures("\n".join([text, *rows, *more]))
+            raise TooManyFailures(f"{text}\n{listed_failures(failed)}")

@@ -295,13 +295,6 @@ def _own_record(backbone: str) -> dict[str, Any]:
     return {name: record[name] for name in ("class", "architecture") if name in record}
 
 
-def _empty_vit(spec: SegmenterSpec, origin: Mapping[str, Any]) -> Any:
-    """The backbone's architecture, to be filled from the saved model."""
-    if "architecture" not in origin:
-        return _plain_model(load_backbone(spec.backbone, "random", FeaturesConfig()))
-    return empty_model(origin)
-
-
 # --- files --------------------------------------------------------------------------------------
 
 
@@ -397,8 +390,11 @@ def _empty(spec: SegmenterSpec, origin: dict[str, Any], stored: bool, weights: P
     """A segmenter whose tensors in the file are still to be filled in."""
     if spec.kind == "deeplabv3":
         return _deeplab(spec, 0)
+    if stored and "architecture" in origin:
+        return _probe(spec, empty_model(origin), origin, 0)
     if stored:
-        return _probe(spec, _empty_vit(spec, origin), origin, 0)
+        vit = _plain_model(load_backbone(spec.backbone, "random", FeaturesConfig()))
+        return _probe(spec, vit, origin, 0)
     found = weights_id(spec.backbone, spec.weights)
     if found != origin["id"]:
         raise BackboneError(

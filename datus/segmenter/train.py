@@ -102,7 +102,6 @@ class _Learner:
     ) -> None:
         self.segmenter, self.examples, self.settings = segmenter, examples, settings
         self.place = place
-        """`map` on threads, while `train` runs."""
         self.curve: list[float] = []
         """The mean loss of each epoch that is done."""
         self._device = next(segmenter.head.parameters()).device

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from datus.errors import UsageError
-from datus.inputs.arrays import Wanted, cache_folder, class_table, is_cached, label_array, lay_out
+from datus.inputs.arrays import cache_folder, class_table, is_cached, label_array, lay_out
 from datus.inputs.decode import decode_image
 from datus.inputs.find import find_images
 from datus.inputs.labels import decode_labels, load_classes
@@ -23,14 +23,17 @@ RED = np.full((4, 6, 3), (200, 10, 20), np.uint8)
 
 def placed(images: Any, run: Path, **more: Any) -> dict[str, bytes]:
     """What lies in the image folder of a run."""
-    folder = Path(lay_out(Wanted(images, **more), run).images)
+    folder = Path(lay_out(run, images, **more)["data.images"])
     return {path: (folder / path).read_bytes() for path in find_images(folder).paths}
 
 
 def test_a_folder_stays_where_it_is(tmp_path: Path) -> None:
-    found = lay_out(Wanted(tmp_path / "photos", tmp_path / "t", tmp_path / "c.toml"), tmp_path)
-    assert found.images == str(tmp_path / "photos")
-    assert (found.truth, found.classes) == (str(tmp_path / "t"), str(tmp_path / "c.toml"))
+    found = lay_out(tmp_path, tmp_path / "photos", tmp_path / "t", tmp_path / "c.toml")
+    assert found == {
+        "data.images": str(tmp_path / "photos"),
+        "data.truth": str(tmp_path / "t"),
+        "data.classes": str(tmp_path / "c.toml"),
+    }
     assert not list(tmp_path.iterdir())
 
 
@@ -111,10 +114,10 @@ def test_a_folder_of_the_user_is_never_emptied(tmp_path: Path) -> None:
 def test_labels_and_names_become_truth_and_a_class_table(tmp_path: Path) -> None:
     labels = np.array([[0, 1, 255]], np.int64)
     names = ['a "b"\\', "\x7f é 🙂"]
-    found = lay_out(Wanted([RED[:1, :3]], [labels], names), tmp_path)
-    data = (Path(found.truth) / "000000.png").read_bytes()
+    found = lay_out(tmp_path, [RED[:1, :3]], [labels], names)
+    data = (Path(found["data.truth"]) / "000000.png").read_bytes()
     assert decode_labels(data, 10).tolist() == [[0, 1, 255]]
-    table = load_classes(Path(found.classes))
+    table = load_classes(Path(found["data.classes"]))
     assert table.names == tuple(names)
     assert table.lookup[:3].tolist() == [0, 1, 255]
 
@@ -122,64 +125,64 @@ def test_labels_and_names_become_truth_and_a_class_table(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("wanted", "text"),
     [
-        (Wanted([]), "images: the list is empty: expected at least one image"),
-        (Wanted(RED), "images: expected a list of pictures, got one array: use [array]"),
+        (([],), "images: the list is empty: expected at least one image"),
+        ((RED,), "images: expected a list of pictures, got one array: use [array]"),
         (
-            Wanted(Image.new("L", (1, 1))),
+            (Image.new("L", (1, 1)),),
             "images: expected a list of pictures, got one: use [picture]",
         ),
         (
-            Wanted(3),
+            (3,),
             "images: expected a folder, a list of files or a list of pictures, got int",
         ),
         (
-            Wanted(["x.png", RED]),
+            (["x.png", RED],),
             "images: expected all paths or all pictures, got both: use one kind",
         ),
         (
-            Wanted([RED / np.float32(255)]),
+            ([RED / np.float32(255)],),
             "images: picture 0: expected uint8 (height, width, 3) RGB or (height, width), got "
             "float32 (4, 6, 3); of values from 0 to 1: (255 * array).round().astype('uint8')",
         ),
         (
-            Wanted([RED.transpose(2, 0, 1)]),
+            ([RED.transpose(2, 0, 1)],),
             "images: picture 0: expected uint8 (height, width, 3) RGB or (height, width), got "
             "uint8 (3, 4, 6); of channels first: array.transpose(1, 2, 0)",
         ),
         (
-            Wanted([Image.new("F", (1, 1))]),
+            ([Image.new("F", (1, 1))],),
             "images: picture 0 has floating-point pixels: use 8 or 16 bit",
         ),
-        (Wanted("x", "y"), "truth and classes go together: classes say what the true ids mean"),
+        (("x", "y"), "truth and classes go together: classes say what the true ids mean"),
         (
-            Wanted("x", [RED[..., 0]], ["a"]),
+            ("x", [RED[..., 0]], ["a"]),
             "truth: a list of labels needs a list of images: give a folder of masks",
         ),
         (
-            Wanted([RED], [], ["a"]),
+            ([RED], [], ["a"]),
             "truth: expected 1 label arrays, as images, got 0",
         ),
         (
-            Wanted([RED], [RED], ["a"]),
+            ([RED], [RED], ["a"]),
             "truth: labels 0: expected whole numbers 0 to 255, (height, width), "
             "got uint8 (4, 6, 3)",
         ),
-        (Wanted("x", "y", []), "classes: expected 1 to 255 names, got []"),
+        (("x", "y", []), "classes: expected 1 to 255 names, got []"),
     ],
 )
-def test_refusals(tmp_path: Path, wanted: Wanted, text: str) -> None:
+def test_refusals(tmp_path: Path, wanted: tuple[Any, ...], text: str) -> None:
     with pytest.raises(UsageError) as error:
-        lay_out(wanted, tmp_path)
+        lay_out(tmp_path, *wanted)
     assert str(error.value) == text
 
 
 def test_a_file_that_is_not_there_or_twice(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     with pytest.raises(UsageError, match=r"a\.png: no such file; a folder is given alone"):
-        lay_out(Wanted([path]), tmp_path)
+        lay_out(tmp_path, [path])
     Image.fromarray(RED).save(path)
     with pytest.raises(UsageError, match=r"a\.png is in the list twice: leave one out"):
-        lay_out(Wanted([path, path]), tmp_path)
+        lay_out(tmp_path, [path, path])
 
 
 def test_negative_labels_are_refused() -> None:
