@@ -24,8 +24,9 @@ from datus.engine.dataset import Dataset
 from datus.engine.plan import Node, Plan, wanted_groups
 from datus.engine.resources import at_a_time, parallel, placed, runtime_of
 from datus.engine.run import Console, require_upstream
-from datus.engine.shard_job import LOADED, READ, Job, Maker, no_progress
+from datus.engine.shard_job import LOADED, READ, Job, Maker
 from datus.engine.stage import Context, merged
+from datus.engine.workers import no_progress
 from datus.errors import (
     BackboneError,
     CorruptShard,

@@ -37,27 +37,12 @@ from datus.finished_run import Finished, copied, crop, picture, with_settings, w
 from datus.formats.export import Exported, Request, cluster_names, export_run
 from datus.formats.formats import find_format
 from datus.formats.records import Options
-from datus.inputs.arrays import (
-    Images,
-    cache_folder,
-    is_cached,
-    lay_out,
-    listed,
-    local_folder,
-)
+from datus.inputs.arrays import Images, cache_folder, is_cached, lay_out, listed, local_folder
 from datus.inputs.labels import decode_labels, load_classes, truth_classes
 from datus.method.masks import PALETTE
 from datus.method.metrics import Scores, score_all
 from datus.pipeline import run
-from datus.report.display import (
-    Card,
-    Entry,
-    Look,
-    contact_sheet,
-    overlay_picture,
-    page,
-    png_bytes,
-)
+from datus.report.display import Card, Entry, Look, contact_sheet, overlay_picture, page, png_bytes
 from datus.report.pictures import shrunk
 from datus.review.frozen import read_made, save
 from datus.store.store import Store

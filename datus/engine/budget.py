@@ -41,59 +41,41 @@ Groups = Sequence[tuple[Node, ...]]
 def todo(store: Store, plan: Plan, groups: Groups) -> dict[str, list[Shard]]:
     """Fingerprint -> the shards that running `groups` makes, those made twice twice.
 
-    A stage over the whole dataset makes one shard, which holds all images. A stage whose output
-    was not kept is made again for each group that needs it.
+    Goes through a run as `engine.run` does, and makes nothing. A stage over the whole dataset makes
+    one shard, which holds all images. A stage whose output was not kept is made again for each
+    group that needs it.
     """
-    walk = _Walk(store, plan)
-    for group in groups:
-        if group[0].is_dataset:
-            walk.whole(group[0])
-            continue
-        for shard in plan.shards:
-            walk.shard(group, shard)
-    return walk.made
+    made: dict[str, list[Shard]] = {node.fingerprint: [] for node in plan.nodes}
+    places = [place for node in plan.nodes for place in plan.places(node)]
+    found = zip(places, reports(store, places), strict=True)
+    # place of what is done, or will be by then -> its output is in the store
+    known = {place: report.stored for place, report in found if report is not None}
 
+    def make(node: Node, place: Place, shard: Shard) -> None:
+        made[node.fingerprint].append(shard)
+        known[place] = known.get(place, False) or node.keep
 
-class _Walk:
-    """Goes through a run as `engine.run` does, and makes nothing."""
-
-    def __init__(self, store: Store, plan: Plan) -> None:
-        self.plan = plan
-        self.made: dict[str, list[Shard]] = {node.fingerprint: [] for node in plan.nodes}
-        places = [place for node in plan.nodes for place in plan.places(node)]
-        self._done: set[Place] = set()
-        self._held: set[Place] = set()
-        for place, report in zip(places, reports(store, places), strict=True):
-            if report is not None:
-                self._done.add(place)
-                self._held |= {place} if report.stored else set()
-
-    def whole(self, node: Node) -> None:
-        place = node.place()
-        if place not in self._done:
-            records = tuple(record for shard in self.plan.shards for record in shard.records)
-            self._note(node, place, Shard(DATASET_KEY, records))
-
-    def shard(self, group: Sequence[Node], shard: Shard) -> None:
-        memory: set[str] = set()
-        for node in group:
-            if node.place(shard) not in self._done:
-                self._data(node, shard, memory)
-
-    def _data(self, node: Node, shard: Shard, memory: set[str]) -> None:
+    def data(node: Node, shard: Shard, memory: set[str]) -> None:
         place = node.place(shard)
-        if node.fingerprint in memory or place in self._held:
+        if node.fingerprint in memory or known.get(place, False):
             return
         memory.add(node.fingerprint)
         for need in node.needs:
-            self._data(find_node(self.plan.nodes, need, node.k), shard, memory)
-        self._note(node, place, shard)
+            data(find_node(plan.nodes, need, node.k), shard, memory)
+        make(node, place, shard)
 
-    def _note(self, node: Node, place: tuple[str, str, str], shard: Shard) -> None:
-        self.made[node.fingerprint].append(shard)
-        self._done.add(place)
-        if node.keep:
-            self._held.add(place)
+    every = Shard(DATASET_KEY, tuple(record for shard in plan.shards for record in shard.records))
+    for group in groups:
+        if group[0].is_dataset:
+            if group[0].place() not in known:
+                make(group[0], group[0].place(), every)
+            continue
+        for shard in plan.shards:
+            memory: set[str] = set()
+            for node in group:
+                if node.place(shard) not in known:
+                    data(node, shard, memory)
+    return made
 
 
 # --- bytes that are known beforehand --------------------------------------------------------------

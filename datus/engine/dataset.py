@@ -14,8 +14,8 @@ from pathlib import Path
 
 from datus.config import Config
 from datus.engine.plan import Node, Plan, find_node
-from datus.engine.shard_job import Job, Maker, no_progress
-from datus.engine.workers import Advance
+from datus.engine.shard_job import Job, Maker
+from datus.engine.workers import Advance, no_progress
 from datus.errors import CorruptShard
 from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, Shard

@@ -21,10 +21,10 @@ from datus.engine.budget import check_disk_space
 from datus.engine.dataset import WORKPLACE, Dataset
 from datus.engine.plan import Node, Plan, unchanged, wanted_groups
 from datus.engine.resources import at_a_time, in_workers, placed, runtime_of
-from datus.engine.shard_job import LOADED, READ, Job, is_done, no_progress, run_job
+from datus.engine.shard_job import LOADED, READ, Job, is_done, run_job
 from datus.engine.shares import Waiting, agreed_index, check_arrived, left_notes, locked, part_of
 from datus.engine.stage import Context
-from datus.engine.workers import Advance, ExecutorSettings, Outcome
+from datus.engine.workers import Advance, ExecutorSettings, Outcome, no_progress
 from datus.errors import DatusError, TooManyFailures, WorkError
 from datus.inputs.index import Index, Shard, check_inputs, make_index
 from datus.inputs.safe_decode import journal, too_slow
@@ -204,10 +204,10 @@ def _run_shards(
 ) -> None:
     """Every shard that lacks a stage of the group, through the executor."""
     started, plan = time.monotonic(), result.plan
-    lacking = [_undone(store, plan, node) for node in group]
-    missing = [shard for shard in plan.shards if any(shard.key in keys for keys in lacking)]
+    lacking = [(node, undone(store, plan.places(node))) for node in group]
+    missing = [s for s in plan.shards if any(node.key(s) in keys for node, keys in lacking)]
     rows = [StageResult(node.label, len(plan.shards)) for node in group]
-    for row, node, keys in zip(rows, group, lacking, strict=True):
+    for row, (node, keys) in zip(rows, lacking, strict=True):
         row.images = sum(len(shard.records) for shard in plan.shards)
         row.made = len(keys) if node.keep else len(missing)
     result.stages += rows
@@ -229,8 +229,8 @@ def _run_shards(
                 made = outcome.job.shard
                 check_arrived(store, [node.place(made) for node in group])
     worked = [
-        _seconds(store, node, [s for s in missing if s.key in keys or not node.keep])
-        for node, keys in zip(group, lacking, strict=True)
+        _seconds(store, node, [s for s in missing if node.key(s) in keys or not node.keep])
+        for node, keys in lacking
     ]
     _share_seconds(rows, worked, time.monotonic() - started)
     if broken:
@@ -241,12 +241,6 @@ def _run_shards(
             f"{failed.label}: {len(broken)} of {len(jobs)} shards failed, the others are kept; "
             f"the first: {text}"
         )
-
-
-def _undone(store: Store, plan: Plan, node: Node) -> set[str]:
-    """Keys of the shards that a stage lacks."""
-    keys = undone(store, plan.places(node))
-    return {shard.key for shard in plan.shards if node.key(shard) in keys}
 
 
 def _seconds(store: Store, node: Node, shards: Sequence[Shard]) -> float:
@@ -356,5 +350,4 @@ def _executor_settings(
         return replace(job, careful=True)
 
     workers = speed.workers if speed.executor == "ray" else at_a_time(config)
-    cluster = executors.cluster_of(speed)
-    return ExecutorSettings(workers, advance, again, cluster, tune_allocator, keep)
+    return ExecutorSettings(workers, advance, again, speed, tune_allocator, keep)

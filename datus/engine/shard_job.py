@@ -15,7 +15,7 @@ from datus.config import Config
 from datus.engine.plan import Node, check_unchanged, find_node
 from datus.engine.resources import runtime_of
 from datus.engine.stage import Context, ShardWork
-from datus.engine.workers import Advance
+from datus.engine.workers import Advance, no_progress
 from datus.errors import CorruptShard, WorkError
 from datus.inputs.index import Shard
 from datus.inputs.safe_decode import guarded
@@ -130,10 +130,6 @@ def _loaded(config: Config, node: Node) -> ShardWork:
             check_unchanged(config, [node])
             LOADED[config, node.fingerprint] = work
         return LOADED[config, node.fingerprint]
-
-
-def no_progress(_: int) -> None:
-    """Work that was not counted in the bar's total."""
 
 
 def is_done(store: Store, node: Node, shard: Shard) -> bool:

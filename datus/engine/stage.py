@@ -177,8 +177,7 @@ def one_image(
 ) -> ShardData:
     """The output of one image."""
     return ShardData(
-        arrays={record.image_id: arrays},
-        numbers={record.image_id: figures} if figures else {},
+        arrays={record.image_id: arrays}, numbers={record.image_id: figures} if figures else {}
     )
 
 

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -39,16 +39,6 @@ class Example:
     """float32 (F, gh, gw) features, or (3, h, w) normalised pixels."""
     shares: Array
     """uint8 (C, gh, gw): how much of each cell has which label, in 255ths."""
-
-
-class Examples(Protocol):
-    """All that is learnt from."""
-
-    are_features: bool
-    """`inputs` go to the head, not through the whole model."""
-
-    def __len__(self) -> int: ...
-    def take(self, numbers: Sequence[int], rng: np.random.Generator) -> list[Example]: ...
 
 
 @dataclass(slots=True)
@@ -139,6 +129,7 @@ class FeatureSet:
     """What a CacheWriter left in a folder."""
 
     are_features = True
+    """`inputs` go to the head, not through the whole model."""
 
     def __init__(self, folder: Path) -> None:
         table = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
@@ -245,6 +236,9 @@ class ImageSet:
         grid = (pixels.shape[1] // view.stride, pixels.shape[2] // view.stride)
         return Example(pixels, cell_shares(labels, grid, self._n_classes))
 
+
+Examples = FeatureSet | ImageSet
+"""All that is learnt from."""
 
 # --- labels -------------------------------------------------------------------------------------
 

@@ -25,12 +25,13 @@ from PIL import Image
 
 from datus.compute.threads import map_threads
 from datus.config import DataConfig
+from datus.engine.workers import no_progress
 from datus.errors import ImageError, TooManyFailures, UsageError, WorkError
 from datus.inputs.decode import decode_image, image_size
 from datus.inputs.find import find_images, image_id_of, read_file, sha256_of
 from datus.method.masks import PALETTE
 from datus.segmenter.files import read_record
-from datus.segmenter.tiles import Answer, Bar, Prediction, no_progress, predict_images
+from datus.segmenter.tiles import Answer, Bar, Prediction, predict_images
 from datus.store.whole_file import write_output
 from datus.types import Array
 

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from datus.compute.threads import map_threads, n_cores
+from datus.engine.workers import no_progress
 from datus.errors import BackboneError, UsageError
 from datus.inputs.decode import fit_size, normalise, resize_image
 from datus.models.forward import batches, exact_float32
@@ -164,10 +165,6 @@ def _forward(segmenter: "Segmenter", tiles: list[_Tile]) -> Array:
     if not np.isfinite(logits).all():
         raise BackboneError("infinite values or NaN came out of the model: train it again")
     return logits
-
-
-def no_progress(n_done: int) -> None:
-    """Nobody watches."""
 
 
 def seen_size(

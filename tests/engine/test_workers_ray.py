@@ -20,9 +20,11 @@ from tiny_runs import Dataset, go, make_dataset
 
 from datus.config import Config, SpeedConfig
 from datus.engine.resources import in_workers, runtime_of
-from datus.engine.workers import Cluster, ExecutorSettings, cluster_of, connected
+from datus.engine.run import _executor_settings
+from datus.engine.workers import ExecutorSettings, connected, no_progress
 from datus.engine.workers import ray as executor
 from datus.errors import MissingPackage, WorkError
+from datus.store.store import Store
 
 pytestmark = pytest.mark.skipif(
     not importlib.util.find_spec("ray"), reason="Ray is not installed: pip install 'datus[ray]'"
@@ -77,7 +79,7 @@ def test_an_address_in_the_environment_is_taken(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with (
         pytest.raises(WorkError, match=r"answers at 127\.0\.0\.1:9 "),
-        executor.connected(Cluster()),
+        executor.connected(SpeedConfig()),
     ):
         pass
 
@@ -94,7 +96,7 @@ def test_an_address_in_the_environment_is_taken(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_addresses_of_another_kind_are_refused(address: str, said: str) -> None:
-    with pytest.raises(WorkError) as caught, executor.connected(Cluster(address)):
+    with pytest.raises(WorkError) as caught, executor.connected(SpeedConfig(ray_address=address)):
         pass
     assert said in str(caught.value)
 
@@ -113,7 +115,7 @@ def test_addresses_of_another_kind_are_refused(address: str, said: str) -> None:
 def test_workers_that_fit_on_a_node(
     node: dict[str, float], cpus: float, gpus: float, seats: int
 ) -> None:
-    assert executor._seats(node, Cluster(cpus=cpus, gpus=gpus)) == seats
+    assert executor._seats(node, SpeedConfig(ray_cpus=cpus, ray_gpus=gpus)) == seats
 
 
 def test_a_cluster_that_had_nodes_is_given_time_to_get_others(
@@ -133,10 +135,12 @@ def test_a_cluster_that_had_nodes_is_given_time_to_get_others(
         pool._look()
 
 
-def test_settings_reach_the_cluster_and_threads_of_workers_are_their_cpus() -> None:
+def test_settings_reach_the_cluster_and_threads_of_workers_are_their_cpus(tmp_path: Path) -> None:
     ray = {"speed.executor": "ray", "speed.device": "cpu", "speed.ray_address": "h:1"}
     config = Config.load(None, {**ray, "speed.ray_cpus": 3, "speed.ray_gpus": 0.5})
-    assert cluster_of(config.speed) == Cluster("h:1", 3.0, 0.5, 0.0)
+    settings = _executor_settings(config, Store(tmp_path), no_progress, keep=False)
+    assert settings.speed.ray_address == "h:1"
+    assert (settings.speed.ray_cpus, settings.speed.ray_gpus) == (3.0, 0.5)
     assert runtime_of(in_workers(config)).threads == 3
     assert runtime_of(in_workers(Config.load(None, {**ray, "speed.threads": 7}))).threads == 7
     assert in_workers(Config.load(None)) == Config.load(None)
@@ -145,19 +149,19 @@ def test_settings_reach_the_cluster_and_threads_of_workers_are_their_cpus() -> N
 # --- one cluster on this machine ----------------------------------------------------------------
 
 
-def run_jobs(function: Any, folder: Path, cluster: Cluster, workers: int = 2) -> dict[int, Any]:
+def run_jobs(function: Any, folder: Path, speed: SpeedConfig, workers: int = 2) -> dict[int, Any]:
     jobs = [(number, str(folder)) for number in range(3)]
-    settings = ExecutorSettings(workers, lambda n: None, cluster=cluster)
+    settings = ExecutorSettings(workers, lambda n: None, speed=speed)
     return {one.job[0]: one.error or one.result for one in executor.run(function, jobs, settings)}
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_results_and_errors_come_back_from_the_cluster(tmp_path: Path) -> None:
-    found = run_jobs(work.fails_on_two, tmp_path, Cluster(cpus=0.5))
+    found = run_jobs(work.fails_on_two, tmp_path, SpeedConfig(ray_cpus=0.5))
     assert (found[0], found[1]) == (0, 1)
     assert repr(found[2]) == "ValueError('two is bad')"
     with pytest.raises(WorkError) as caught:
-        run_jobs(work.square, tmp_path, Cluster(cpus=64.0, gpus=1.0))
+        run_jobs(work.square, tmp_path, SpeedConfig(ray_cpus=64.0, ray_gpus=1.0))
     assert str(caught.value) == (
         "no node of the Ray cluster has room for a worker: expected 64 CPUs and 1 GPUs, got 2 CPUs "
         "and 0 GPUs: lower speed.ray_cpus or speed.ray_gpus, or give nodes time to come with "
@@ -172,7 +176,7 @@ def test_workers_keep_their_process_their_folder_and_their_environment(
 ) -> None:
     monkeypatch.setenv("DATUS_OFFLINE", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    found = list(run_jobs(work.tells_where_it_is, tmp_path, Cluster(), workers=1).values())
+    found = list(run_jobs(work.tells_where_it_is, tmp_path, SpeedConfig(), workers=1).values())
     pid, *rest = found[0]
     assert rest == [os.getcwd(), "1", ""]
     assert found == [found[0]] * 3, "one process does one shard after the other"
@@ -186,11 +190,11 @@ def test_workers_wait_for_the_next_group_of_stages_but_not_for_long(
 ) -> None:
     def pid() -> int:
         (found,) = {
-            one[0] for one in run_jobs(work.tells_where_it_is, tmp_path, Cluster(), 1).values()
+            one[0] for one in run_jobs(work.tells_where_it_is, tmp_path, SpeedConfig(), 1).values()
         }
         return int(found)
 
-    with executor.connected(Cluster()):
+    with executor.connected(SpeedConfig()):
         first = pid()
         assert pid() == first
         os.kill(first, signal.SIGKILL)  # while it waits
@@ -229,7 +233,7 @@ def test_the_loss_of_a_node_is_noted_and_the_job_is_not_to_blame(
         noted.append(job)
         return "with care"
 
-    settings = ExecutorSettings(1, lambda _: None, again, Cluster())
+    settings = ExecutorSettings(1, lambda _: None, again, SpeedConfig())
     pool = executor._Pool(print, ["job"], settings)
     worker = MagicMock()
     pool._give(executor.Worker(worker, "gone"))
@@ -262,26 +266,26 @@ def test_workers_are_given_back_and_all_go_home_at_the_end() -> None:
     with waiting.open(ray):
         with waiting.open(ray):
             for actor in ("a", "gone", "b"):
-                waiting.put(ray, Cluster(), executor.Worker(actor))
-            waiting.put(ray, Cluster(cpus=4), executor.Worker("large"))
+                waiting.put(ray, SpeedConfig(), executor.Worker(actor))
+            waiting.put(ray, SpeedConfig(ray_cpus=4), executor.Worker("large"))
         assert ray.killed == [], "the outermost sends home"
-        assert [hand.actor for hand in waiting.take(Cluster(), 1)] == ["a"]
-        assert waiting.take(Cluster(gpus=1), 5) == []
-        waiting.put(ray, Cluster(), executor.Worker("a"))
+        assert [hand.actor for hand in waiting.take(SpeedConfig(), 1)] == ["a"]
+        assert waiting.take(SpeedConfig(ray_gpus=1), 5) == []
+        waiting.put(ray, SpeedConfig(), executor.Worker("a"))
     assert sorted(ray.killed) == ["a", "b", "gone", "large"]
-    assert waiting.take(Cluster(), 5) == []
+    assert waiting.take(SpeedConfig(), 5) == []
 
 
 def test_workers_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "IDLE_SECONDS", 0.01)
     waiting, ray = executor.IdleWorkers(), Kills()
     with waiting.open(ray):
-        waiting.put(ray, Cluster(), executor.Worker("a"))
+        waiting.put(ray, SpeedConfig(), executor.Worker("a"))
         end = time.monotonic() + 10
         while not ray.killed and time.monotonic() < end:
             time.sleep(0.01)
         assert ray.killed == ["a"]
-        assert waiting.take(Cluster(), 1) == []
+        assert waiting.take(SpeedConfig(), 1) == []
 
 
 @pytest.mark.slow
@@ -291,7 +295,7 @@ def test_another_version_on_a_node_is_refused(
 ) -> None:
     monkeypatch.setattr(executor, "_version", lambda: "datus 9.9")
     with pytest.raises(WorkError, match=r"a node of the cluster has datus .*, here is datus 9\.9"):
-        run_jobs(work.square, tmp_path, Cluster())
+        run_jobs(work.square, tmp_path, SpeedConfig())
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ Jobs and results must be picklable.
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datus.config import SpeedConfig
@@ -22,6 +22,10 @@ Advance = Callable[[int], None]
 ShardFunction = Callable[[Any, Advance], Any]
 
 
+def no_progress(_: int) -> None:
+    """Work that nobody watches, or that was not counted in the bar's total."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one job: a result, or the error that ended it."""
@@ -29,18 +33,6 @@ class Outcome:
     job: Any
     result: Any = None
     error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Of Ray: where it is and what one worker takes of it."""
-
-    address: str = ""
-    """HOST:PORT, local, or auto; empty = RAY_ADDRESS, else auto: the cluster of this machine."""
-    cpus: float = 1.0
-    gpus: float = 0.0
-    wait: float = 0.0
-    """Seconds until a node must be there that has room for a worker."""
 
 
 def nothing() -> None:
@@ -55,7 +47,8 @@ class ExecutorSettings:
     advance: Advance
     again: Callable[[Any], Any] = lambda job: job
     """(job that a worker died on) -> the job as it is tried again."""
-    cluster: Cluster = Cluster()
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    """Of Ray: where it is and what one worker takes of it."""
     prepare: Callable[[], None] = nothing
     """Called once in a worker process."""
     keep: bool = False
@@ -81,11 +74,6 @@ def by_name(name: str) -> Executor:
     return processes.run
 
 
-def cluster_of(speed: SpeedConfig) -> Cluster:
-    """What the settings say of Ray."""
-    return Cluster(speed.ray_address, speed.ray_cpus, speed.ray_gpus, speed.ray_wait)
-
-
 def connected(speed: SpeedConfig) -> AbstractContextManager[None]:
     """What a whole run holds. With Ray, a cluster that answers: no answer is said at the door. Else
     worker processes, once there are some."""
@@ -97,7 +85,7 @@ def connected(speed: SpeedConfig) -> AbstractContextManager[None]:
         return processes.kept()
     from datus.engine.workers import ray
 
-    return ray.connected(cluster_of(speed))
+    return ray.connected(speed)
 
 
 def travels(error: Exception) -> Exception:

@@ -24,14 +24,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from datus.engine.workers import (
-    Cluster,
-    ExecutorSettings,
-    Outcome,
-    ShardFunction,
-    died,
-    travels,
-)
+from datus.config import SpeedConfig
+from datus.engine.workers import ExecutorSettings, Outcome, ShardFunction, died, travels
 from datus.errors import MissingPackage, WorkError
 
 ATTEMPTS = 3
@@ -53,7 +47,7 @@ def run(
 ) -> Iterator[Outcome]:
     if not jobs:
         return
-    with connected(settings.cluster):
+    with connected(settings.speed):
         pool = _Pool(function, jobs, settings)
         try:
             yield from pool.outcomes()
@@ -62,14 +56,14 @@ def run(
 
 
 @contextmanager
-def connected(cluster: Cluster) -> Iterator[None]:
+def connected(speed: SpeedConfig) -> Iterator[None]:
     """A connection to the cluster, or the one that is there. Raises WorkError with the cure."""
     ray = _package()
     if ray.is_initialized():
         with IDLE.open(ray):
             yield
         return
-    address = _answering(cluster.address)
+    address = _answering(speed.ray_address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         # workers print to logs of their own: progress is in one place
@@ -147,7 +141,7 @@ class IdleWorkers:
     """
 
     def __init__(self) -> None:
-        self._workers: list[tuple[Cluster, Worker]] = []
+        self._workers: list[tuple[SpeedConfig, Worker]] = []
         self._lock, self._depth = threading.Lock(), 0
         self._timer: threading.Timer | None = None
 
@@ -162,18 +156,18 @@ class IdleWorkers:
             if not self._depth:
                 self._dismiss(ray)
 
-    def put(self, ray: Any, cluster: Cluster, worker: Worker) -> None:
+    def put(self, ray: Any, speed: SpeedConfig, worker: Worker) -> None:
         with self._lock:
-            self._workers.append((cluster, worker))
+            self._workers.append((speed, worker))
             if self._timer is None:
                 self._timer = threading.Timer(IDLE_SECONDS, self._dismiss, [ray])
                 self._timer.daemon = True
                 self._timer.start()
 
-    def take(self, cluster: Cluster, n: int) -> list[Worker]:
-        """Of those that hold as much of the cluster."""
+    def take(self, speed: SpeedConfig, n: int) -> list[Worker]:
+        """Up to n of those that hold as much of the cluster."""
         with self._lock:
-            mine = [one for one in self._workers if one[0] == cluster][:n]
+            mine = [one for one in self._workers if one[0] == speed][:n]
             self._workers = [one for one in self._workers if one not in mine]
             if not self._workers:
                 self._stop_timer()
@@ -247,34 +241,34 @@ class _Pool:
         self._look()
         n_wanted = len(self._queue) + len(self._running)
         limit = self._settings.workers or max(1, 2 * self._room)
-        cluster = self._settings.cluster
+        speed = self._settings.speed
         cls = self._ray.remote(_Worker)
         n_more = max(0, min(n_wanted, limit) - len(self._running) - len(self._starting))
-        rested = IDLE.take(cluster, n_more)
+        rested = IDLE.take(speed, n_more)
         for worker in rested:
             self._start(worker.actor)  # it tells whether it is still there
         for _ in range(n_more - len(rested)):
-            needs = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "max_restarts": 0}
+            needs = {"num_cpus": speed.ray_cpus, "num_gpus": speed.ray_gpus, "max_restarts": 0}
             self._start(cls.options(**needs).remote())
 
     def _start(self, actor: Any) -> None:
-        gpus = self._settings.cluster.gpus > 0
+        gpus = self._settings.speed.ray_gpus > 0
         self._starting[actor.start.remote(_environment(), os.getcwd(), gpus)] = Worker(actor)
 
     def _look(self) -> None:
         """Count the workers that the nodes have room for. Raises WorkError: none, for too long."""
-        now, cluster = time.monotonic(), self._settings.cluster
+        now, speed = time.monotonic(), self._settings.speed
         if now - self._looked < ROOM_SECONDS:
             return
         self._looked = now
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        self._room = sum(_seats(node, cluster) for node in nodes)
+        self._room = sum(_seats(node, speed) for node in nodes)
         if self._room:
             self._had_room = now
             return
-        patience = max(cluster.wait, PATIENCE_SECONDS) if self._begun else cluster.wait
+        patience = max(speed.ray_wait, PATIENCE_SECONDS) if self._begun else speed.ray_wait
         if now - self._had_room >= patience:
-            raise WorkError(_no_room(cluster, nodes))
+            raise WorkError(_no_room(speed, nodes))
 
     def _begin(self, ref: Any) -> None:
         """A worker has started: it gets its first shard."""
@@ -299,7 +293,7 @@ class _Pool:
 
     def _give(self, worker: Worker) -> None:
         if not self._queue:
-            IDLE.put(self._ray, self._settings.cluster, worker)
+            IDLE.put(self._ray, self._settings.speed, worker)
             return
         worker.number = self._queue.popleft()
         job = self._jobs[worker.number]
@@ -364,17 +358,17 @@ def _beside_the_driver(ray: Any, cls: type) -> Any:
     return ray.remote(cls).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
-def _seats(node: Mapping[str, float], cluster: Cluster) -> int:
+def _seats(node: Mapping[str, float], speed: SpeedConfig) -> int:
     """Workers that fit on a node."""
-    kinds = (("CPU", cluster.cpus), ("GPU", cluster.gpus))
+    kinds = (("CPU", speed.ray_cpus), ("GPU", speed.ray_gpus))
     return min(int(node.get(kind, 0.0) / each + 1e-6) for kind, each in kinds if each)
 
 
-def _no_room(cluster: Cluster, nodes: Sequence[Mapping[str, float]]) -> str:
+def _no_room(speed: SpeedConfig, nodes: Sequence[Mapping[str, float]]) -> str:
     has = [f"{n.get('CPU', 0.0):g} CPUs and {n.get('GPU', 0.0):g} GPUs" for n in nodes]
     return (
-        f"no node of the Ray cluster has room for a worker: expected {cluster.cpus:g} CPUs and "
-        f"{cluster.gpus:g} GPUs, got {'; '.join(sorted(set(has))) or 'no node'}: lower "
+        f"no node of the Ray cluster has room for a worker: expected {speed.ray_cpus:g} CPUs and "
+        f"{speed.ray_gpus:g} GPUs, got {'; '.join(sorted(set(has))) or 'no node'}: lower "
         "speed.ray_cpus or speed.ray_gpus, or give nodes time to come with speed.ray_wait"
     )
 
