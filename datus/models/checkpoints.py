@@ -159,16 +159,13 @@ def _unwrap(content: Any, path: Path) -> Tensors:
     """The tensors inside nested dicts, by the names in WRAPPERS."""
     import torch
 
-    while isinstance(content, Mapping):
-        inner = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = content[inner]
     if not isinstance(content, Mapping):
         raise BackboneError(
             f"{path}: expected a dict of tensors, got {type(content).__name__}; "
             "save model.state_dict()"
         )
+    while inner := [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]:
+        content = content[inner[0]]
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         keys = _listed(map(str, content)) or "none"

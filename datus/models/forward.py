@@ -18,22 +18,24 @@ from datus.compute.threads import map_threads
 from datus.errors import UsageError
 from datus.types import Array
 
+Item = TypeVar("Item")
 Out = TypeVar("Out")
 
 
 def map_images(
-    function: Callable[[list[Array]], list[Out]],
-    images: Sequence[Array],
+    function: Callable[[list[Item]], list[Out]],
+    images: Sequence[Item],
     device: str,
     n_threads: int,
     batch: int,
+    size: Callable[[Any], tuple[int, ...]] = np.shape,
 ) -> list[Out]:
     """`function` over all images, one at a time or in batches of one size, in their order."""
     if device == "cpu":
         return map_threads(lambda image: function([image])[0], images, n_threads)
     results: dict[int, Out] = {}
     with exact_float32():
-        for members in batches([image.shape for image in images], batch):
+        for members in batches([size(image) for image in images], batch):
             done = function([images[i] for i in members])
             results.update(zip(members, done, strict=True))
     return [results[i] for i in range(len(images))]

@@ -120,9 +120,10 @@ class Row:
         return template.format(*words, digits=digits, **parts) if self.released else ""
 
     @property
-    def n_bytes(self) -> int:
-        """Of a file of the weights: four bytes for each parameter. Its header adds some KB."""
-        return 4 * self.parameters
+    def download_size(self) -> str:
+        """Of the weights on the hub, '87 MB': four bytes for each parameter. The header of the file
+        adds some KB."""
+        return f"{4 * self.parameters / 1e6:.0f} MB"
 
     @property
     def key_size(self) -> int:

@@ -125,8 +125,7 @@ class Backbone:
                 for keys, tokens, cls in zip(keys_BND, tokens_BPE, cls_BE, strict=True)
             ]
 
-        for image in images:
-            self._check_image(image)
+        self._check_images(images)
         return map_images(grids, images, self.device, n_threads, batch)
 
     def class_tokens(self, images: Sequence[Array], n_threads: int, batch: int) -> Array:
@@ -135,8 +134,7 @@ class Backbone:
         def tokens(several: list[Array]) -> list[Array]:
             return list(self._class_token(self._forward(several)[1]).cpu().numpy())
 
-        for image in images:
-            self._check_image(image)
+        self._check_images(images)
         rows = map_images(tokens, images, self.device, n_threads, batch)
         return np.array(rows, np.float32).reshape(len(rows), self.embed_dim)
 
@@ -173,20 +171,21 @@ class Backbone:
             return tokens_BPE[:, 0]
         return tokens_BPE[:, self._n_prefix :].mean(1)
 
-    def _check_image(self, image: Array) -> None:
-        check_image(image)
-        height, width = image.shape[1:]
-        if height % self.patch_px or width % self.patch_px or not height or not width:
-            raise ValueError(
-                f"image: expected sides that are multiples of {self.patch_px}, "
-                f"got {height} x {width}"
-            )
+    def _check_images(self, images: Sequence[Array]) -> None:
         only_px = 0 if _is_filters(self._model) else _only_px(self._model)
-        if only_px and (height, width) != (only_px, only_px):
-            raise BackboneError(
-                f"{self.name}: only takes images of {only_px} x {only_px}, got {height} x "
-                f'{width}; set resize = "squash" and image_px = {only_px} in [features]'
-            )
+        for image in images:
+            check_image(image)
+            height, width = image.shape[1:]
+            if height % self.patch_px or width % self.patch_px or not height or not width:
+                raise ValueError(
+                    f"image: expected sides that are multiples of {self.patch_px}, "
+                    f"got {height} x {width}"
+                )
+            if only_px and (height, width) != (only_px, only_px):
+                raise BackboneError(
+                    f"{self.name}: only takes images of {only_px} x {only_px}, got {height} x "
+                    f'{width}; set resize = "squash" and image_px = {only_px} in [features]'
+                )
 
 
 class CnnEmbedder:

@@ -511,13 +511,8 @@ def presence(name: str) -> str:
         return "hub cache"
     row = find(name)
     if row and row.family.on_hub:
-        return f"downloads on first use ({download_size(row)})"
+        return f"downloads on first use ({row.download_size})"
     return "no, a file is needed"
-
-
-def download_size(row: Row) -> str:
-    """Of the weights on the hub, '87 MB': see `Row.n_bytes`."""
-    return f"{row.n_bytes / 1e6:.0f} MB"
 
 
 def better_backbone(config: Config, command: str = "") -> str:
@@ -531,7 +526,7 @@ def better_backbone(config: Config, command: str = "") -> str:
     if other or clusters.frozen or clusters.edits:  # clusters and edits are those of one model
         return ""
     row = next(row for row in ROWS if row.name == RECOMMENDED)
-    size = f"downloads {download_size(row)} on first use"
+    size = f"downloads {row.download_size} on first use"
     begin = f"{EMBEDDED_BACKBONE} is a small model: for better masks"
     if not command:
         return f"{begin} add --backbone {RECOMMENDED} to the same command (it {size})"
@@ -567,7 +562,7 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "gated", f"the authors' files: ask at {family.gated}" if family.gated else "no"
     options = ", ".join(f"{key}={value}" for key, value in row.options.items())
     yield "timm", f"{row.model} {options}".rstrip()
-    yield "on the hub", f"timm/{name}, {download_size(row)}" if family.on_hub else "no"
+    yield "on the hub", f"timm/{name}, {row.download_size}" if family.on_hub else "no"
     yield "authors' file", row.file or "-"
     yield "address", row.url or "-"
     yield "digest", row.digest or "not stated by its authors"

@@ -23,6 +23,9 @@ from datus.version import __version__
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHECKPOINT = "checkpoint.pt"
+"""Of a training under way, in the folder that it works in."""
+
 FORMAT = 1
 """Of the saved files. A change that older files do not survive takes the next number."""
 

@@ -31,13 +31,20 @@ from datus.inputs.decode import decode_image, image_size
 from datus.inputs.find import find_images, image_id_of, read_file, sha256_of
 from datus.inputs.labels import decode_labels, find_labels, load_classes, truth_classes
 from datus.models.image_size import denoise_size
-from datus.segmenter.files import model_files
+from datus.segmenter.examples import (
+    CacheWriter,
+    Examples,
+    FeatureSet,
+    ImageSet,
+    Source,
+    training_view,
+)
+from datus.segmenter.files import CHECKPOINT, model_files, table_classes
 from datus.store.disk import check_writable, explained
 from datus.store.store import fingerprint
 from datus.types import Array, ClassTable
 
 if TYPE_CHECKING:
-    from datus.segmenter.examples import FeatureSet, ImageSet
     from datus.segmenter.model import Segmenter
 
 Result = TypeVar("Result")
@@ -76,7 +83,6 @@ def fit_folders(
     Raises UsageError (folders, classes, name), TooManyFailures, WorkError (nothing to learn from,
     a disk that refuses).
     """
-    from datus.segmenter.files import table_classes
     from datus.segmenter.model import build_segmenter, save_segmenter, segmenter_spec
 
     model = new_model(out)
@@ -116,8 +122,6 @@ def new_model(out: str | Path) -> Path:
 
 def _check_free(model: Path, folder: Path, recipe: Mapping[str, object]) -> None:
     """UsageError if the name is taken, and not by what this training made or was about to end."""
-    from datus.segmenter.train import CHECKPOINT
-
     there = [path for path in model_files(model) if os.path.lexists(path)]
     if not there:
         return
@@ -140,9 +144,6 @@ def _made_by(beside: Path) -> str:
 @contextmanager
 def _kept_if_useful(folder: Path) -> Iterator[None]:
     """After an error, a folder that holds nothing to go on from is removed."""
-    from datus.segmenter.examples import FeatureSet
-    from datus.segmenter.train import CHECKPOINT
-
     try:
         yield
     except BaseException:
@@ -202,7 +203,7 @@ class _Job:
     n_threads: int
     failures: dict[str, str]
 
-    def train(self, pairs: list[Pair], console: Console) -> "tuple[FeatureSet | ImageSet, Array]":
+    def train(self, pairs: list[Pair], console: Console) -> tuple[Examples, Array]:
         """(what was learnt from, the loss curve); the segmenter is trained in place."""
         from datus.segmenter.train import Place, train
 
@@ -212,10 +213,8 @@ class _Job:
             place = Place(self.folder, seed, n_threads, lambda done, total: advance(len(examples)))
             return examples, train(self.segmenter, examples, own, place)
 
-    def _examples(self, pairs: list[Pair], console: Console) -> "FeatureSet | ImageSet":
+    def _examples(self, pairs: list[Pair], console: Console) -> Examples:
         """Features on the disk for a frozen backbone, else the images themselves."""
-        from datus.segmenter.examples import FeatureSet, ImageSet, Source, training_view
-
         is_frozen, n_classes = self.segmenter.is_frozen, self.classes.n_classes
         if is_frozen and (stored := FeatureSet.stored(self.folder)):
             return stored
@@ -230,8 +229,7 @@ class _Job:
         view = training_view(self.config, self.segmenter)
         return ImageSet(sources, n_classes, self.config.denoise.drop_share, view)
 
-    def _cached(self, pairs: list[Pair], advance: Advance) -> "FeatureSet":
-        from datus.segmenter.examples import CacheWriter
+    def _cached(self, pairs: list[Pair], advance: Advance) -> FeatureSet:
         from datus.segmenter.model import features_of, prepared
 
         def read(pair: Pair) -> tuple[Array, Array]:
@@ -266,7 +264,11 @@ class _Job:
                 else:
                     yield pair, result
             advance(len(some))
-        self._check()
+        allowed, failed = self.config.speed.max_failed, self.failures
+        if len(failed) > allowed:
+            text = f"fit: {len(failed)} images or labels cannot be used, {allowed} are allowed: "
+            text += f"mend or remove them, or add --max-failed {len(failed)}"
+            raise TooManyFailures(f"{text}\n{listed_failures(failed)}")
 
     def _image(self, pair: Pair) -> Array:
         return decode_image(read_file(pair.image), self.config.data.max_pixels)
@@ -276,10 +278,3 @@ class _Job:
         limit = self.config.data.max_pixels
         labels = decode_labels(read_file(pair.labels), limit)
         return truth_classes(labels, self.classes, image_size(read_file(pair.image), limit))
-
-    def _check(self) -> None:
-        allowed, failed = self.config.speed.max_failed, self.failures
-        if len(failed) > allowed:
-            text = f"fit: {len(failed)} images or labels cannot be used, {allowed} are allowed: "
-            text += f"mend or remove them, or add --max-failed {len(failed)}"
-            raise TooManyFailures(f"{text}\n{listed_failures(failed)}")

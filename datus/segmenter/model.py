@@ -171,12 +171,10 @@ class Segmenter(nn.Module):
         """
         if self.spec.kind != "probe":
             raise ValueError(f"features: a {self.spec.kind} has none that could be kept; use it")
-        self.check_sides(images.shape[2], images.shape[3])
         return self._features(images)
 
     def grid_logits(self, images: Tensor) -> Tensor:
         """(B, C, h / stride, w / stride) logits of (B, 3, h, w) images. ValueError: wrong sides."""
-        self.check_sides(images.shape[2], images.shape[3])
         logits: Tensor = self.head(self._features(images))
         return logits
 
@@ -211,6 +209,7 @@ class Segmenter(nn.Module):
             )
 
     def _features(self, images: Tensor) -> Tensor:
+        self.check_sides(images.shape[2], images.shape[3])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             found: Tensor = self.body(images)
         return found

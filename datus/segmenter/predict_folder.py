@@ -100,8 +100,7 @@ def predict_folder(
         result = Predicted()
         with bar("predict", len(paths), "image") if bar else nullcontext(no_progress) as advance:
             for group in _groups(items, settings.n_threads):
-                _predict_group(segmenter, group, settings, log, bar)
-                result.failures |= {one.image_id: one.reason for one in group if one.reason}
+                result.failures |= _predict_group(segmenter, group, settings, log, bar)
                 result.made += sum(one.pixels is not None for one in group)
                 result.kept += sum(one.is_done for one in group)
                 advance(len(group))
@@ -116,7 +115,8 @@ def _predict_group(
     settings: Prediction,
     log: "PredictionLog",
     bar: Bar | None,
-) -> None:
+) -> dict[str, str]:
+    """Writes the masks of a group. Image id -> reason of those that cannot be used."""
     usable = [one for one in group if one.pixels is not None]
     images = [one.pixels for one in usable if one.pixels is not None]
     answers = predict_images(segmenter, images, settings, bar)
@@ -126,7 +126,9 @@ def _predict_group(
         lambda number: _pngs(answers[number], colours),
         settings.n_threads,
     )
-    log.fail({one.image_id: one.reason for one in group if one.reason})
+    failures = {one.image_id: one.reason for one in group if one.reason}
+    log.fail(failures)
+    return failures
 
 
 # --- in -----------------------------------------------------------------------------------------
@@ -223,17 +225,13 @@ def _recipe(record: dict[str, Any], settings: Prediction) -> dict[str, Any]:
 
 
 def _pngs(answer: Answer, colours: list[list[int]]) -> dict[str, bytes]:
-    """Kind of file -> PNG, of one image."""
+    """Kind of file -> 8-bit PNG, of one image. The mask has a palette with the colours of the
+    classes; ids are kept as they are."""
     labels, confidence = answer
-    files = {"mask": encode_labels(labels, colours)}
-    return files if confidence is None else {**files, "confidence": _png(confidence)}
-
-
-def encode_labels(labels: Array, colours: list[list[int]]) -> bytes:
-    """uint8 (H, W) -> 8-bit palette PNG in the colours of the classes; ids are kept as they are."""
     palette = PALETTE.copy()
     palette[: len(colours)] = colours
-    return _png(labels, palette.tobytes())
+    files = {"mask": _png(labels, palette.tobytes())}
+    return files if confidence is None else {**files, "confidence": _png(confidence)}
 
 
 def _png(pixels: Array, palette: bytes = b"") -> bytes:

@@ -24,7 +24,7 @@ from datus.compute.threads import map_threads, n_cores
 from datus.engine.workers import no_progress
 from datus.errors import BackboneError, UsageError
 from datus.inputs.decode import fit_size, normalise, resize_image
-from datus.models.forward import batches, exact_float32
+from datus.models.forward import map_images
 from datus.types import Array
 
 if TYPE_CHECKING:
@@ -133,21 +133,17 @@ def _tiles(number: int, seen: Array, stride: int, settings: Prediction) -> Itera
 def _logits(segmenter: "Segmenter", tiles: list[_Tile], settings: Prediction) -> Iterator[Array]:
     """float32 (C, gh, gw) of each tile, in order; not those of all tiles at once."""
     device = str(next(segmenter.parameters()).device)
-    chunk = 2 * max(settings.batch, settings.n_threads)
+    n_threads, batch = settings.n_threads, settings.batch
+    chunk = 2 * max(batch, n_threads)
+
+    def logits(some: list[_Tile]) -> list[Array]:
+        return list(_forward(segmenter, some))
+
+    def size(tile: _Tile) -> tuple[int, ...]:
+        return (*tile.view, *tile.pixels.shape)
+
     for start in range(0, len(tiles), chunk):
-        part = tiles[start : start + chunk]
-        if device == "cpu":
-            yield from map_threads(
-                lambda tile: _forward(segmenter, [tile])[0], part, settings.n_threads
-            )
-            continue
-        with exact_float32():
-            kinds = [(*one.view, *one.pixels.shape) for one in part]
-            by_tile: dict[int, Array] = {}
-            for members in batches(kinds, settings.batch):
-                logits = _forward(segmenter, [part[i] for i in members])
-                by_tile |= dict(zip(members, logits, strict=True))
-        yield from (by_tile[i] for i in range(len(part)))
+        yield from map_images(logits, tiles[start : start + chunk], device, n_threads, batch, size)
 
 
 def _forward(segmenter: "Segmenter", tiles: list[_Tile]) -> Array:

@@ -29,6 +29,7 @@ from datus.compute.threads import map_threads, one_thread
 from datus.config import DenoiseConfig
 from datus.models.forward import batches, exact_float32, seeded
 from datus.segmenter.examples import FULL, Example, Examples
+from datus.segmenter.files import CHECKPOINT
 from datus.segmenter.model import Segmenter
 from datus.store import whole_file
 from datus.types import Array
@@ -44,8 +45,6 @@ WEIGHT_DECAY = 0.01
 
 PER_SHARE = float(np.float32(1) / np.float32(FULL))
 """Weight of a share of 1 / FULL of a cell: all classes count the same."""
-
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from datus.models.weights import (
     better_backbone,
     cure,
     describe,
-    download_size,
     file_names,
     find_weights,
     hub_answers,
@@ -242,7 +241,7 @@ def test_the_size_of_a_download_is_that_of_its_parameters() -> None:
     """timm.create_model(DINO).state_dict() has 21,670,272 numbers of four bytes."""
     row = find(DINO)
     assert row is not None
-    assert download_size(row) == "87 MB"
+    assert row.download_size == "87 MB"
     assert dict(describe(DINO))["on the hub"] == f"timm/{DINO}, 87 MB"
     assert dict(describe(DINO))["weights here"] == "downloads on first use (87 MB)"
 

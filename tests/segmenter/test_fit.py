@@ -17,8 +17,8 @@ from datus.config import Config
 from datus.engine.run import QUIET
 from datus.errors import StoreError, TooManyFailures, UsageError, WorkError
 from datus.segmenter.examples import CacheWriter
+from datus.segmenter.files import CHECKPOINT
 from datus.segmenter.fit import Fitted, fit_folders, new_model
-from datus.segmenter.train import CHECKPOINT
 from datus.store.whole_file import write
 
 AGAIN = "free some space and run the same command again"
