@@ -479,13 +479,11 @@ class Share:
         return self.number == 0
 
     def keys(self, keys: Iterable[str]) -> frozenset[str]:
-        """Those of `keys` that are this share's."""
-        if self.is_none:
-            return frozenset()
+        """Those of `keys` that are this share's, which is not `none`."""
         return frozenset(sorted(set(keys))[self.number - 1 :: self.of])
 
     def __str__(self) -> str:
-        return "none" if self.is_none else f"{self.number}/{self.of}"
+        return f"{self.number}/{self.of}"
 
 
 def parse_share(text: str) -> Share | None:

@@ -104,10 +104,9 @@ def agreed_index(make: Callable[[], Index], store: Store, share: Share | None) -
 
 def left_notes(store: Store, plan: Plan, share: Share | None) -> frozenset[str]:
     """Shards of this share that were under way when it was killed."""
-    if share is None or share.is_none:
+    if share is None or share.is_none or not store.is_local:
         return frozenset()
-    keys = {shard.key for shard in plan.shards}
-    return frozenset(keys & set(store.files(NOTES))) if store.is_local else frozenset()
+    return frozenset(shard.key for shard in plan.shards).intersection(store.files(NOTES))
 
 
 def check_arrived(store: Store, places: Iterable[Place]) -> None:
