@@ -187,7 +187,10 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise ImageError("empty file (0 bytes)")
     reader = next((reader for magic, reader in _READERS if re.match(magic, data)), None)
     if reader is None:
-        raise ImageError(f"not an image: expected {FORMATS}, got {_what_else(data)}")
+        got = f"a file that starts with {data[:8]!r}"
+        if data[4:8] == b"ftyp":
+            got = "HEIC, AVIF or a video: convert it to JPEG or PNG first"
+        raise ImageError(f"not an image: expected {FORMATS}, got {got}")
     _raise_pillow_limit(max_pixels)
     try:
         image = reader(io.BytesIO(data))
@@ -206,12 +209,6 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
             f"more than max_pixels = {max_pixels}; raise it or shrink the image"
         )
     return image
-
-
-def _what_else(data: bytes) -> str:
-    if data[4:8] == b"ftyp":
-        return "HEIC, AVIF or a video: convert it to JPEG or PNG first"
-    return f"a file that starts with {data[:8]!r}"
 
 
 def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from datus.errors import ImageError, WorkError
 from datus.inputs.decode import decode_image
 from datus.inputs.find import sha256_of
 from datus.inputs.index import UNREADABLE
+from datus.inputs.labels import decode_labels
 from datus.inputs.safe_decode import reading
 from datus.types import Array, ImageRecord
 
@@ -24,8 +25,6 @@ def read_image(config: Config, record: ImageRecord) -> Array:
 
 def read_truth(config: Config, record: ImageRecord) -> Array | None:
     """uint8 (H, W) ids as in the file, or None if the image has no true mask."""
-    from datus.inputs.labels import decode_labels
-
     if record.truth_path is None:
         return None
     path, sha256 = Path(config.data.truth) / record.truth_path, record.truth_sha256 or ""

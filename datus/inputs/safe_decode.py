@@ -33,6 +33,8 @@ from typing import Any
 
 from datus.config import Config
 from datus.errors import ImageError, WorkError
+from datus.inputs.decode import decode_image, image_size
+from datus.inputs.labels import decode_labels
 from datus.store.store import Store
 from datus.types import ImageRecord
 
@@ -96,7 +98,7 @@ def reading(config: Config, sha256: str) -> Iterator[None]:
     """
     if sha256 in _refused:
         raise ImageError(_refused[sha256])
-    if not _limited.is_set() or not hasattr(signal, "setitimer"):
+    if not _limited.is_set():
         yield
         return
     me = threading.get_ident()
@@ -200,7 +202,7 @@ class Decoder:
             self._end()
             if code == -signal.SIGKILL:
                 return ""  # somebody, or the system for want of memory: not the file's doing
-            if code is None or code == -getattr(signal, "SIGALRM", 0):
+            if code is None or code == -signal.SIGALRM:
                 return SLOW  # by SIGALRM if this process was held up for longer than that
             return f"its decoder crashed ({_signal(code)}): mend or remove the file"
 
@@ -246,22 +248,14 @@ SERVE = "import sys; sys.path[:] = {!r}; from datus.inputs.safe_decode import se
 
 def serve() -> None:
     """In the child. A line in: [kind, path, max_pixels, seconds]; a line out: decoded, or an
-    ImageError. After `seconds` the child ends by itself: its parent may be gone."""
-    from datus.inputs.decode import decode_image, image_size
-    from datus.inputs.labels import decode_labels
-
+    ImageError. After `seconds` the child ends by itself: its parent may be gone. It ends by
+    SIGALRM's default, which no C code holds up."""
     decoders: dict[str, Any] = {"size": image_size, "image": decode_image, "truth": decode_labels}
     print(READY.decode(), end="", flush=True)
     for line in sys.stdin:
         kind, path, max_pixels, seconds = json.loads(line)
-        _end_after(seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         with suppress(ImageError, OSError, MemoryError):  # the stages meet it again
             decoders[kind](Path(path).read_bytes(), max_pixels)
-        _end_after(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         print("done", flush=True)
-
-
-def _end_after(seconds: float) -> None:
-    """By SIGALRM's default, which no C code holds up; 0 = not at all."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -159,9 +159,6 @@ def _interrupts_later() -> Iterator[None]:
     """Ctrl-C reaches all processes of a terminal. A worker ignores it once it runs, and until then
     what it inherits from here counts: it is held back, for the worker for good, for us until the
     worker is started."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
