@@ -97,8 +97,7 @@ class Dataset:
 
     def _reports(self, node: Node) -> Iterator[ShardReport]:
         """Of the shards that are finished, in order; `is_done` has looked at their files."""
-        found = reports(self.store, self.plan.places(node), files=False)
-        return (report for report in found if report is not None)
+        return filter(None, reports(self.store, self.plan.places(node), files=False))
 
     def file(self, stage: str, k: int, name: str) -> bytes:
         """Raises WorkError if it is not as it was written; its shard is made again then."""

@@ -18,7 +18,6 @@ def parallel(config: Config) -> tuple[int, int]:
 IN_FLIGHT = 2
 """Shards that are under way in one process. A third one would only take memory."""
 
-
 APART = 1000, 4
 """Images and cores from which on worker processes are worth their start, a second, and their
 memory, a quarter of a gigabyte each."""

@@ -245,9 +245,8 @@ def _run_shards(
 
 def _seconds(store: Store, node: Node, shards: Sequence[Shard]) -> float:
     """What the finished ones of `shards` took, added up."""
-    places = [node.place(shard) for shard in shards]
-    found = reports(store, places, files=False)
-    return sum(report.seconds for report in found if report is not None)
+    found = reports(store, [node.place(shard) for shard in shards], files=False)
+    return sum(report.seconds for report in filter(None, found))
 
 
 def _share_seconds(rows: list[StageResult], worked: list[float], seconds: float) -> None:

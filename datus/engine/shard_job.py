@@ -113,7 +113,6 @@ class Maker:
 LOADED: dict[tuple[Config, str], ShardWork] = {}
 """(config, fingerprint) -> work: a process loads each model once."""
 
-
 READ: dict[tuple[str, str], ShardData] = {}
 """(run folder, fingerprint) -> the output of a stage over the whole dataset."""
 

@@ -166,7 +166,7 @@ class Waiting:
         for node in group:
             places = list(self.plan.places(node))
             n_done = len(places) - len(undone(self.store, places)) if foreign else 0
-            if self._waiting & set(_upstream(self.plan, node)):
+            if any(n.fingerprint in self._waiting for n in self.plan.nodes if node.reads(n)):
                 self._waiting.add(node.fingerprint)
             elif foreign and n_done < len(places):
                 self._waiting.add(node.fingerprint)
@@ -207,10 +207,3 @@ def _after_a_share(share: Share, labels: str) -> str:
         "shares are done: the same command with --shards none, then the shares again; or without "
         "--shards, which does all that is left"
     )
-
-
-def _upstream(plan: Plan, node: Node) -> Iterator[str]:
-    """Fingerprints of what a node needs; of every K for the report."""
-    for other in plan.nodes:
-        if node.reads(other):
-            yield other.fingerprint

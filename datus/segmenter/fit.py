@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -98,8 +97,13 @@ def fit_folders(
         _check_free(model, folder, recipe)
     n_threads = config.speed.threads or n_cores()
     job = _Job(config, classes, segmenter, folder, n_threads, failures)
-    with _kept_if_useful(folder), explained(str(folder), "write", "--out"):
-        examples, curve = job.train(pairs, console)
+    try:
+        with explained(str(folder), "write", "--out"):
+            examples, curve = job.train(pairs, console)
+    except BaseException:
+        if FeatureSet.stored(folder) is None and not (folder / CHECKPOINT).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # it holds nothing to go on from
+        raise
     provenance = {"made_by": "datus fit", "recipe": recipe}
     n_bytes = save_segmenter(segmenter, model, table_classes(classes), provenance)
     n_trained, n_dropped = len(examples), len(examples.dropped)
@@ -139,17 +143,6 @@ def _made_by(beside: Path) -> str:
         return fingerprint(json.loads(beside.read_bytes())["provenance"]["recipe"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ""
-
-
-@contextmanager
-def _kept_if_useful(folder: Path) -> Iterator[None]:
-    """After an error, a folder that holds nothing to go on from is removed."""
-    try:
-        yield
-    except BaseException:
-        if FeatureSet.stored(folder) is None and not (folder / CHECKPOINT).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def find_pairs(images: Path, labels: Path) -> tuple[list[Pair], int, dict[str, str]]:
