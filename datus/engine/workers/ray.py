@@ -253,7 +253,9 @@ class _Pool:
 
     def _start(self, actor: Any) -> None:
         gpus = self._settings.speed.ray_gpus > 0
-        self._starting[actor.start.remote(_environment(), os.getcwd(), gpus)] = Worker(actor)
+        # what workers inherit: DATUS_OFFLINE, DATUS_WEIGHTS ...
+        given = {name: text for name, text in os.environ.items() if name.startswith("DATUS_")}
+        self._starting[actor.start.remote(given, os.getcwd(), gpus)] = Worker(actor)
 
     def _look(self) -> None:
         """Count the workers that the nodes have room for. Raises WorkError: none, for too long."""
@@ -379,11 +381,6 @@ def _no_start(error: Exception) -> str:
         f"workers do not start on the Ray cluster: {(lines or ['no reason given'])[-1][:300]}: "
         "install datus in the same environment on every node"
     )
-
-
-def _environment() -> dict[str, str]:
-    """What workers inherit: DATUS_OFFLINE, DATUS_WEIGHTS ..."""
-    return {name: value for name, value in os.environ.items() if name.startswith("DATUS_")}
 
 
 def _version() -> str:
