@@ -38,7 +38,8 @@ def suggest_k(
         raise UsageError(f"--seed {seed}: expected 0 or more")
     from datus.compute.threads import n_cores
     from datus.store.store import Store
-    from datus.suggest.suggest_k import find_source, read_points, suggest, tried_k
+    from datus.suggest.stability import overview, usable_k
+    from datus.suggest.suggest_k import find_source, read_points, suggest
 
     store, console = Store(run, option=""), ProgressBars()
     source = find_source(store)
@@ -46,8 +47,8 @@ def suggest_k(
         check_writable(Path(store.path(f"{FILES}.json")), "")
     with console.bar("read segments", len(source.index.records)) as advance:
         points = read_points(store, source, seed, sample, advance)
-    n_tried = len(tried_k(points, source, ks))
-    with console.bar("try K", n_tried, "K") as advance:
+    tried = usable_k(overview(points), [*ks, *source.clusters.k])
+    with console.bar("try K", len(tried), "K") as advance:
         result = suggest(points, source, ks, seed, n_threads=threads or n_cores(), advance=advance)
     print_suggestion(result, source.clusters.k)
     write_all(store, result)
@@ -74,7 +75,7 @@ def write_all(store: "Store", found: "Suggestion") -> None:
     from datus.suggest.plot import k_plot
 
     text = json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n"
-    plots = k_plot(found.found, found.choice.k, FILES)
+    plots = k_plot(found.found, found.choice.k)
     for name, data in {f"{FILES}.json": text.encode(), **plots}.items():
         store.write(data, name)
 

@@ -43,19 +43,9 @@ def suggest_names(
     from datus.suggest.suggest_names import Request
     from datus.suggest.suggest_names import suggest_names as suggest
 
-    request = Request(
-        words=words,
-        images=images,
-        model=model,
-        k=k,
-        top=top,
-        crops=crops,
-        out=out,
-        edits=edits,
-        overwrite=overwrite,
-        device=device or "auto",
-        n_threads=threads or n_cores(),
-    )
+    files = (out, edits, overwrite)
+    n_threads = threads or n_cores()
+    request = Request(words, images, model, k, top, crops, *files, device or "auto", n_threads)
     result = suggest(Store(run), request, ProgressBars().bar)
     print(text_table(rows_of(result.clusters, result.given)))
     print("\nsuggestions of a model, not checked on these images: look before you use them")

@@ -8,15 +8,13 @@ never the only difference: markers and labels say the same. Every figure names i
 called inside `plots.look`.
 """
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datus.compare.cells import METRICS, CellResult, Line, Measured, lines_of, varying
 from datus.compare.plots import curve, label_points, legend_below, line_style, panels, set_k_axis
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Curves = dict[str, dict[int, Measured]]
@@ -39,7 +37,7 @@ def figure7(results: Sequence[CellResult], rule: str) -> "Figure | None":
         points.append(_points(lines, metric, rule, names))
         for _, group, x, y in points[-1]:
             style = {"label": group, **line_style(groups.index(group)), "linestyle": ""}
-            _curve(panel, [x], [y], style)
+            curve(panel, [x], [y], style)
     if any(line.first.group for line in lines):
         legend_below(figure, axes[0])
     figure.draw_without_rendering()  # labels are placed in the final layout
@@ -60,7 +58,10 @@ def figure9(results: Sequence[CellResult], rules: Sequence[str]) -> "Figure | No
         return None
     names = [name for name in varying(good) if name != "k"]
     if names:
-        title, series = f"Scores against K, {rules[0]}", _by_scheme(good, names, rules[0])
+        title, lines = f"Scores against K, {rules[0]}", dict[str, list[Line]]()
+        for line in lines_of(good):
+            lines.setdefault(_name(line, names), []).append(line)
+        series = {name: _by_k(several, rules[0]) for name, several in lines.items()}
     else:
         title = f"Scores against K, {good[0].backbone}"
         title += f", {rules[0]}" if len(rules) == 1 else ", by rule"
@@ -72,14 +73,9 @@ def figure9(results: Sequence[CellResult], rules: Sequence[str]) -> "Figure | No
         for number, (label, curves) in enumerate(series.items()):
             values = curves[metric]
             style = {"label": label, **line_style(number)}
-            _curve(panel, list(values), list(values.values()), style)
+            curve(panel, list(values), list(values.values()), style)
     legend_below(figure, axes[0])
     return figure
-
-
-def _curve(axes: "Axes", xs: Sequence[float], values: Sequence[Measured], style: Any) -> None:
-    spreads = [value.sd or math.nan for value in values]
-    curve(axes, xs, [value.mean for value in values], spreads, style)
 
 
 def _points(
@@ -93,13 +89,6 @@ def _points(
             group = line.first.group or line.first.backbone
             points.append((_name(line, names), group, x.mean, y))
     return points
-
-
-def _by_scheme(good: Sequence[CellResult], names: Sequence[str], rule: str) -> dict[str, Curves]:
-    lines: dict[str, list[Line]] = {}
-    for line in lines_of(good):
-        lines.setdefault(_name(line, names), []).append(line)
-    return {name: _by_k(several, rule) for name, several in lines.items()}
 
 
 def _by_k(lines: Sequence[Line], rule: str) -> Curves:

@@ -2,7 +2,7 @@
 
     with look():
         figure, axes = panels(3, "Scores against K", "percent")
-        curve(axes[0], [6, 7], [20.1, 21.3], [0.4, 0.2], {"label": "DINO", **line_style(0)})
+        curve(axes[0], [6, 7], [Measured(20.1, 0.4), Measured(21.3, 0.2)], style)
         legend_below(figure, axes[0])
         files = rendered(figure, "figure9")      figure9.svg and figure9.png
 
@@ -11,6 +11,7 @@ the user's own style do not count, and no file holds a date.
 """
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datus.compare.cells import Measured
+from datus.method import verdict
 from datus.types import Array
 
 if TYPE_CHECKING:
@@ -101,11 +104,12 @@ def line_style(number: int) -> dict[str, Any]:
 def curve(
     axes: "Axes",
     xs: Sequence[float],
-    means: Sequence[float],
-    spreads: Sequence[float],
+    values: Sequence[verdict.Measured | Measured],
     style: Mapping[str, Any],
 ) -> None:
-    """A line through `means` with a bar of one standard deviation up and down; NaN has no bar."""
+    """A line through the means with a bar of one standard deviation up and down, where there is
+    one. `style`: of the line, with its label and colour."""
+    means, spreads = [value.mean for value in values], [value.sd or math.nan for value in values]
     axes.errorbar(xs, means, spreads, fmt="none", ecolor=style["color"], elinewidth=1.0)
     [line] = axes.plot(xs, means, **style)
     if style["label"].startswith("_"):  # legends leave such names out

@@ -24,7 +24,7 @@ What these figures can tell and what not was measured: docs/choosing_k.md.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -100,9 +100,8 @@ def layout_of(grid: tuple[int, int], boxes: Array, n_patches: Array) -> Array:
     """float64 (S, 5): middle from the top and from the left, height, width, and the root of the
     area, in shares of the image. `grid`: rows and columns of patches; `boxes`: int (S, 4) (top,
     left, bottom, right), half-open, and `n_patches`: int (S,), both in patches."""
-    rows, columns = grid
-    top, left, bottom, right = (boxes / np.array([rows, columns, rows, columns])).T
-    area = np.sqrt(n_patches / (rows * columns))
+    top, left, bottom, right = (boxes / np.array([*grid, *grid])).T
+    area = np.sqrt(n_patches / (grid[0] * grid[1]))
     return np.stack([(top + bottom) / 2, (left + right) / 2, bottom - top, right - left, area], 1)
 
 
@@ -144,13 +143,13 @@ def measure(
 
     Raises ClusterError if k-means cannot make K clusters of `points`.
     """
-    trial = _Trial(k, fit, settings, np.random.default_rng([seed, k]))
-    real = _figures(points, trial, settings.repeats)
+    trial = _Trial(k, fit, settings.starts, np.random.default_rng([seed, k]))
+    real = _figures(points, trial, settings.repeats, settings.pairs)
     clouds = []
     for _ in range(settings.clouds):
         places = cloud(points.places, trial.rng)
         null = replace(points, places=places, view=directions(places, points.spherical))
-        clouds.append(_figures(null, trial, settings.cloud_repeats))
+        clouds.append(_figures(null, trial, settings.cloud_repeats, settings.pairs))
     chance = {name: _measured([figures[name].mean for figures in clouds]) for name in real}
     return KFigures(k, real, chance)
 
@@ -162,38 +161,37 @@ def measure(
 class _Trial:
     k: int
     fit: Fit
-    settings: TrustSettings
-    rng: np.random.Generator = field(repr=False)
+    starts: int
+    rng: np.random.Generator
 
-    def labels(self, places: Array, rows: Array | None, starts: int) -> Array:
-        """int64 (n,): k-means learns from `rows` of `places` and places them all."""
-        seen = places if rows is None else places[rows]
+    def labels(self, seen: Array, places: Array, starts: int) -> Array:
+        """int64 (n,): the clusters of `places` by a k-means that learns from `seen`."""
         seed = int(self.rng.integers(2**31))
         return nearest(self.fit(np.ascontiguousarray(seen), self.k, starts, seed), places)
 
-    def again(self, places: Array, rows: Array | None, starts: int) -> Array:
-        """As `labels`; a single group where the drawn rows do not hold K clusters."""
+    def again(self, seen: Array, places: Array, starts: int) -> Array:
+        """As `labels`; a single group where `seen` does not hold K clusters."""
         try:
-            return self.labels(places, rows, starts)
+            return self.labels(seen, places, starts)
         except ClusterError:
             return np.zeros(len(places), np.int64)
 
 
-def _figures(points: Points, trial: _Trial, repeats: int) -> dict[str, Measured]:
+def _figures(points: Points, trial: _Trial, repeats: int, pairs: int) -> dict[str, Measured]:
     from sklearn.metrics import adjusted_rand_score
 
-    starts, places = trial.settings.starts, points.places
-    labels = trial.labels(places, None, starts)
-    some = np.sort(trial.rng.permutation(len(labels))[: trial.settings.pairs])
+    starts, places, rng = trial.starts, points.places, trial.rng
+    labels = trial.labels(places, places, starts)
+    some = np.sort(rng.permutation(len(labels))[:pairs])
     rows: dict[str, list[float]] = {name: [] for name in ("agreement", *COMES_BACK)}
     for _ in range(repeats):
-        other = trial.again(places, None, 1)
-        drawn = trial.rng.integers(len(labels), size=len(labels))
+        other = trial.again(places, places, 1)
+        drawn = places[rng.integers(len(labels), size=len(labels))]
         rows["agreement"].append(agreement(labels, other))
         rows["starts"].append(adjusted_rand_score(labels, other))
-        rows["segments"].append(adjusted_rand_score(labels, trial.again(places, drawn, starts)))
-        drawn = rows_of_images(points.image, trial.rng)
-        rows["images"].append(adjusted_rand_score(labels, trial.again(places, drawn, starts)))
+        rows["segments"].append(adjusted_rand_score(labels, trial.again(drawn, places, starts)))
+        drawn = places[rows_of_images(points.image, rng)]
+        rows["images"].append(adjusted_rand_score(labels, trial.again(drawn, places, starts)))
     together = [float(np.mean(parts)) for parts in zip(*(rows[n] for n in COMES_BACK), strict=True)]
     near, left = centroid_silhouette(points.view, labels)
     return {
@@ -207,9 +205,8 @@ def _figures(points: Points, trial: _Trial, repeats: int) -> dict[str, Measured]
 
 
 def _measured(values: Sequence[float]) -> Measured:
-    return Measured(
-        float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    )
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return Measured(float(np.mean(values)), sd)
 
 
 # --- figures of a partition: vectors float (n, P), labels int (n,) --------------------------------

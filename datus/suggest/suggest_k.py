@@ -21,6 +21,7 @@ from datus.config import ClustersConfig
 from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.inputs.index import Index, read_index
 from datus.method.verdict import Choice, KFigures, Overview, recommend, verdict
+from datus.report.numbers import rounded
 from datus.store.latest import last_finished
 from datus.store.reports import reports, undone
 from datus.store.store import Store
@@ -71,10 +72,10 @@ class Suggestion:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "overview": _rounded(asdict(self.seen)),
+            "overview": rounded(asdict(self.seen)),
             "recommended": {**asdict(self.choice), "others": list(self.choice.others)},
             "verdicts": {str(k): asdict(found) for k, found in self.verdicts.items()},
-            "by_k": [_k_table(found) for found in self.found],
+            "by_k": rounded([_k_table(found) for found in self.found]),
         }
 
 
@@ -84,11 +85,11 @@ def find_source(store: Store) -> Source:
     index = read_index(store)
     if index is None:
         raise UsageError(f"{store.url}: not a run folder; datus run makes one")
-    report_mark, upstream = _last_report(store)
-    if not upstream:
-        newest = [fingerprint for fingerprint, _ in store.recipes("embeddings")]
-        upstream = {"embeddings": newest[0]} if newest else {}
+    last = last_finished(store, "report")
+    report, upstream = (last[0], last[1]["upstream"]) if last else ("", {})
     recipes = dict(store.recipes("embeddings"))
+    if recipes and not upstream:
+        upstream = {"embeddings": next(iter(recipes))}  # the newest
     fingerprint = upstream.get("embeddings", "")
     if fingerprint not in recipes:
         raise WorkError(f"{store.url}: no embeddings in it: datus run makes them")
@@ -99,13 +100,12 @@ def find_source(store: Store) -> Source:
             "again, or datus run-stage embeddings --with-needs with its options"
         )
     clusters = _clusters(store, fingerprint, upstream)
-    reported = _reported(store, report_mark) if report_mark else {}
+    reported = _reported(store, report) if report else {}
     edited = any(name.startswith("edits:") for name in upstream)
     if edited and len(clusters.k) == len(reported) == 1:  # of an edited run "k" counts labels
         reported = dict(zip(clusters.k, reported.values(), strict=True))
-    return Source(
-        index, fingerprint, recipes[fingerprint]["upstream"]["segments"], clusters, reported
-    )
+    segments = recipes[fingerprint]["upstream"]["segments"]
+    return Source(index, fingerprint, segments, clusters, reported)
 
 
 def read_points(
@@ -118,8 +118,7 @@ def read_points(
     from datus.method.clusters import reduced
 
     wanted = _drawn(store, source, seed, limit)
-    vectors: list[Array] = []
-    layout: list[Array] = []
+    vectors, layout = list[Array](), list[Array]()
     image: list[int] = []
     number = 0
     for shard in source.index.shards:
@@ -132,7 +131,7 @@ def read_points(
                 arrays = segmented[image_id]
                 grid, boxes = arrays["labels"].shape, arrays["boxes"][valid]
                 layout.append(layout_of(grid, boxes, arrays["n_patches"][valid]))
-                image += [number] * int(valid.sum())
+                image += [number] * len(boxes)
                 number += 1
         advance(len(shard.records))
     if not image:
@@ -163,7 +162,8 @@ def suggest(
         finally:
             advance(1)
 
-    tried = map_threads(judge, tried_k(points, source, ks), n_threads)
+    wanted = usable_k(seen, [*ks, *source.clusters.k])
+    tried = map_threads(judge, wanted, n_threads)
     figures = {row.k: row for row in tried if row}
     choice = recommend([row for row in figures.values() if row.k in ks])
     judged = {
@@ -171,11 +171,6 @@ def suggest(
         for k in sorted({choice.k, *source.clusters.k} & figures.keys())
     }
     return Suggestion(seen, tuple(figures.values()), choice, judged)
-
-
-def tried_k(points: Points, source: Source, ks: Sequence[int]) -> list[int]:
-    """Those of `ks`, and of the run's own K, that there are enough different segments for."""
-    return usable_k(overview(points), [*ks, *source.clusters.k])
 
 
 def fit_with(clusters: ClustersConfig) -> Fit:
@@ -190,13 +185,6 @@ def fit_with(clusters: ClustersConfig) -> Fit:
 
 
 # --- a run folder -------------------------------------------------------------------------------
-
-
-def _last_report(store: Store) -> tuple[str, Mapping[str, str]]:
-    """Fingerprint of the last report, and stage -> fingerprint of what it stands on; empty without
-    one."""
-    last = last_finished(store, "report")
-    return (last[0], dict(last[1]["upstream"])) if last else ("", {})
 
 
 def _reported(store: Store, fingerprint: str) -> dict[int, Verdict]:
@@ -218,9 +206,9 @@ def _clusters(store: Store, fingerprint: str, upstream: Mapping[str, str]) -> Cl
     or clusters are taken from another run."""
     named = {value for name, value in upstream.items() if name.startswith("clusters")}
     settings: list[dict[str, Any]] = []
-    for cluster_mark, recipe in store.recipes("clusters"):
-        ours = recipe["upstream"].get("embeddings") == fingerprint
-        if cluster_mark in named or (ours and not named):
+    for clusters, recipe in store.recipes("clusters"):
+        follows = recipe["upstream"].get("embeddings") == fingerprint
+        if clusters in named or (follows and not named):
             settings.append(recipe["settings"])
     if not settings:
         return ClustersConfig()
@@ -236,9 +224,12 @@ def _drawn(store: Store, source: Source, seed: int, limit: int) -> set[str]:
     for report in reports(store, places):
         rows = report.numbers if report else {}
         sizes |= {image_id: int(row["n_valid"]) for image_id, row in rows.items()}
-    draw = {i: np.random.default_rng([seed, crc32(i.encode())]).random() for i in sizes}
+
+    def draw(image_id: str) -> tuple[float, str]:
+        return np.random.default_rng([seed, crc32(image_id.encode())]).random(), image_id
+
     wanted: set[str] = set()
-    for image_id in sorted(sizes, key=lambda i: (draw[i], i)):
+    for image_id in sorted(sizes, key=draw):
         if limit <= 0:
             break
         limit -= sizes[image_id]
@@ -260,17 +251,8 @@ def _read(store: Store, stage: str, fingerprint: str, key: str) -> ShardData:
 
 
 def _k_table(found: KFigures) -> dict[str, Any]:
-    rows = {
-        name: {
-            **asdict(real),
-            "chance": found.chance[name].mean,
-            "chance_sd": found.chance[name].sd,
-        }
-        for name, real in found.real.items()
-    }
-    table = {name: _rounded(row) for name, row in rows.items()}
-    return {"k": found.k, "gap": round(found.gap, 4), **table}
-
-
-def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
+    table: dict[str, Any] = {"k": found.k, "gap": found.gap}
+    for name, real in found.real.items():
+        chance = found.chance[name]
+        table[name] = {**asdict(real), "chance": chance.mean, "chance_sd": chance.sd}
+    return table

@@ -42,7 +42,6 @@ MAX_BYTES = 256_000
 NOTE = "Suggestions of a model, not checked on these images: a person decides."
 SAME = "Clusters of one name become one class in an export."
 
-
 TEMPLATES = (
     "{}",
     "a photo of {}",
@@ -108,7 +107,6 @@ class Suggested:
 class Done:
     """The answer, and where it is."""
 
-    k: int
     clusters: tuple[Suggested, ...]
     given: tuple[str, ...]
     """(L,) what a person called each label before; empty where nobody did."""
@@ -143,7 +141,7 @@ def suggest_names(store: Store, request: Request, bar: Bar) -> Done:
         texts.append(json.dumps({"format": FORMAT, "version": VERSION, **steps}) + "\n")
     for path, text in zip(files, texts, strict=True):
         write_output(path, text.encode())
-    return Done(k, clusters, given, files)
+    return Done(clusters, given, files)
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -350,7 +348,8 @@ def to_toml(clusters: Sequence[Suggested], given: Sequence[str], about: Sequence
             others = ", ".join(f"{guess.word} {guess.score:.3f}" for guess in cluster.guesses[1:3])
             first = cluster.guesses[0]
             more = f"; next: {others}" if others else ""
-            lines.append(f"{cluster.cluster} = {_quoted(first.word)}  # {first.score:.3f}{more}")
+            word = json.dumps(first.word, ensure_ascii=False)  # as TOML writes printable text
+            lines.append(f"{cluster.cluster} = {word}  # {first.score:.3f}{more}")
     return "\n".join(lines) + "\n"
 
 
@@ -365,8 +364,3 @@ def renames(clusters: Sequence[Suggested], given: Sequence[str]) -> list[dict[st
 
 def _round(value: float) -> float:
     return round(value, DIGITS) + 0.0  # no minus before zero
-
-
-def _quoted(word: str) -> str:
-    """A basic string of TOML; printable text is written in it as in JSON."""
-    return json.dumps(word, ensure_ascii=False)

@@ -19,7 +19,6 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +50,18 @@ def load_text_image(model: str, device: str = "cpu") -> "TextImage":
     Raises MissingPackage (no open_clip), UsageError (no such name or file), BackboneError (offline
     and not here, damaged, does not fit).
     """
-    _package()
+    try:
+        import open_clip  # noqa: F401  (only whether it is there)
+    except ImportError as error:
+        raise MissingPackage(
+            f"suggest-names needs {error.name}, which is not installed: pip install 'datus[names]'"
+        ) from None
     place = find_device(device)
-    source = _find_file(model) if model.endswith(SUFFIXES) else _find_name(model)
-    built = _build(source)
-    _fill(built, source.path)
-    with source.path.open("rb") as file:
+    find = _find_file if model.endswith(SUFFIXES) else _find_name
+    path, architecture, tag = find(model)
+    built = _build(path, architecture, tag)
+    _fill(built, path)
+    with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return TextImage(built, model, digest, place)
 
@@ -73,8 +78,9 @@ class TextImage:
 
         self._model = model.eval().requires_grad_(False).to(device)
         seen = open_clip.get_model_preprocess_cfg(model)
-        height, width = _pair(seen["size"])
-        self._size = (width, height)
+        size = seen["size"]
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        self._size = (int(width), int(height))
         self._mean = np.array(seen["mean"], np.float32)
         self._std = np.array(seen["std"], np.float32)
         length = open_clip.model.get_model_tokenize_cfg(model)["context_length"]
@@ -125,20 +131,11 @@ class TextImage:
 
 
 # --- which file ---------------------------------------------------------------------------------
+# (the file, its architecture: a name of open_clip or local-dir:FOLDER, and what open_clip knows of
+# its tag: activation, normalisation)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Weights and what open_clip must know to build their model."""
-
-    path: Path
-    model: str
-    """A name of open_clip, or local-dir:FOLDER."""
-    tag: dict[str, Any]
-    """What open_clip knows of the tag: activation, normalisation."""
-
-
-def _find_file(model: str) -> _Found:
+def _find_file(model: str) -> tuple[Path, str, dict[str, Any]]:
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
 
@@ -146,22 +143,22 @@ def _find_file(model: str) -> _Found:
     if not path.is_file():
         raise UsageError(f"--model {model}: {'a folder' if path.is_dir() else 'no such file'}")
     if (path.parent / CONFIG).is_file():
-        return _Found(path, f"local-dir:{path.parent}", {})
+        return path, f"local-dir:{path.parent}", {}
     name, _, rest = path.name.partition(".")
     if name not in open_clip.list_models():
         raise UsageError(
             f"--model {model}: of which architecture? Put its {CONFIG} beside it, or name it "
             "ARCHITECTURE.ANYTHING, such as ViT-B-32.mine.safetensors"
         )
-    return _Found(path, name, dict(get_pretrained_cfg(name, rest.partition(".")[0])))
+    return path, name, dict(get_pretrained_cfg(name, rest.partition(".")[0]))
 
 
-def _find_name(model: str) -> _Found:
+def _find_name(model: str) -> tuple[Path, str, dict[str, Any]]:
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
-    name, slash, tag = model.partition("/")
-    if not slash or not name or not tag:
+    name, _, tag = model.partition("/")
+    if not name or not tag:
         raise UsageError(
             f"--model {model}: expected ARCHITECTURE/TAG of open_clip, such as {DEFAULT}, or a "
             f"file that ends in {', '.join(SUFFIXES)}"
@@ -178,7 +175,7 @@ def _find_name(model: str) -> _Found:
         raise UsageError(f"--model {model}: open_clip's weights of {name} are: {tags}")
     _check_config(model, open_clip.get_model_config(name))
     path = weights.local_file(f"{name}.{tag}") or _in_cache(known) or _fetched(model, known)
-    return _Found(path, name, known)
+    return path, name, known
 
 
 def _in_cache(known: dict[str, Any]) -> Path | None:
@@ -229,27 +226,25 @@ def _on_hub(known: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
 # --- the model ----------------------------------------------------------------------------------
 
 
-def _build(source: _Found) -> Any:
+def _build(path: Path, architecture: str, tag: dict[str, Any]) -> Any:
     """The model with random weights; nothing is fetched."""
     import open_clip
 
     try:
-        _check_config(str(source.path), open_clip.factory.get_model_config(source.model))
+        _check_config(str(path), open_clip.factory.get_model_config(architecture))
         with seeded(0), _quiet():
             return open_clip.create_model(
-                source.model,
+                architecture,
                 load_weights=False,
-                force_quick_gelu=bool(source.tag.get("quick_gelu", False)),
-                force_preprocess_cfg={name: source.tag.get(name) for name in ("mean", "std")},
+                force_quick_gelu=bool(tag.get("quick_gelu")),
+                force_preprocess_cfg={name: tag.get(name) for name in ("mean", "std")},
                 pretrained_text=False,
             )
     except BackboneError:
         raise
     except Exception as error:  # a config of others can break the constructors in any way
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BackboneError(
-            f"{source.path}: open_clip cannot build {source.model} ({why})"
-        ) from error
+        raise BackboneError(f"{path}: open_clip cannot build {architecture} ({why})") from error
 
 
 def _check_config(name: str, config: Any) -> None:
@@ -291,20 +286,6 @@ def _fill(model: Any, path: Path) -> None:
                 "is the architecture the one that it was made for?"
             )
     model.load_state_dict({key: tensors[key].float() for key in expected}, strict=False)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return int(height), int(width)
-
-
-def _package() -> None:
-    try:
-        import open_clip  # noqa: F401  (only whether it is there)
-    except ImportError as error:
-        raise MissingPackage(
-            f"suggest-names needs {error.name}, which is not installed: pip install 'datus[names]'"
-        ) from None
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ from datus.config import ClustersConfig
 from datus.errors import ClusterError, UsageError, WorkError
 from datus.inputs.index import Index
 from datus.store.store import Store
-from datus.suggest.stability import TrustSettings, make_points, overview
-from datus.suggest.suggest_k import Source, find_source, fit_with, read_points, suggest, tried_k
+from datus.suggest.stability import TrustSettings, make_points, overview, usable_k
+from datus.suggest.suggest_k import Source, find_source, fit_with, read_points, suggest
 from datus.types import Array, Verdict
 
 QUICK = TrustSettings(starts=1, repeats=2, clouds=2, cloud_repeats=1)
@@ -78,8 +78,11 @@ def test_a_sample_is_whole_images_and_the_same_each_time(finished: Path) -> None
 def test_threads_change_nothing(finished: Path) -> None:
     store, source = Store(finished), find_source(Store(finished))
     points = read_points(store, source, 0)
-    tried = tried_k(points, source, [2, 4])
-    assert tried == [2, 3, 4]  # the run's own K among them
+    assert usable_k(overview(points), [2, 4, *source.clusters.k]) == [
+        2,
+        3,
+        4,
+    ]  # the run's own K among them
     one, two = (
         suggest(points, source, [2, 4], 0, n_threads=n, settings=QUICK).as_dict() for n in (1, 2)
     )
@@ -140,12 +143,12 @@ def test_the_verdict_of_an_edited_run_is_that_of_its_k(
 ) -> None:
     """Its row counts labels: more than K after a split."""
     store = Store(run_copy)
-    mark, upstream = suggest_module._last_report(store)
+    mark, recipe = suggest_module.last_finished(store, "report")
     (k,), (verdict,) = find_source(store).clusters.k, find_source(store).reported.values()
     monkeypatch.setattr(suggest_module, "_reported", lambda store, mark: {k + 2: verdict})
     assert find_source(store).reported == {k + 2: verdict}, "not edited"
-    edited = {**upstream, f"edits:{k}": "0123"}
-    monkeypatch.setattr(suggest_module, "_last_report", lambda store: (mark, edited))
+    edited = {"upstream": {**recipe["upstream"], f"edits:{k}": "0123"}}
+    monkeypatch.setattr(suggest_module, "last_finished", lambda store, stage: (mark, edited))
     assert find_source(store).reported == {k: verdict}
 
 
