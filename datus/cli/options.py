@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from datus.compare.grid import parse_numbers
 from datus.config import Config, parse_override, read_toml
 from datus.errors import UsageError
 
@@ -115,7 +116,7 @@ def load_config(options: RunOptions) -> Config:
     if getattr(options, "no_baselines", False):
         overrides["report.baselines"] = False
     if options.clusters:
-        overrides["clusters.k"] = _numbers(options.clusters)
+        overrides["clusters.k"] = parse_numbers("--clusters", options.clusters)
     config = _with_known_k(Config.load(options.config, overrides), options.config, overrides)
     if not config.data.images:
         raise UsageError("no images: give --images FOLDER, or data.images in a config file")
@@ -157,13 +158,6 @@ def only_k(run: str) -> int:
         listed = " and ".join(map(str, known))
         raise UsageError(f"{run} has clusters for K = {listed}: choose with --clusters")
     return known[0]
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--clusters {text}: expected a number or numbers with commas") from None
 
 
 def run_command(options: RunOptions, backbone: str) -> str:

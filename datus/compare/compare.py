@@ -9,6 +9,7 @@ reason and the others go on; the same command goes on where it stopped.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -79,9 +80,8 @@ def compare(grid: Grid, console: Console = QUIET) -> Comparison:
         if result.reason:
             console.say(f"failed: {result.reason}")
         results.append(result)
-    made = _n_shards(store) - before
-    path = grid.run_path
-    return Comparison(settings.name, settings.table, rules, tuple(results), path, made)
+    made, name = _n_shards(store) - before, settings.name
+    return Comparison(name, settings.table, rules, tuple(results), grid.run_path, made)
 
 
 def _n_shards(store: Store) -> int:
@@ -98,12 +98,11 @@ def _weights_missing(cells: Iterable[Cell]) -> list[str]:
     """What can be known without loading a model: said before the first cell, not after hours."""
     from datus.models.weights import weights_id
 
-    wanted: dict[tuple[str, str], int] = {}
+    wanted = Counter[tuple[str, str]]()
     for cell in cells:
         for section in (cell.config.features, cell.config.embeddings):
-            model = section.backbone, section.weights
-            if model[0] != "same":
-                wanted[model] = wanted.get(model, 0) + 1
+            if section.backbone != "same":
+                wanted[section.backbone, section.weights] += 1
     warnings = []
     for (name, weights), n_cells in wanted.items():
         try:
@@ -126,10 +125,8 @@ def _one(
         measured = _measured(cell, store, result, seen)
     except StoreError:
         raise
-    except DatusError as error:
-        return CellResult(**_identity(cell), reason=str(error)), True
     except Exception as error:  # a surprise in one cell must not end the others
-        reason = f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, DatusError) else f"{type(error).__name__}: {error}"
         return CellResult(**_identity(cell), reason=reason), True
     return measured, any(row.made for row in result.stages if row.name != "index")
 
@@ -195,7 +192,15 @@ class _Clock:
     """How long the rest will take, from cells that had as much to do."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        self._kinds = _kinds(cells)
+        keys = [
+            ((cell.config.preset, cell.scheme), cell.config.seed, cell.embedder, cell.k)
+            for cell in cells
+        ]
+        # where each cell first differs from the one before: backbone, seed, embedder or K
+        self._kinds = [0]
+        for before, key in pairwise(keys):
+            changed = (place for place in range(4) if before[place] != key[place])
+            self._kinds.append(next(changed, 3))
         self._seconds: dict[int, list[float]] = {}
         self._last = time.monotonic()
 
@@ -213,19 +218,6 @@ class _Clock:
             return ""
         left = sum(fmean(self._seconds.get(kind, every)) for kind in self._kinds[number:])
         return f", some {time_text(left)} left"
-
-
-def _kinds(cells: Sequence[Cell]) -> list[int]:
-    """Of each cell, where it first differs from the one before: backbone, seed, embedder or K."""
-    keys = [
-        ((cell.config.preset, cell.scheme), cell.config.seed, cell.embedder, cell.k)
-        for cell in cells
-    ]
-    changes = [
-        [place for place in range(4) if before[place] != key[place]]
-        for before, key in pairwise(keys)
-    ]
-    return [0, *(min(places, default=3) for places in changes)]
 
 
 def time_text(seconds: float) -> str:

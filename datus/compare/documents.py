@@ -8,12 +8,12 @@ Same cells, same bytes.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import datus
 from datus.compare import figures, plots, tables
-from datus.compare.cells import SEGMENTS, CellResult, Comparison, Line, lines_of, varying
+from datus.compare.cells import SEGMENTS, CellResult, Comparison, lines_of, varying
 from datus.inputs.decode import decode_image
 from datus.inputs.labels import decode_labels
 from datus.method.baselines import renumbered
@@ -23,7 +23,6 @@ from datus.report.numbers import rounded
 from datus.report.pictures import shrunk
 from datus.report.summary import HEADLINE, RULES
 from datus.store.store import Store
-from datus.types import Array
 
 SHOWN = {
     "table": "table.md",
@@ -55,11 +54,8 @@ def summary(comparison: Comparison, links: Mapping[str, str]) -> str:
     """What the command prints: the table, what was made, and where it all is."""
     made = tables.layout(comparison.table, comparison.results, comparison.rules)
     text = tables.to_markdown(made, tables.notes_of(comparison.results, made))
-    lines = [
-        f"{comparison.made} shards made",
-        *(f"{label}: {path}" for label, path in links.items()),
-    ]
-    return "\n".join([text, *lines])
+    places = (f"{label}: {path}" for label, path in links.items())
+    return "\n".join([text, f"{comparison.made} shards made", *places])
 
 
 def documents(comparison: Comparison) -> dict[str, bytes]:
@@ -141,7 +137,10 @@ def pictures(comparison: Comparison) -> bytes | None:
         return None
     names = [name for name in varying(comparison.results) if name != "seed"]
     labels = [" ".join(str(getattr(line.first, name)) for name in names) for line in lines]
-    columns = [_masks(line, image_ids) for line in lines]
+    columns = [
+        [decode_labels(line.first.pictures[image_id][1], MAX_PIXELS) for image_id in image_ids]
+        for line in lines
+    ]
     for line, masks in zip(lines[1:], columns[1:], strict=True):
         masks[:] = renumbered(masks, columns[0], max(line.first.k, first.k))
     look, groups = Look(PALETTE, 0.6, SIDE_PX), []
@@ -150,7 +149,3 @@ def pictures(comparison: Comparison) -> bytes | None:
         shown = [overlay_picture(photo, mask, look) for mask in masks]
         groups.append((f"{image_id}: image, {', '.join(labels)}", [shrunk(photo, SIDE_PX), *shown]))
     return png_bytes(contact_sheet(groups, 1, SIDE_PX))
-
-
-def _masks(line: Line, image_ids: Sequence[str]) -> list[Array]:
-    return [decode_labels(line.first.pictures[image_id][1], MAX_PIXELS) for image_id in image_ids]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datus.compare.cells import CellResult, Comparison
-from datus.compare.grid import Embedder, embedder_label
+from datus.compare.grid import model_name
 from datus.compare.tables import chosen_rules
 from datus.config import Config
 from datus.engine.plan import Node, Plan, find_node
@@ -49,13 +49,12 @@ def finished(
 
 
 def _finished_one(name: str, path: Path, config: Config, k: int) -> CellResult:
-    way = config.embeddings
     identity: dict[str, Any] = {
         "run": name,
         "backbone": config.features.backbone,
         "k": k,
         "preset": config.preset,
-        "embedder": embedder_label(Embedder(way.mode, way.backbone, way.weights)),
+        "embedder": model_name(config.embeddings),
         "seed": config.seed,
     }
     store = Store(config.run_path)

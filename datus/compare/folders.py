@@ -90,9 +90,7 @@ def _refusal(failures: dict[str, str], max_failed: int) -> str:
 
 def _counts(mask_path: Path, truth_path: Path, table: ClassTable) -> Array:
     """int64 (256, C): pixels by (label, class); row 255 is unlabelled."""
-    limit = DataConfig().max_pixels
-    mask = decode_labels(_read(mask_path), limit)
-    labels = decode_labels(_read(truth_path), limit)
+    mask, labels = _labels(mask_path), _labels(truth_path)
     (height, width), truth_size = mask.shape, labels.shape
     if truth_size != (height, width):
         raise ImageError(
@@ -103,11 +101,12 @@ def _counts(mask_path: Path, truth_path: Path, table: ClassTable) -> Array:
     return count_pixels(mask, truth, MAX_CLUSTERS, table.n_classes).counts
 
 
-def _read(path: Path) -> bytes:
+def _labels(path: Path) -> Array:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from None
+    return decode_labels(data, DataConfig().max_pixels)
 
 
 def fitted(counts: list[Array], n_clusters: int) -> Confusion:

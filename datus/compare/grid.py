@@ -16,12 +16,13 @@ like = "other.toml" a grid takes what it does not say itself from another grid.
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
-from datus.config import Config, build, read_toml, unknown_key
+from datus.config import Config, EmbeddingsConfig, build, read_toml, unknown_key
 from datus.errors import ConfigError, UsageError
 from datus.models.registry import SUFFIXES, resolve
 
@@ -121,7 +122,7 @@ class Grid:
     """A checked comparison."""
 
     settings: GridSettings
-    cells: tuple[Cell, ...] = field(default_factory=tuple)
+    cells: tuple[Cell, ...]
     """By preset, backbone, seed, embedder and K: each shares what is before it."""
 
     @property
@@ -147,7 +148,8 @@ def load_grid(
     table = {**(_read(path) if path else {"base": {}}), **(lists or {})}
     settings = build(GridSettings, {k: v for k, v in table.items() if k in OWN})
     settings = replace(settings, name=settings.name or (path.stem if path else "grid"))
-    _check_name(settings.name)
+    if not settings.name.strip(".") or set(settings.name) & set('/\\:*?"<>|'):
+        raise ConfigError(f"name: expected a folder's name, got {settings.name!r}")
     base = _base(table)
     for name, value in (overrides or {}).items():
         if name in TAKEN and TAKEN[name][0] in table:
@@ -200,7 +202,7 @@ def _entries(cls: type[Entry], key: str, table: Mapping[str, Any]) -> list[Entry
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"{key}: expected blocks [[{key}]], got {rows!r}")
     entries = [_entry(cls, f"{key} {number}: ", row) for number, row in enumerate(rows, 1)]
-    models = [(_model(entry), entry.weights, entry.settings) for entry in entries]
+    models = [(model_name(entry), entry.weights, entry.settings) for entry in entries]
     for name, weights, settings in models:
         if models.count((name, weights, settings)) > 1:  # they differ in nothing but the label
             raise ConfigError(
@@ -229,7 +231,7 @@ def _entry(cls: type[Entry], where: str, row: Mapping[str, Any]) -> Entry:
     return replace(entry, **known, settings=tuple(sorted(settings.items())))
 
 
-def _model(entry: Scheme | Embedder) -> str:
+def model_name(entry: Scheme | Embedder | EmbeddingsConfig) -> str:
     """What the entry is called where only its weights are not said."""
     if isinstance(entry, Scheme):
         return entry.name
@@ -253,11 +255,14 @@ def _with_labels(schemes: list[Scheme], labels: Sequence[str]) -> list[Scheme]:
 
 def _label(entry: Entry, entries: Sequence[Entry]) -> str:
     """The model, and the weights where `entries` have it with several."""
-    name = _model(entry)
-    several = list(dict.fromkeys(other.weights for other in entries if _model(other) == name))
+    name = model_name(entry)
+    several = list(dict.fromkeys(other.weights for other in entries if model_name(other) == name))
     if len(several) == 1 or entry.weights == "auto":
         return name
     return f"{name}:{_short(several)[several.index(entry.weights)]}"
+
+
+_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, SUFFIXES))})\Z")
 
 
 def _short(weights: Sequence[str]) -> list[str]:
@@ -265,15 +270,10 @@ def _short(weights: Sequence[str]) -> list[str]:
     paths = [PurePath(path) for path in weights]
     for n_parts in range(1, max(len(path.parts) for path in paths) + 1):
         ends = ["/".join(path.parts[-n_parts:]) for path in paths]
-        for stems in ([_stem(path) for path in ends], ends):
-            if len(set(stems)) == len(stems):
-                return stems
+        for names in ([_SUFFIX.sub("", end) for end in ends], ends):
+            if len(set(names)) == len(names):
+                return names
     return list(weights)
-
-
-def _stem(path: str) -> str:
-    suffix = next((suffix for suffix in reversed(SUFFIXES) if path.endswith(suffix)), "")
-    return path.removesuffix(suffix)
 
 
 def _cells(
@@ -289,7 +289,7 @@ def _cells(
     _check_different("seeds", seeds)
     _check_different("k", ks)
     _check_different("backbones", [scheme.label for scheme in schemes])
-    _check_different("embedders", [embedder_label(one) for one in embedders])
+    _check_different("embedders", [way.label for way in embedders])
     ways: list[Embedder | None] = [*embedders] or [None]
     presets = settings.presets or (plain.preset,)
     for preset, scheme, seed, way, k in itertools.product(presets, schemes, seeds, ways, ks):
@@ -303,29 +303,16 @@ def _cells(
         try:
             config = Config.load(None, asked)
         except ConfigError as error:
-            label = embedder_label(way) if way else "the base's embedder"
+            label = way.label if way else "the base's embedder"
             raise ConfigError(f"cell {scheme.label}, {label}, K = {k}: {error}") from None
-        made = Embedder(
-            config.embeddings.mode, config.embeddings.backbone, config.embeddings.weights
-        )
-        yield Cell(config, scheme, embedder_label(way or made))
+        yield Cell(config, scheme, way.label if way else model_name(config.embeddings))
 
 
-def embedder_label(way: Embedder) -> str:
-    return way.label or _model(way)
-
-
-def _check_different(name: str, values: Iterable[Any]) -> None:
-    seen = list(values)
-    twice = [value for value in dict.fromkeys(seen) if seen.count(value) > 1]
-    if twice:
+def _check_different(name: str, values: Sequence[Any]) -> None:
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
         cure = "; give each a label" if name in LISTS else ""
-        raise ConfigError(f"{name}: expected different entries, got {twice[0]!r} twice{cure}")
-
-
-def _check_name(name: str) -> None:
-    if not name.strip(".") or set(name) & set('/\\:*?"<>|'):
-        raise ConfigError(f"name: expected a folder's name, got {name!r}")
+        raise ConfigError(f"{name}: expected different entries, got {twice!r} twice{cure}")
 
 
 def _check_cells(cells: tuple[Cell, ...]) -> None:
@@ -357,15 +344,16 @@ def parse_lists(lists: Mapping[str, str]) -> dict[str, Any]:
         "backbones": parse_backbones,
         "labels": lambda text: [part.strip() for part in text.split(",")],
         "embedders": parse_embedders,
-        "k": lambda text: _numbers("--clusters", text),
-        "seeds": lambda text: _numbers("--seeds", text),
+        "k": lambda text: parse_numbers("--clusters", text),
+        "seeds": lambda text: parse_numbers("--seeds", text),
         "presets": lambda text: text.split(","),
         "table": str,
     }
     return {key: parse[key](text) for key, text in lists.items() if text}
 
 
-def _numbers(option: str, text: str) -> list[int]:
+def parse_numbers(option: str, text: str) -> list[int]:
+    """'6,8,12' -> numbers. Raises UsageError that names the option."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
