@@ -10,7 +10,6 @@ its image id. So masks need nothing but the run folder, and the corrections may 
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,8 @@ from datus.formats.read import open_corrections
 from datus.formats.records import Corrections
 from datus.inputs.labels import decode_labels
 from datus.method.masks import encode_mask
-from datus.review.edits import Edit, edited
+from datus.review.edits import edited, unpacked
+from datus.review.frozen import image_number
 from datus.types import IGNORE, Array, Assignments, ImageRecord, ShardData
 
 
@@ -119,27 +119,21 @@ class Drawn:
 def _lookup(edits: Arrays) -> Array:
     """uint8 (256,): what became of each label."""
     labels = np.arange(256, dtype=np.int16)
-    for op, clusters, parts, fresh in json.loads(edits["edits"].tobytes()):
-        one = Edit(op, tuple(clusters), "", parts, tuple(fresh))
+    for one in unpacked(edits):
         labels = edited(labels, one, np.zeros(int((labels == one.clusters[0]).sum()), np.int64))
     return np.where(labels < 0, IGNORE, labels).astype(np.uint8)
 
 
 def kept_arrays(record: ImageRecord, labels: Array, fixed: Array) -> dict[str, Array]:
     png = np.frombuffer(encode_mask(labels), np.uint8)
-    return {"labels": png, "fixed": fixed, "image": _number(record)}
+    return {"labels": png, "fixed": fixed, "image": np.array([image_number(record)], np.uint64)}
 
 
 def drawn_in(clusters: ShardData, record: ImageRecord) -> Drawn | None:
     """`clusters`: what the clusters stage stored. None where nobody drew, or in another image of
     that name, which frozen clusters may meet."""
     stored: Arrays = clusters.arrays.get(record.image_id, {})
-    if not stored or stored["image"][0] != _number(record)[0]:
+    if not stored or int(stored["image"][0]) != image_number(record):
         return None
     labels = decode_labels(stored["labels"].tobytes(), record.height * record.width)
     return Drawn(labels, stored["fixed"])
-
-
-def _number(record: ImageRecord) -> Array:
-    """The first 64 bits of the image's hash."""
-    return np.array([int(record.sha256[:16], 16)], np.uint64)

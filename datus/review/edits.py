@@ -51,6 +51,11 @@ class Edit:
     fresh: tuple[int, ...] = ()
     """Of a split: the numbers of the parts after the first, which keeps the number."""
 
+    @property
+    def emptied(self) -> tuple[int, ...]:
+        """Labels that no pixel has afterwards."""
+        return {"merge": self.clusters[1:], "drop": self.clusters}.get(self.op, ())
+
     def __str__(self) -> str:
         numbers = " and ".join(map(str, self.clusters))
         more = {"rename": f" to {self.name!r}", "split": f" into {self.parts}"}.get(self.op, "")
@@ -195,14 +200,19 @@ def packed(replay: Replay, centroids: Array, splits: Mapping[int, Array]) -> dic
 def relabelled(arrays: Mapping[str, Array], cluster: Array, places: Array) -> Array:
     """int16 (S,): labels after all edits; cluster int16 (S,), places float32 (S, P)."""
     labels = cluster
-    for place, (op, clusters, parts, fresh) in enumerate(json.loads(arrays["edits"].tobytes())):
-        edit = Edit(op, tuple(clusters), "", parts, tuple(fresh))
+    for number, edit in enumerate(unpacked(arrays)):
         part = None
-        if op == "split":
-            mine = labels == edit.clusters[0]
-            part = nearest_part(places[mine], arrays[f"split {place}"])
+        if edit.op == "split":
+            taken = labels == edit.clusters[0]
+            part = nearest_part(places[taken], arrays[f"split {number}"])
         labels = edited(labels, edit, part)
     return labels
+
+
+def unpacked(arrays: Mapping[str, Array]) -> list[Edit]:
+    """The edits of `packed`, without names."""
+    rows = json.loads(arrays["edits"].tobytes())
+    return [Edit(op, tuple(ks), "", parts, tuple(fresh)) for op, ks, parts, fresh in rows]
 
 
 def groups(replay: Replay, k: int) -> Array:
@@ -232,11 +242,7 @@ def names(replay: Replay, n_labels: int) -> tuple[str, ...]:
 
 def gone(replay: Replay) -> frozenset[int]:
     """Labels that no pixel can have any more: merged into another one, or dropped."""
-    found: set[int] = set()
-    for one in replay.edits:
-        found |= set(one.clusters[1:] if one.op == "merge" else ())
-        found |= set(one.clusters if one.op == "drop" else ())
-    return frozenset(found)
+    return frozenset(number for one in replay.edits for number in one.emptied)
 
 
 # --- what a file says ---------------------------------------------------------------------------
@@ -267,22 +273,15 @@ def _edit(row: Any, where: str) -> Edit:
     if op == "merge" and (len(clusters) < 2 or len(set(clusters)) < len(clusters)):
         raise UsageError(f"{where} (merge): expected two or more clusters, got {clusters}")
     name, parts = row.get("name", ""), row.get("parts", 0)
-    if op == "rename" and not _is_name(name):
+    is_name = isinstance(name, str) and 0 < len(name.strip()) <= MAX_NAME and name.isprintable()
+    if op == "rename" and not is_name:
         raise UsageError(
             f"{where} (rename): expected a name of 1 to {MAX_NAME} characters, got {name!r}"
         )
     if op == "split" and not (type(parts) is int and 2 <= parts <= MAX_PARTS):
         raise UsageError(f"{where} (split): expected 2 to {MAX_PARTS} parts, got {parts!r}")
-    return Edit(
-        op,
-        tuple(clusters),
-        name.strip() if op == "rename" else "",
-        parts if op == "split" else 0,
-    )
-
-
-def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and 0 < len(name.strip()) <= MAX_NAME and name.isprintable()
+    name, parts = name.strip() if op == "rename" else "", parts if op == "split" else 0
+    return Edit(op, tuple(clusters), name, parts)
 
 
 def _in_order(edits: Sequence[Edit], k: int, origin: str) -> tuple[Edit, ...]:
@@ -298,9 +297,8 @@ def _in_order(edits: Sequence[Edit], k: int, origin: str) -> tuple[Edit, ...]:
         fresh = range(free, free + max(one.parts - 1, 0))
         there, free = there | set(fresh), free + len(fresh)
         found.append(replace(one, fresh=tuple(fresh)))
-        emptied = {"merge": one.clusters[1:], "drop": one.clusters}.get(one.op, ())
-        there -= set(emptied)
-        went |= dict.fromkeys(emptied, f"it is gone since edit {place} ({one})")
+        there -= set(one.emptied)
+        went |= dict.fromkeys(one.emptied, f"it is gone since edit {place} ({one})")
     if free > MAX_CLUSTERS:
         raise UsageError(
             f"{origin}: {free} labels with all parts of splits, masks hold {MAX_CLUSTERS}"

@@ -87,7 +87,9 @@ def load(origin: str, k: int) -> Frozen:
         found = _read_file(store, origin)
         _check_k(origin, k, (found.model.n_clusters,))
         return found
-    return _read_run(store, origin, k)
+    _, report = _finished(store, origin)
+    _check_k(origin, k, _ks(report))
+    return read_made(store, origin, k, report["upstream"])
 
 
 def arrays_id(arrays: Arrays) -> str:
@@ -166,7 +168,7 @@ def reference_arrays(
 ) -> dict[str, Array]:
     """What the clusters stage stores for later (`method.drift`), and which images were there."""
     found = reference(measures, cluster, k)
-    images = np.array(sorted(_image_number(record) for record in records), np.uint64)
+    images = np.array(sorted(image_number(record) for record in records), np.uint64)
     return {"quantiles": found.quantiles, "members": found.members, "images": images}
 
 
@@ -195,12 +197,12 @@ def drift_of(arrays: Arrays, shards: Iterable[tuple[Shard, ShardData]]) -> Drift
 
 def is_new(arrays: Arrays, record: ImageRecord) -> bool:
     """The clusters were made without this image."""
-    images, number = arrays["images"], _image_number(record)
+    images, number = arrays["images"], image_number(record)
     place = int(np.searchsorted(images, np.uint64(number)))
     return place == len(images) or int(images[place]) != number
 
 
-def _image_number(record: ImageRecord) -> int:
+def image_number(record: ImageRecord) -> int:
     """The first 64 bits of the hash of its bytes: the same image under a new name is not new."""
     return int(record.sha256[:16], 16)
 
@@ -218,12 +220,6 @@ def _source(origin: str) -> Store:
     return store
 
 
-def _read_run(store: Store, origin: str, k: int) -> Frozen:
-    _, report = _finished(store, origin)
-    _check_k(origin, k, _ks(report))
-    return read_made(store, origin, k, report["upstream"])
-
-
 def read_made(store: Store, origin: str, k: int, made: Mapping[str, str]) -> Frozen:
     """What a report with the fingerprints `made` ("clusters:12" -> ...) stands on. WorkError."""
     recipes = {stage: _recipe(store, origin, stage, made.get(stage, "")) for stage in SEEN}
@@ -237,9 +233,8 @@ def read_made(store: Store, origin: str, k: int, made: Mapping[str, str]) -> Fro
             f"{origin}: its clusters were made by an earlier version of DatUS: run it again with "
             "the same settings, only clusters and later are made"
         )
-    found = Frozen(
-        origin, recipes, clusters, _arrays(store, origin, "center", center) if center else {}
-    )
+    means = _arrays(store, origin, "center", center) if center else {}
+    found = Frozen(origin, recipes, clusters, means)
     try:
         _check_parts(found)
     except _BROKEN as error:
@@ -308,10 +303,8 @@ def save(found: Frozen, path: Path, overwrite: bool = False) -> int:
     """
     tensors = {f"clusters/{name}": array for name, array in found.clusters.items()}
     tensors |= {f"center/{name}": array for name, array in found.center.items()}
-    about = canonical_json(
-        {"format": FORMAT, "recipes": found.recipes, "sha256": arrays_id(tensors)}
-    )
-    packed = save_tensors({**tensors, "about": np.frombuffer(about, np.uint8)})
+    about = {"format": FORMAT, "recipes": found.recipes, "sha256": arrays_id(tensors)}
+    packed = save_tensors({**tensors, "about": np.frombuffer(canonical_json(about), np.uint8)})
     if not overwrite and os.path.lexists(path) and not _holds(path, packed):
         raise UsageError(f"{path} is there already: choose another --out, or add --overwrite")
     Store(path.parent, "--out").write(packed, path.name)

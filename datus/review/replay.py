@@ -17,22 +17,9 @@ import numpy as np
 
 from datus.config import Config
 from datus.errors import ClusterError, UsageError
+from datus.review import edits
 from datus.review.cluster_arrays import cluster_model, corrected_names
-from datus.review.edits import (
-    Edit,
-    Edits,
-    Replay,
-    as_json,
-    base_of,
-    edited,
-    follow,
-    gone,
-    n_labels,
-    names,
-    nearest_part,
-    packed,
-    parse,
-)
+from datus.review.edits import Edit, Edits, Replay, edited, nearest_part
 from datus.review.frozen import arrays_id
 from datus.types import Array
 
@@ -62,12 +49,12 @@ def load(config: Config) -> Edits | None:
         raise UsageError(f"--edits {path}: {error.strerror}") from None
     if len(data) > MAX_BYTES:
         raise UsageError(f"--edits {path}: more than {MAX_BYTES:,} bytes: not an edits.json")
-    return parse(data, f"--edits {path}")
+    return edits.parse(data, f"--edits {path}")
 
 
-def labels_of(config: Config, k: int) -> int:
+def n_labels(config: Config, k: int) -> int:
     """L: K, and a label more for each part that a split adds."""
-    return n_labels(load(config), k)
+    return edits.n_labels(load(config), k)
 
 
 def reads_vectors(config: Config) -> bool:
@@ -82,14 +69,15 @@ def settings(config: Config) -> dict[str, Any]:
     if found is None:
         return {}
     base = hashlib.sha256(found.centroids.tobytes()).hexdigest()
-    steps = [one for one in as_json(found.edits) if one["op"] != "rename"]
+    steps = [one for one in edits.as_json(found.edits) if one["op"] != "rename"]
     return {"edits": steps, "clusters": f"{found.identity} sha256:{base}"}
 
 
 def name_settings(config: Config) -> list[dict[str, Any]]:
     """The names, which only the report needs."""
     found = load(config)
-    return [one for one in as_json(found.edits if found else ()) if one["op"] == "rename"]
+    rows = edits.as_json(found.edits if found else ())
+    return [one for one in rows if one["op"] == "rename"]
 
 
 def replayed(config: Config, arrays: Mapping[str, Array], names: bool = True) -> Replay:
@@ -104,16 +92,15 @@ def replayed(config: Config, arrays: Mapping[str, Array], names: bool = True) ->
         return Replay((), ())
     if not names:
         found = replace(found, edits=tuple(one for one in found.edits if one.op != "rename"))
-    return follow(found, embedded_centroids(cluster_model(arrays)), arrays_id(arrays))
+    return edits.follow(found, embedded_centroids(cluster_model(arrays)), arrays_id(arrays))
 
 
 def named(config: Config, arrays: Mapping[str, Array]) -> Named:
     replay, corrected = replayed(config, arrays), corrected_names(arrays)
-    n_all = labels_of(config, len(arrays["centroids"]))
-    called = names(replay, n_all)
-    of_drawn = (*corrected, *[""] * (n_all - len(corrected)))
-    called = tuple(one or other for one, other in zip(called, of_drawn, strict=True))
-    return Named(called, tuple(sorted(gone(replay))), replay.conflicts)
+    given = edits.names(replay, n_labels(config, len(arrays["centroids"])))
+    drawn = (*corrected, *[""] * (len(given) - len(corrected)))
+    names = tuple(name or other for name, other in zip(given, drawn, strict=True))
+    return Named(names, tuple(sorted(edits.gone(replay))), replay.conflicts)
 
 
 def read_base(arrays: Mapping[str, Array]) -> dict[str, Any]:
@@ -121,7 +108,7 @@ def read_base(arrays: Mapping[str, Array]) -> dict[str, Any]:
     from datus.method.clusters import embedded_centroids
 
     model = cluster_model(arrays)
-    return base_of(model.n_clusters, arrays_id(arrays), embedded_centroids(model))
+    return edits.base_of(model.n_clusters, arrays_id(arrays), embedded_centroids(model))
 
 
 def split_all(
@@ -141,16 +128,16 @@ def split_all(
     for one in replay.edits:
         part = None
         if one.op == "split":
-            mine = np.ascontiguousarray(places[labels == one.clusters[0]])
+            taken = np.ascontiguousarray(places[labels == one.clusters[0]])
             chosen = replace(config.clusters, k=(one.parts,), pca=0)
             try:
-                fitted = fit_clusters(mine, one.parts, chosen, config.seed, "cpu").centroids
+                fitted = fit_clusters(taken, one.parts, chosen, config.seed, "cpu").centroids
             except ClusterError as error:
                 conflicts.append(f"{one} is left out: {error}")
                 continue
             splits[len(kept)] = fitted
-            part = nearest_part(mine, fitted)
+            part = nearest_part(taken, fitted)
         labels = edited(labels, one, part)
         kept.append(one)
     done = Replay(tuple(kept), tuple(conflicts))
-    return packed(done, model.centroids, splits), done.conflicts
+    return edits.packed(done, model.centroids, splits), done.conflicts

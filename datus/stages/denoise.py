@@ -30,8 +30,8 @@ from datus.inputs.index import Index, Shard
 from datus.inputs.read import read_image
 from datus.models.image_size import denoise_size
 from datus.models.weights import check_learnable
+from datus.review import replay
 from datus.review.corrections import drawn_in
-from datus.review.replay import labels_of
 from datus.stages.features import weights_of
 from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ImageRecord, ShardData
@@ -79,7 +79,7 @@ def build_fit(context: Context) -> DatasetWork:
     config, runtime = context.config, context.runtime
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
-        spec = segmenter_spec(config, labels_of(config, context.k))
+        spec = segmenter_spec(config, replay.n_labels(config, context.k))
         segmenter = build_segmenter(spec, config.seed, runtime.device)
         n_images = len(dataset.index.records)
 
@@ -123,7 +123,7 @@ def _examples(
         return FeatureSet.stored(folder) or _cached(context, dataset, segmenter, folder)
     sources = _sources(context.config, dataset, context.k)
     view = training_view(context.config, segmenter)
-    n_labels = labels_of(context.config, context.k)
+    n_labels = replay.n_labels(context.config, context.k)
     return ImageSet(sources, n_labels, context.config.denoise.drop_share, view)
 
 
@@ -156,7 +156,7 @@ def _cached(
     from datus.segmenter.model import features_of, prepared
 
     config, k = context.config, context.k
-    writer = CacheWriter(folder, labels_of(config, k), config.denoise.drop_share)
+    writer = CacheWriter(folder, replay.n_labels(config, k), config.denoise.drop_share)
     needs = ["masks", *(["features"] if reads_tokens(config) else [])]
     streams = [dataset.data(need, k) for need in needs]
     for parts in zip(*streams, strict=True):
@@ -198,7 +198,7 @@ def build(context: Context) -> ShardWork:
     from datus.segmenter.train import fill
 
     config = context.config
-    n_labels = labels_of(config, context.k)
+    n_labels = replay.n_labels(config, context.k)
     spec = segmenter_spec(config, n_labels)
     segmenter = build_segmenter(spec, config.seed, context.runtime.device)
 
