@@ -65,7 +65,10 @@ def write_panoptic(folder: Path, items: Iterable[Item], classes: Classes, option
             segments, ids = _segments(item, n_segments)
             n_segments += len(segments)
             name = f"{item.image_id}.png"
-            put(folder, f"annotations/panoptic_default/{name}", _id_png(ids))
+            # id = red + 256 green + 65536 blue
+            colours = np.stack((ids & 255, ids >> 8 & 255, ids >> 16), axis=-1).astype(np.uint8)
+            png = png_bytes(Image.fromarray(colours))
+            put(folder, f"annotations/panoptic_default/{name}", png)
             yield {"image_id": image, "file_name": name, "segments_info": segments}
 
     categories = [{**row, "isthing": 0} for row in _categories(classes)]
@@ -76,8 +79,7 @@ def _add_image(folder: Path, item: Item, images: list[dict[str, Any]]) -> int:
     """Write the image, add its row to `images`; its number."""
     if item.image is not None:
         put(folder, f"images/default/{item.file_name}", item.image)
-    height, width = item.labels.shape
-    number = len(images) + 1
+    number, (height, width) = len(images) + 1, item.labels.shape
     images.append({"id": number, "file_name": item.file_name, "height": height, "width": width})
     return number
 
@@ -105,7 +107,7 @@ def _shape(part: Part, size: tuple[int, ...], polygons: bool) -> dict[str, Any]:
     top, left, _, _ = part.box
     shape: Any
     if polygons:
-        shape = [np.add(outline(part.mask), (left, top)).ravel().tolist()]
+        shape = [np.add(outline(part.mask, False), (left, top)).ravel().tolist()]
     else:
         shape = {"size": [*size], "counts": coco_text(part.counts)}
     row = {"segmentation": shape, "area": part.area, "bbox": part.box_xywh, "iscrowd": 0}
@@ -128,12 +130,6 @@ def _segments(item: Item, n_before: int) -> tuple[list[dict[str, Any]], Array]:
         row = {"id": number, "category_id": label + 1, "area": int(mask.sum()), "bbox": box}
         rows.append({**row, "iscrowd": 0})
     return rows, ids
-
-
-def _id_png(ids: Array) -> bytes:
-    """id = red + 256 green + 65536 blue."""
-    colours = np.stack((ids & 255, ids >> 8 & 255, ids >> 16), axis=-1).astype(np.uint8)
-    return png_bytes(Image.fromarray(colours))
 
 
 def _categories(classes: Classes) -> list[dict[str, Any]]:
@@ -253,8 +249,7 @@ def _draw_segments(
 def coco_text(counts: Array) -> str:
     """COCO's compressed run lengths: from the fourth on the difference to two before, in groups of
     five bits, low ones first, bit 6 = more follow, 48 added to make letters of them."""
-    letters: bytes = _letters(counts).tobytes()
-    return letters.decode("ascii")
+    return str(_letters(counts).tobytes(), "ascii")
 
 
 @compiled

@@ -22,6 +22,7 @@ from datus.errors import CorruptShard, UsageError, WorkError
 from datus.formats.folder import check_free, new_folder
 from datus.formats.formats import Format
 from datus.formats.names import default_names, make_classes, matched_names, read_names
+from datus.formats.pngs import png_bytes
 from datus.formats.records import Item, Options
 from datus.inputs.decode import decode_image
 from datus.inputs.find import sha256_of
@@ -91,7 +92,14 @@ def export_run(
     check_free(request.out, request.overwrite)  # before anything is read
     classes, lookup = make_classes(cluster_names(store, masks, request.names))
     done = Exported(n_classes=len(classes.names))
-    about = _about(masks, request, list(classes.names))
+    about = {
+        "datus": __version__,
+        "format": request.name,
+        "stage": masks.stage,
+        "fingerprint": masks.fingerprint,
+        "k": masks.k,
+        "classes": list(classes.names),
+    }
 
     def items() -> Iterator[Item]:
         for record, labels, confidence in _masks(store, masks, lookup, request.min_confidence):
@@ -102,21 +110,10 @@ def export_run(
             yield item
             advance(1)
 
+    options = replace(request.options, about=about)
     with new_folder(request.out, request.overwrite, about) as folder:
-        options = replace(request.options, about=about)
         request.format.write(folder, items(), classes, options)
     return done
-
-
-def _about(masks: Masks, request: Request, names: list[str]) -> dict[str, Any]:
-    return {
-        "datus": __version__,
-        "format": request.name,
-        "stage": masks.stage,
-        "fingerprint": masks.fingerprint,
-        "k": masks.k,
-        "classes": names,
-    }
 
 
 # --- which masks --------------------------------------------------------------------------------
@@ -133,10 +130,11 @@ def find_masks(store: Store, k: int = 0, denoised: bool = False) -> Masks:
     if not known:
         cure = "; run it with --set denoise.enabled=true" if denoised else ""
         raise WorkError(f"{store.url}: no masks of stage {stage} in it{cure}")
+    ks = ", ".join(map(str, sorted(known)))
     if not k and len(known) > 1:
-        raise UsageError(f"{store.url} has masks of K = {_list(known)}: add --k to choose")
+        raise UsageError(f"{store.url} has masks of K = {ks}: add --k to choose")
     if k and k not in known:
-        raise UsageError(f"--k {k}: {store.url} has masks of K = {_list(known)}")
+        raise UsageError(f"--k {k}: {store.url} has masks of K = {ks}")
     k = k or next(iter(known))
     fingerprint = known[k]
     missing = len(undone(store, ((stage, fingerprint, shard.key) for shard in index.shards)))
@@ -145,13 +143,9 @@ def find_masks(store: Store, k: int = 0, denoised: bool = False) -> Masks:
             f"{stage} of K = {k} lacks {missing} of {len(index.shards)} shards: "
             "run the same datus run again, then export"
         )
-    base = fingerprint if stage == "masks" else _upstream(store, stage, fingerprint, "masks")
+    base = _masks_behind(store, stage, fingerprint)
     segments = _upstream(store, "masks", base, "segments")
     return Masks(index, stage, fingerprint, k, (base, segments))
-
-
-def _list(known: dict[int, str]) -> str:
-    return ", ".join(map(str, sorted(known)))
 
 
 def _marks(store: Store, stage: str) -> dict[int, str]:
@@ -165,12 +159,14 @@ def _marks(store: Store, stage: str) -> dict[int, str]:
             found[int(number)] = fingerprint
     if not found:
         for fingerprint, _ in reversed(store.recipes(stage)):
-            base = (
-                fingerprint if stage == "masks" else _upstream(store, stage, fingerprint, "masks")
-            )
+            base = _masks_behind(store, stage, fingerprint)
             clusters = _recipe(store, "clusters", _upstream(store, "masks", base, "clusters"))
             found[int(clusters["settings"]["k"])] = fingerprint
     return found
+
+
+def _masks_behind(store: Store, stage: str, fingerprint: str) -> str:
+    return fingerprint if stage == "masks" else _upstream(store, stage, fingerprint, "masks")
 
 
 def _recipe(store: Store, stage: str, fingerprint: str) -> dict[str, Any]:
@@ -272,19 +268,15 @@ def _masks(
             if record.image_id in scored and record.image_id in segments:
                 behind = {**segments[record.image_id], **scored[record.image_id]}
                 confidence = pixel_confidence(labels, behind, lookup)
-                labels = _sure(labels, behind, least)
+                unsure = (behind["confidence"] < least)[behind["labels"]]
+                unlabelled = labels_to_pixels(unsure, *labels.shape)
+                labels = np.where(unlabelled, np.uint8(IGNORE), labels)
             elif least:
                 raise WorkError(
                     f"--min-confidence: the segments of {record.image_id} are gone: run the same "
                     "datus run again, then export"
                 )
             yield record, labels, confidence
-
-
-def _sure(labels: Array, behind: dict[str, Array], least: float) -> Array:
-    """The labels without the pixels whose segment is less sure than `least`."""
-    unsure = (behind["confidence"] < least)[behind["labels"]]
-    return np.where(labels_to_pixels(unsure, *labels.shape), np.uint8(IGNORE), labels)
 
 
 def read_behind(store: Store, masks: Masks, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -343,10 +335,9 @@ def _item(
         raise UsageError(f"{path}: {error.strerror}; give --images as for the run") from None
     if sha256_of(data) != record.sha256:
         raise UsageError(f"{path}: not the image that the run saw; run datus run again")
-    upright = _upright(data)
-    if upright is None:
-        return Item(record.image_id, record.path, labels, confidence, data)
-    return Item(record.image_id, f"{record.image_id}.png", labels, confidence, upright)
+    if upright := _upright(data):
+        return Item(record.image_id, f"{record.image_id}.png", labels, confidence, upright)
+    return Item(record.image_id, record.path, labels, confidence, data)
 
 
 def _upright(data: bytes) -> bytes | None:
@@ -359,6 +350,4 @@ def _upright(data: bytes) -> bytes | None:
         if image.getexif().get(0x0112, 1) in (0, 1):
             return None
         n_pixels = image.width * image.height
-    buffer = io.BytesIO()
-    Image.fromarray(decode_image(data, n_pixels)).save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
+    return png_bytes(Image.fromarray(decode_image(data, n_pixels)))

@@ -16,7 +16,7 @@ import numpy as np
 from datus.errors import UsageError
 from datus.formats.folder import put, write_json, write_rows
 from datus.formats.records import Classes, Item, Options
-from datus.method.label_png import png_of
+from datus.method.label_png import encode_png
 from datus.types import IGNORE
 
 FIELD = "segmentation"
@@ -46,6 +46,7 @@ def _write_sample(folder: Path, item: Item) -> dict[str, Any]:
     path, mask_path = f"data/{item.file_name}", f"fields/{FIELD}/{item.image_id}.png"
     labels = np.where(item.labels == IGNORE, IGNORE, item.labels + np.uint8(1)).astype(np.uint8)
     put(folder, path, item.image or b"")
-    put(folder, mask_path, png_of(labels))  # in grey: FiftyOne takes a palette for three channels
+    # in grey: FiftyOne takes a palette for three channels
+    put(folder, mask_path, encode_png(labels))
     mask = {"_cls": "Segmentation", "mask_path": mask_path}
     return {"filepath": path, "tags": [], "image_id": item.image_id, FIELD: mask}

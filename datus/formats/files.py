@@ -108,7 +108,9 @@ def open_files(path: Path) -> Files:
     """Raises UsageError: not there, cannot be listed, a damaged zip."""
     try:
         if path.is_dir():
-            return _folder(path)
+            inside = (file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
+            names = sorted(file.relative_to(path).as_posix() for file in inside)
+            return Files(path, tuple(names), lambda name: _limited(path / name).read_bytes())
         if not path.is_file():
             raise UsageError(f"corrections: {path}: no such file or folder")
         if zipfile.is_zipfile(path):
@@ -139,12 +141,6 @@ _BAD_ZIP = (
     UnicodeDecodeError,
 )
 """What zipfile raises for damage, encryption, unknown ways of packing and names."""
-
-
-def _folder(path: Path) -> Files:
-    inside = (file for file in path.rglob("*") if file.is_file() and file.name[0] != ".")
-    names = [file.relative_to(path).as_posix() for file in inside]
-    return Files(path, tuple(sorted(names)), lambda name: _limited(path / name).read_bytes())
 
 
 def _limited(path: Path) -> Path:

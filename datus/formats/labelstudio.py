@@ -257,38 +257,32 @@ def brush_mask(packed: Sequence[int], height: int, width: int) -> Array:
         data = bytes(iter(packed))  # of a number bytes() would make so many zeros
     except (TypeError, ValueError):
         raise ValueError("brush run lengths: expected numbers 0 to 255") from None
-    bits = _Bits(data)
-    n_values, word = bits.take(32), bits.take(5) + 1
+    digits = np.unpackbits(np.frombuffer(data, np.uint8)) + np.uint8(ord("0"))
+    bits, place = digits.tobytes(), 0
+
+    def take(width: int) -> int:
+        nonlocal place
+        place += width
+        if place > len(bits):
+            raise ValueError("brush run lengths end too early")
+        return int(bits[place - width : place], 2)
+
+    n_values, word = take(32), take(5) + 1
     if n_values != 4 * height * width:
         raise ValueError(f"brush run lengths hold {n_values} values, not 4 x {height} x {width}")
-    widths = [bits.take(4) + 1 for _ in RUN_BITS]
+    widths = [take(4) + 1 for _ in RUN_BITS]
     values, lengths, n_done = [], [], 0
     while n_done < n_values:
-        repeats = bits.take(1)
-        length = bits.take(widths[bits.take(2)]) + 1
+        repeats = take(1)
+        length = take(widths[take(2)]) + 1
         if repeats:
-            values.append(bits.take(word))
+            values.append(take(word))
             lengths.append(length)
         else:
-            values += [bits.take(word) for _ in range(length)]
+            values += [take(word) for _ in range(length)]
             lengths += [1] * length
         n_done += length
     if n_done > n_values:
         raise ValueError("brush run lengths go past the image")
     alpha: Array = np.repeat(np.array(values) > 0, lengths).reshape(height, width, 4)[..., 3]
     return alpha
-
-
-class _Bits:
-    """Numbers of any width from bytes, high bits first."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.place = data, 0
-
-    def take(self, width: int) -> int:
-        start, self.place = self.place, self.place + width
-        if self.place > 8 * len(self.data):
-            raise ValueError("brush run lengths end too early")
-        last = (self.place + 7) // 8
-        number = int.from_bytes(self.data[start // 8 : last], "big")
-        return number >> (8 * last - self.place) & ((1 << width) - 1)

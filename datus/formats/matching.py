@@ -9,7 +9,7 @@ a name); else the one id that ends with it (others drop folders).
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -41,15 +41,12 @@ class Matched:
             lookup[self.corrections.names.index(name)] = new
         return np.asarray(lookup[self.corrections.images[self.images[image_id]]()])
 
-    def __iter__(self) -> Iterator[tuple[str, Array]]:
-        for image_id in sorted(self.images):
-            yield image_id, self.labels(image_id)
-
     @cached_property
     def digest(self) -> str:
         """'sha256:...' of what is said: names, image ids and labels, not how they are spelled."""
         digest = hashlib.sha256(repr(self.names).encode())
-        for image_id, labels in self:
+        for image_id in sorted(self.images):
+            labels = self.labels(image_id)
             digest.update(repr((image_id, labels.shape)).encode())
             digest.update(labels.tobytes())
         return f"sha256:{digest.hexdigest()}"

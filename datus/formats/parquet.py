@@ -9,7 +9,6 @@ name, also where a class has no pixels anywhere. Needs pyarrow (the extra `expor
 """
 
 import importlib
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from datus.errors import MissingPackage
 from datus.formats.folder import put, write_json
 from datus.formats.records import Classes, Item, Options
-from datus.method.label_png import png_of
+from datus.method.label_png import encode_png
 from datus.types import IGNORE
 
 ROW_BYTES = 32_000_000
@@ -31,7 +30,11 @@ FILE_BYTES = 500_000_000
 
 def write_parquet(folder: Path, items: Iterable[Item], classes: Classes, options: Options) -> None:
     """Raises MissingPackage where pyarrow is not installed."""
-    pyarrow, parquet = packages()
+    try:
+        pyarrow = importlib.import_module("pyarrow")
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise MissingPackage("hf needs pyarrow: pip install 'datus[exports]'") from None
     writer = _Writer(folder, _schema(pyarrow, classes), pyarrow, parquet)
     try:
         for item in items:
@@ -40,13 +43,6 @@ def write_parquet(folder: Path, items: Iterable[Item], classes: Classes, options
         writer.close()
     write_json(folder / "id2label.json", {str(i): name for i, name in enumerate(classes.names)})
     put(folder, "README.md", _card(classes, writer.n_rows).encode())
-
-
-def packages() -> tuple[Any, Any]:
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise MissingPackage("hf needs pyarrow: pip install 'datus[exports]'") from None
 
 
 class _Writer:
@@ -103,7 +99,7 @@ def _schema(pyarrow: Any, classes: Classes) -> Any:
 
 
 def _row(item: Item, classes: Classes) -> dict[str, Any]:
-    mask = png_of(item.labels, classes.colours)
+    mask = encode_png(item.labels, classes.colours)
     return {
         "image_id": item.image_id,
         "image": {"bytes": item.image or b"", "path": item.file_name},
@@ -113,13 +109,12 @@ def _row(item: Item, classes: Classes) -> dict[str, Any]:
 
 
 def _card(classes: Classes, n_rows: int) -> str:
-    text = io.StringIO()
-    text.write(
+    rows = [
+        f"| {i} | {name.replace('|', chr(92) + '|')} |\n" for i, name in enumerate(classes.names)
+    ]
+    return (
         "---\ntask_categories:\n- image-segmentation\nconfigs:\n- config_name: default\n"
         "  data_files:\n  - split: train\n    path: data/train-*\n---\n\n"
         f"{n_rows} images with masks made by DatUS. Values of `mask`: 255 is no label.\n\n"
-        "| value | class |\n|---|---|\n"
+        f"| value | class |\n|---|---|\n{''.join(rows)}"
     )
-    for label, name in enumerate(classes.names):
-        text.write(f"| {label} | {name.replace('|', chr(92) + '|')} |\n")
-    return text.getvalue()

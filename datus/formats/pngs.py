@@ -16,6 +16,7 @@ and a picture has only these, they count. Else the numbers in the file do.
 
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from datus.formats.folder import put, write_json
 from datus.formats.parts import find_parts
 from datus.formats.records import Classes, Corrections, Item, Options
 from datus.inputs.labels import LABEL_SUFFIXES
-from datus.method.label_png import png_of
+from datus.method.label_png import encode_png
 from datus.types import IGNORE, Array
 
 Put = Callable[[str, bytes], None]
@@ -59,15 +60,15 @@ def write_png(folder: Path, items: Iterable[Item], classes: Classes, options: Op
     confidence: grey, 255 times the confidence of the segment, 0 where there is none.
     """
     for item in items:
-        png = png_of(item.labels, classes.colours)
+        png = encode_png(item.labels, classes.colours)
         put(folder, f"{PNG_MASKS}/{item.image_id}.png", png)
         if item.confidence is not None:
             grey = np.rint(255 * np.nan_to_num(item.confidence)).astype(np.uint8)
-            png = png_of(np.where(item.labels == IGNORE, np.uint8(0), grey))
+            png = encode_png(np.where(item.labels == IGNORE, np.uint8(0), grey))
             put(folder, f"confidence/training/{item.image_id}.png", png)
         if item.image is not None:
             put(folder, f"images/training/{item.file_name}", item.image)
-    palette = [classes.colour(label) for label in range(len(classes.names))]
+    palette = classes.colours[: len(classes.names)].tolist()
     meta = {"classes": [*classes.names], "palette": palette, "ignore_index": IGNORE}
     write_json(folder / "classes.json", meta)
     lines = [f"{label}\t{name}\n" for label, name in enumerate(classes.names)]
@@ -119,8 +120,8 @@ def _write_classes_and_objects(
         if name != name.strip() or "\n" in name or name[0] == "#":
             raise UsageError(f"image {name!r}: lists of this format cannot hold that name")
         labels = np.where(item.labels == IGNORE, void, item.labels + np.uint8(1))
-        add(f"{CLASS_MASKS}/{item.image_id}.png", png_of(labels, palette))
-        objects = png_of(_objects(item.labels), VOC_COLOURS)
+        add(f"{CLASS_MASKS}/{item.image_id}.png", encode_png(labels, palette))
+        objects = encode_png(_objects(item.labels), VOC_COLOURS)
         add(f"SegmentationObject/{item.image_id}.png", objects)
         if item.image is not None:
             add(f"JPEGImages/{item.file_name}", item.image)
@@ -163,7 +164,7 @@ def _lines(lines: list[str]) -> bytes:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """For pictures of colours; labels are written by `label_png.png_of`."""
+    """For pictures of colours; labels are written by `label_png.encode_png`."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=False, compress_level=6)
     return buffer.getvalue()
@@ -208,7 +209,15 @@ def read_labelmap(files: Files, root: str) -> Corrections:
     for line in files.text(f"{root}/{LABELMAP}".strip("/")).splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        name, colour = _labelmap_line(files, line)
+        name, _, rest = line.partition(":")
+        try:
+            red, green, blue = map(int, rest.partition(":")[0].split(","))
+        except ValueError:
+            raise UsageError(
+                f"corrections: {files.path}: {LABELMAP}: expected name:red,green,blue::, "
+                f"got {line!r}"
+            ) from None
+        colour = (red, green, blue)
         if name in NOT_CLASSES:
             colours[colour] = IGNORE
         elif len(names) < IGNORE and colours.setdefault(colour, len(names)) == len(names):
@@ -267,16 +276,15 @@ def _by_known_colour(files: Files, path: str, colours: Colours) -> Array:
 def _by_colour(rgb: Array, colours: Colours) -> tuple[Array, str]:
     """(uint8 (H, W) labels, what is wrong: empty if every colour is known)."""
     table = {(r << 16) + (g << 8) + b: label for (r, g, b), label in colours.items()}
-    flat, strange = rgb.reshape(-1, 3), dict[int, int]()
+    flat, strange = rgb.reshape(-1, 3), Counter[int]()
     drawn = np.empty(len(flat), np.uint8)
     for start in range(0, len(flat), BLOCK_PIXELS):
         part = flat[start : start + BLOCK_PIXELS].astype(np.int32)
         codes = part @ np.array([65536, 256, 1], np.int32)
-        values, where = np.unique(codes, return_inverse=True)
+        values, where, n_pixels = np.unique(codes, return_inverse=True, return_counts=True)
         labels = np.array([table.get(int(value), -1) for value in values], np.int64)
-        for place in np.flatnonzero(labels < 0).tolist():
-            code = int(values[place])
-            strange[code] = strange.get(code, 0) + int((where == place).sum())
+        for place in np.flatnonzero(labels < 0):
+            strange[int(values[place])] += int(n_pixels[place])
         drawn[start : start + BLOCK_PIXELS] = labels[where.ravel()].astype(np.uint8)
     first = min(strange, default=0)
     unknown = f"{strange[first]} pixels of colour #{first:06x}" if strange else ""
@@ -328,14 +336,3 @@ def _palette(table: Mapping[str, Any], n_classes: int) -> Colours:
     if table.get("ignore_index") != IGNORE or len({*colours, (0, 0, 0)}) <= len(colours):
         return {}
     return {(0, 0, 0): IGNORE} | {rgb: label for label, rgb in enumerate(colours[:n_classes])}
-
-
-def _labelmap_line(files: Files, line: str) -> tuple[str, Colour]:
-    name, _, rest = line.partition(":")
-    try:
-        red, green, blue = map(int, rest.partition(":")[0].split(","))
-    except ValueError:
-        raise UsageError(
-            f"corrections: {files.path}: {LABELMAP}: expected name:red,green,blue::, got {line!r}"
-        ) from None
-    return name, (red, green, blue)

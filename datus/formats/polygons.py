@@ -24,16 +24,6 @@ BLOCK_ROWS = 1 << 20
 """Crossings of polygon sides with rows that are computed at a time."""
 
 
-def outline(part: Array, centres: bool = False) -> Array:
-    """int32 (n, 2): columns and rows (x, y) of one closed path around a part; the last point joins
-    the first.
-
-    part: bool (h, w), connected by sides of pixels. (0, 0) is the upper left corner of the first
-    pixel, or with `centres` its centre.
-    """
-    return _path(part, centres)
-
-
 _CORNERS = np.full((16, 2), -1)
 """Of four pixels around a point, one bit each (upper left, upper right, lower left, lower right):
 the pixel of the part that each corner goes around. Where two pixels touch in a point there are two
@@ -45,7 +35,13 @@ _CORNERS[0b1001], _CORNERS[0b0110] = (0, 3), (1, 2)
 
 
 @compiled
-def _path(part: Array, centres: bool) -> Array:
+def outline(part: Array, centres: bool = False) -> Array:
+    """int32 (n, 2): columns and rows (x, y) of one closed path around a part; the last point joins
+    the first.
+
+    part: bool (h, w), connected by sides of pixels. (0, 0) is the upper left corner of the first
+    pixel, or with `centres` its centre.
+    """
     points, steps = _corners(part)
     order, edges = _walked(points, steps, _row_mates(points, steps, part.shape[0]))
     rings = np.empty((len(points), 2), np.int32)

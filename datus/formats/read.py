@@ -24,28 +24,29 @@ EXPECTED = (
 
 def open_corrections(path: Path) -> Corrections:
     """Raises UsageError: nothing there, no format that is read, more than one."""
-    files = open_files(path)
-    if CVAT_ARCHIVE in files.names:
-        files = open_files(path / CVAT_ARCHIVE)
-    roots = _labelmaps(files)
-    if roots:
-        return _with_images(path, read_labelmap(files, _only(path, LABELMAP, roots)))
-    tables = {name: table for name in _candidates(files) if (table := _table(files, name))}
-    if tables:
-        name = _only(path, "annotation file", list(tables))
-        read = read_tasks if isinstance(tables[name], list) else read_coco
-        return _with_images(path, read(files, name, tables[name]))
-    if files.below("", LABEL_SUFFIXES):
-        return _with_images(path, read_labels(files, _png_root(files)))
-    raise UsageError(f"corrections: {path}: nothing in it that is read: {EXPECTED}")
-
-
-def _with_images(path: Path, corrections: Corrections) -> Corrections:
+    corrections = _read(path)
     if not corrections.images:
         raise UsageError(
             f"corrections: {path}: {corrections.format} without a single image: {EXPECTED}"
         )
     return corrections
+
+
+def _read(path: Path) -> Corrections:
+    files = open_files(path)
+    if CVAT_ARCHIVE in files.names:
+        files = open_files(path / CVAT_ARCHIVE)
+    roots = _labelmaps(files)
+    if roots:
+        return read_labelmap(files, _only(path, LABELMAP, roots))
+    tables = {name: table for name in _candidates(files) if (table := _table(files, name))}
+    if tables:
+        name = _only(path, "annotation file", list(tables))
+        read = read_tasks if isinstance(tables[name], list) else read_coco
+        return read(files, name, tables[name])
+    if files.below("", LABEL_SUFFIXES):
+        return read_labels(files, _png_root(files))
+    raise UsageError(f"corrections: {path}: nothing in it that is read: {EXPECTED}")
 
 
 def _only(path: Path, what: str, names: list[str]) -> str:
@@ -57,9 +58,9 @@ def _only(path: Path, what: str, names: list[str]) -> str:
 
 def _labelmaps(files: Files) -> list[str]:
     """Folders that hold a labelmap and masks."""
-    parents = [_parent(name) for name in files.names if PurePosixPath(name).name == LABELMAP]
-    masks = ((folder, f"{folder}/{CLASS_MASKS}".strip("/")) for folder in parents)
-    return [folder for folder, below in masks if files.below(below, (".png",))]
+    folders = [_parent(name) for name in files.names if PurePosixPath(name).name == LABELMAP]
+    masks = f"/{CLASS_MASKS}"
+    return [one for one in folders if files.below(f"{one}{masks}".strip("/"), (".png",))]
 
 
 def _candidates(files: Files) -> list[str]:

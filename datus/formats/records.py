@@ -3,9 +3,8 @@
 Shapes are those of the image; rows before columns; RGB.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import PurePosixPath
 from typing import Any
 
 from datus.errors import UsageError
@@ -25,10 +24,6 @@ class Item:
     """float32 (H, W): confidence 0..1 of each pixel, NaN where it is not known."""
     image: bytes | None = None
     """The image file, upright: no tag that tells viewers to turn it. None = not exported."""
-
-    @property
-    def suffix(self) -> str:
-        return PurePosixPath(self.file_name).suffix
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +90,3 @@ class Corrections:
     """Name of an image as the tool spells it, without suffix, `/`-separated -> its labels."""
     sizes: dict[str, Size] = field(default_factory=dict)
     """By the same names; of those that are not here the labels tell."""
-
-    def __iter__(self) -> Iterator[tuple[str, Array]]:
-        """(name, uint8 (H, W)) one after the other, in order of the names."""
-        for name in sorted(self.images):
-            yield name, self.images[name]()

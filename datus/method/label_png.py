@@ -1,7 +1,7 @@
 """Labels as PNG and back, without Pillow: a fifth of the time, and the GIL is free in between.
 
-    png_of(labels, palette)    bytes: 8-bit palette or grey PNG
-    labels_of(data, most)      uint8 (H, W) of such a file, of at most so many pixels
+    encode_png(labels, palette)    bytes: 8-bit palette or grey PNG
+    decode_png(data, most)         uint8 (H, W) of such a file, of at most so many pixels
 
 For files that are made and read again by the thousand; `inputs.labels` reads those of other tools.
 Format: PNG, third edition (W3C 2025), sections 5 and 11; rows are not filtered, and compressed as
@@ -20,7 +20,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
 
 
-def png_of(labels: Array, palette: Array | None = None) -> bytes:
+def encode_png(labels: Array, palette: Array | None = None) -> bytes:
     """PNG of uint8 (H, W), with uint8 (256, 3) colours or grey; same labels, same bytes."""
     height, width = labels.shape
     rows = np.zeros((height, 1 + width), np.uint8)  # each begins with its filter: 0, none
@@ -35,19 +35,19 @@ def png_of(labels: Array, palette: Array | None = None) -> bytes:
     return b"".join(parts)
 
 
-def labels_of(data: bytes | memoryview, most: int) -> Array:
-    """uint8 (H, W) of a file of `png_of`.
+def decode_png(data: bytes | memoryview, most: int) -> Array:
+    """uint8 (H, W) of a file of `encode_png`.
 
     Raises ImageError if it is another file, damaged, or says that it has more than `most` pixels:
     a few bytes can unpack to gigabytes.
     """
     try:
-        return _labels_of(memoryview(data), most)
+        return _decode(memoryview(data), most)
     except (struct.error, zlib.error, ValueError, OverflowError) as error:
         raise ImageError(f"not a PNG of labels as datus writes them: {error}") from None
 
 
-def _labels_of(data: memoryview, most: int) -> Array:
+def _decode(data: memoryview, most: int) -> Array:
     if data[: len(SIGNATURE)] != SIGNATURE:
         raise ValueError("no PNG")
     packed, header, name, at = b"", b"", b"", len(SIGNATURE)

@@ -12,7 +12,7 @@ arithmetic. IGNORE marks pixels without a label.
 
 import numpy as np
 
-from datus.method.label_png import png_of
+from datus.method.label_png import encode_png
 from datus.types import IGNORE, Array, Assignments, SegmentMap
 
 
@@ -28,12 +28,12 @@ def labels_to_pixels(labels: Array, height: int, width: int) -> Array:
 
 def encode_mask(mask: Array) -> bytes:
     """uint8 (H, W) -> 8-bit PNG with `PALETTE`, ids kept as they are; same mask, same bytes."""
-    return png_of(mask, PALETTE)
+    return encode_png(mask, PALETTE)
 
 
 def encode_small(labels: Array, height: int, width: int) -> bytes:
     """uint8 (H, W) -> greyscale PNG of (height, width) whose levels are the labels."""
-    return png_of(labels_to_pixels(labels, height, width))
+    return encode_png(labels_to_pixels(labels, height, width))
 
 
 def fill_from_neighbours(segments: SegmentMap, assignments: Assignments) -> Assignments:

@@ -27,7 +27,7 @@ from datus.review import replay
 from datus.review.edits import as_json
 from datus.stages.clusters import cluster_arrays_of, model_of
 from datus.stages.edits import label_centroids
-from datus.stages.totals import tally_of
+from datus.stages.totals import totals_of
 from datus.types import Array, ClassTable, ClusterModel, ImageRecord, evenly
 
 MAX_DIMS = 32
@@ -125,14 +125,14 @@ class _Source:
         self.classes: ClassTable | None = None
         self.match: Array | None = None
         self.centroids = label_centroids(config, dataset, k)
-        tally = tally_of(dataset, k, len(self.centroids))
-        self.pixels = tally.pixels
+        totals = totals_of(dataset, k, len(self.centroids))
+        self.pixels = totals.pixels
         if config.data.truth:
             from datus.method.metrics import RULES, fit_match
 
             self.classes = load_classes(Path(config.data.classes))
             self.rule = RULES[0]
-            self.match = fit_match(tally.confusion(), self.rule)
+            self.match = fit_match(totals.confusion(), self.rule)
         self.project = _projection(self.model, dataset, k, chosen)
 
     def about(self) -> dict[str, Any]:

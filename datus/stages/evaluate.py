@@ -38,7 +38,7 @@ def build(context: Context) -> ShardWork:
     from datus.inputs.decode import preview_size
     from datus.inputs.labels import truth_classes
     from datus.method.confidence import bin_of, binned
-    from datus.method.label_png import labels_of
+    from datus.method.label_png import decode_png
     from datus.method.masks import encode_small, labels_to_pixels
     from datus.method.metrics import count_pixels
 
@@ -55,7 +55,7 @@ def build(context: Context) -> ShardWork:
         for stage, name in (("masks", "counts"), ("denoise", "denoised")):
             if stage in inputs:
                 png = inputs[stage].arrays[record.image_id]["png"].data
-                mask = labels_of(png, config.data.max_pixels)
+                mask = decode_png(png, config.data.max_pixels)
                 found[name] = count_pixels(mask, truth, n_labels, classes.n_classes).counts
             if stage == "masks":
                 bins = bin_of(inputs[stage].arrays[record.image_id]["confidence"])

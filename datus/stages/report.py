@@ -44,7 +44,7 @@ from datus.stages.clusters import cluster_arrays_of, model_of
 from datus.stages.edits import label_centroids
 from datus.stages.embeddings import few_valid
 from datus.stages.masks import few_labelled
-from datus.stages.totals import GALLERY, Candidate, Tally, tally_of
+from datus.stages.totals import GALLERY, Candidate, Totals, totals_of
 from datus.stages.views import figures_of
 from datus.store.store import ShardReport
 from datus.types import WHOLE, Confusion, ImageRecord, ShardData, Verdict, evenly
@@ -92,7 +92,7 @@ def build(context: Context) -> DatasetWork:
 def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
     told, main = _read_reports(config, dataset), config.clusters.k[0]
-    tallies = {k: _tally(config, dataset, k, advance) for k in config.clusters.k}
+    tallies = {k: _totals(config, dataset, k, advance) for k in config.clusters.k}
     share = told.mean("embeddings", "valid_patch_share")
     sweep = tuple(_result(config, dataset, k, tallies[k], share) for k in config.clusters.k)
     drift = _drift(config, dataset)
@@ -174,35 +174,37 @@ def _drift(config: Config, dataset: Dataset) -> Drift | None:
     return frozen.drift_of(cluster_arrays_of(dataset, k), dataset.data("embeddings", k))
 
 
-def _tally(config: Config, dataset: Dataset, k: int, advance: Advance) -> Tally:
+def _totals(config: Config, dataset: Dataset, k: int, advance: Advance) -> Totals:
     """Of the first K with the gallery; the bar counts its images."""
     main = k == config.clusters.k[0]
     n_labels = len(label_centroids(config, dataset, k))
     if main:
-        return tally_of(dataset, k, n_labels, GALLERY, advance)
-    return tally_of(dataset, k, n_labels)
+        return totals_of(dataset, k, n_labels, GALLERY, advance)
+    return totals_of(dataset, k, n_labels)
 
 
-def _result(config: Config, dataset: Dataset, k: int, tally: Tally, valid_share: float) -> KResult:
+def _result(
+    config: Config, dataset: Dataset, k: int, totals: Totals, valid_share: float
+) -> KResult:
     from datus.method.metrics import score_all
 
     model, centroids = model_of(dataset, k), label_centroids(config, dataset, k)
-    confusion = tally.confusion() if config.data.truth else None
-    again = _denoised(config, dataset, k, tally)
+    confusion = totals.confusion() if config.data.truth else None
+    again = _denoised(config, dataset, k, totals)
     said = replay.named(config, cluster_arrays_of(dataset, k))
     figures, n_images = figures_of(config, dataset, k), len(dataset.index.records)
-    labelled = tally.pixels[:-1].sum() / max(1, tally.pixels.sum())
+    labelled = totals.pixels[:-1].sum() / max(1, totals.pixels.sum())
     words = " ".join(few_valid(valid_share) or few_labelled(labelled))
     return KResult(
         k=len(centroids),
-        cluster_pixels=tally.pixels,
+        cluster_pixels=totals.pixels,
         inertia=model.inertia,
         n_trained=model.n_trained,
         library=model.library,
         confusion=confusion,
         scores=score_all(confusion, centroids) if confusion else {},
         denoised=again,
-        kept=_kept(tally, confusion) if confusion else (),
+        kept=_kept(totals, confusion) if confusion else (),
         names=said.names,
         gone=said.gone,
         verdict=judge(figures, _untrained(config), words, n_images) if labelled > 0 else UNLABELLED,
@@ -220,30 +222,30 @@ def _untrained(config: Config) -> bool:
     return "random" in weights
 
 
-def _kept(tally: Tally, confusion: Confusion) -> tuple[Kept, ...]:
+def _kept(totals: Totals, confusion: Confusion) -> tuple[Kept, ...]:
     """Scores of what is left as the least sure pixels lose their label; all under one match."""
     from datus.method.confidence import N_BINS, kept_counts
     from datus.method.metrics import fit_match, score
 
     match, found = fit_match(confusion, HEADLINE), []
-    for number, counts in enumerate(kept_counts(tally.by_confidence, confusion.counts[-1])):
+    for number, counts in enumerate(kept_counts(totals.by_confidence, confusion.counts[-1])):
         if counts[:-1].any():
             one = score(Confusion(counts), "hungarian_covered", match=match)
             found.append(Kept(number / N_BINS, one.coverage, one.accuracy, one.miou))
     return tuple(found)
 
 
-def _denoised(config: Config, dataset: Dataset, k: int, tally: Tally) -> Denoised | None:
+def _denoised(config: Config, dataset: Dataset, k: int, totals: Totals) -> Denoised | None:
     """How learning went and what the masks it drew score; None where it is not asked for."""
     from datus.method.metrics import score_all
 
     if not config.denoise.enabled:
         return None
     _, fitted = next(iter(dataset.data("denoise-fit", k)))
-    confusion = tally.confusion("denoised") if config.data.truth else None
+    confusion = totals.confusion("denoised") if config.data.truth else None
     centroids = label_centroids(config, dataset, k)
     return Denoised(
-        cluster_pixels=tally.denoised_pixels,
+        cluster_pixels=totals.denoised_pixels,
         n_trained=int(fitted.numbers[WHOLE]["n_trained"]),
         n_dropped=int(fitted.numbers[WHOLE]["n_dropped"]),
         curve=tuple(fitted.arrays[WHOLE]["curve"].ravel().tolist()),

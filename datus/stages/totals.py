@@ -1,11 +1,11 @@
 """The stage `tallies`: what the report needs of a shard, added up beside it.
 
-    tally_of(dataset, k, n_labels)   Tally, those of all shards together
+    totals_of(dataset, k, n_labels)   Totals, those of all shards together
 
 A report reads a few kilobytes a shard so, in place of its masks, segments and counts. Sums are of
 whole numbers, and the order of segments is a total one: how shards are cut changes nothing.
 
-Stored of a shard: pixels, denoised_pixels, counts and denoised as in `Tally`; by_confidence int64
+Stored of a shard: pixels, denoised_pixels, counts and denoised as in `Totals`; by_confidence int64
 (n, 4) as in `method.confidence.binned`; candidates of the gallery: margin float32, cluster int16
 and segment int32 (m,), box float64 (m, 4), images (JSON text).
 """
@@ -39,7 +39,7 @@ class Candidate:
 
 
 @dataclass(slots=True)
-class Tally:
+class Totals:
     """Of L labels over all images."""
 
     pixels: Array
@@ -163,42 +163,42 @@ def _unpacked(whole: Arrays) -> Iterator[tuple[int, Candidate]]:
 # --- of all shards ------------------------------------------------------------------------------
 
 
-def tally_of(
+def totals_of(
     dataset: Dataset,
     k: int,
     n_labels: int,
     n_best: int = 0,
     advance: Callable[[int], None] = lambda n: None,
-) -> Tally:
+) -> Totals:
     """n_best: segments of each label to keep, no more than the shards kept."""
-    tally = Tally(np.zeros(n_labels + 1, np.int64), np.zeros(n_labels + 1, np.int64))
+    totals = Totals(np.zeros(n_labels + 1, np.int64), np.zeros(n_labels + 1, np.int64))
     best: list[list[Candidate]] = [[] for _ in range(n_labels)]
     for shard, data in dataset.data("tallies", k):
         if WHOLE in data.arrays:
             whole = data.arrays[WHOLE]
-            _add(tally, whole)
+            _add(totals, whole)
             if n_best:
                 former = ((label, one) for label, some in enumerate(best) for one in some)
                 best = surest(chain(former, _unpacked(whole)), n_labels, n_best)
         advance(len(shard.records))
-    tally.best = best
-    return tally
+    totals.best = best
+    return totals
 
 
-def _add(tally: Tally, whole: Arrays) -> None:
+def _add(totals: Totals, whole: Arrays) -> None:
     from datus.method.confidence import N_BINS
 
-    tally.pixels += whole["pixels"]
-    tally.denoised_pixels += whole.get("denoised_pixels", 0)
+    totals.pixels += whole["pixels"]
+    totals.denoised_pixels += whole.get("denoised_pixels", 0)
     for name in ("counts", "denoised"):
         if name in whole:
-            tally.counts[name] = tally.counts.get(name, 0) + whole[name]
+            totals.counts[name] = totals.counts.get(name, 0) + whole[name]
     if "by_confidence" in whole:
-        shape = (N_BINS, len(tally.pixels) - 1, whole["counts"].shape[1])
-        if not len(tally.by_confidence):
-            tally.by_confidence = np.zeros(shape, np.int64)
+        shape = (N_BINS, len(totals.pixels) - 1, whole["counts"].shape[1])
+        if not len(totals.by_confidence):
+            totals.by_confidence = np.zeros(shape, np.int64)
         bins, label, true_class, pixels = whole["by_confidence"].T
-        tally.by_confidence[bins, label, true_class] += pixels  # no place is there twice
+        totals.by_confidence[bins, label, true_class] += pixels  # no place is there twice
 
 
 STAGE = Stage(

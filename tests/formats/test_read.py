@@ -22,7 +22,7 @@ from datus.formats.parts import find_parts
 from datus.formats.polygons import outline, polygon_mask
 from datus.formats.read import open_corrections
 from datus.formats.records import Options
-from datus.types import IGNORE
+from datus.types import IGNORE, Array
 
 NAMES = tuple(f"cluster {label}" for label in range(5))
 
@@ -43,12 +43,17 @@ def submit(path: Path) -> None:
     path.write_text(json.dumps(tasks))
 
 
+def drawn(path: Path) -> list[Array]:
+    return [draw() for draw in open_corrections(path).images.values()]
+
+
 def same(path: Path, missing: tuple[str, ...] = ()) -> None:
     found = open_corrections(path)
     assert found.names == NAMES
     expected = {name: labels for name, labels in traps().items() if name not in missing}
-    assert [name for name, _ in found] == sorted(expected)
-    for name, labels in found:
+    assert set(found.images) == set(expected)
+    for name, draw in found.images.items():
+        labels = draw()
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels, expected[name], err_msg=name)
 
@@ -112,7 +117,7 @@ def test_a_zip_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             super().__init__(file)
 
     monkeypatch.setattr(zipfile, "ZipFile", Counted)
-    assert len(list(open_corrections(path))) > 1
+    assert len(drawn(path)) > 1
     assert opened == [path]
 
 
@@ -246,7 +251,7 @@ def test_broken_shapes_say_why(call: Any, message: str) -> None:
 
 def refused(path: Path) -> str:
     with pytest.raises(UsageError) as error:
-        list(open_corrections(path))
+        drawn(path)
     return str(error.value).replace(str(path), "PATH")
 
 

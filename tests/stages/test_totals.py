@@ -13,7 +13,7 @@ from datus.engine.stage import Context, Runtime
 from datus.errors import WorkError
 from datus.inputs.index import Shard
 from datus.method.confidence import N_BINS
-from datus.stages.totals import Candidate, Tally, build, candidates, surest, tally_of
+from datus.stages.totals import Candidate, Totals, build, candidates, surest, totals_of
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
 N_LABELS, N_CLASSES, N_SEGMENTS = 3, 2, 6
@@ -87,22 +87,22 @@ def test_the_sums_of_all_images_however_shards_are_cut(
     images = Images(n, seed)
     images.cut(size, n_best)
     assert sum(images.counted) == n
-    tally = tally_of(images, N_LABELS, N_LABELS, n_best)
+    totals = totals_of(images, N_LABELS, N_LABELS, n_best)
     zeros = np.zeros(N_LABELS + 1, np.int64)
     np.testing.assert_array_equal(
-        tally.pixels, sum((m["pixels"] for m in images.masks.values()), zeros)
+        totals.pixels, sum((m["pixels"] for m in images.masks.values()), zeros)
     )
-    assert tally.best == slow_gallery(images, n_best)
+    assert totals.best == slow_gallery(images, n_best)
     if not images.scores:
-        assert (tally.counts, len(tally.by_confidence)) == ({}, 0)
+        assert (totals.counts, len(totals.by_confidence)) == ({}, 0)
         return
     counts = sum(one["counts"] for one in images.scores.values())
-    np.testing.assert_array_equal(tally.confusion().counts, counts)
+    np.testing.assert_array_equal(totals.confusion().counts, counts)
     by_confidence = np.zeros((N_BINS, N_LABELS, N_CLASSES), np.int64)
     for one in images.scores.values():
         for bins, label, true_class, pixels in one["by_confidence"].tolist():
             by_confidence[bins, label, true_class] += pixels
-    np.testing.assert_array_equal(tally.by_confidence, by_confidence)
+    np.testing.assert_array_equal(totals.by_confidence, by_confidence)
 
 
 def slow_gallery(images: Images, n_best: int) -> list[list[Candidate]]:
@@ -120,14 +120,14 @@ def test_a_shard_whose_images_all_failed_has_nothing_to_add() -> None:
     images.masks = {}
     images.cut(1, 2)
     assert [data.arrays for _, data in images.shards] == [{}, {}]
-    tally = tally_of(images, N_LABELS, N_LABELS, 2)
-    assert (tally.pixels.tolist(), tally.best) == ([0] * 4, [[], [], []])
+    totals = totals_of(images, N_LABELS, N_LABELS, 2)
+    assert (totals.pixels.tolist(), totals.best) == ([0] * 4, [[], [], []])
 
 
 def test_without_a_usable_true_mask_nothing_can_be_scored() -> None:
-    tally = Tally(np.zeros(4, np.int64), np.zeros(4, np.int64))
+    totals = Totals(np.zeros(4, np.int64), np.zeros(4, np.int64))
     with pytest.raises(WorkError, match="no image has a usable true mask, nothing can be scored"):
-        tally.confusion()
+        totals.confusion()
 
 
 def test_de_noised_masks_are_added_beside_the_others() -> None:

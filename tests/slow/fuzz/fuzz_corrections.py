@@ -42,7 +42,8 @@ def _use(path: Path) -> None:
     found = matched(path, open_corrections(path), records)
     repr((found.digest, found.names, found.unused)).encode("utf-8", "surrogateescape")
     json.dumps(found.names)
-    for name, labels in found:
+    for name in found.images:
+        labels = found.labels(name)
         highest = labels[labels != 255].max(initial=0)
         if (labels.shape, labels.dtype) != (SIZES[name], np.uint8) or highest >= len(found.names):
             raise AssertionError(f"{name}: {labels.shape} {labels.dtype} {highest}")
