@@ -1,15 +1,12 @@
 """The command `datus export`: the masks of a finished run in the layout of another tool."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from datus.engine.progress import ProgressBars
 from datus.errors import UsageError
-
-if TYPE_CHECKING:
-    from datus.formats.export import Exported
 
 
 def export(
@@ -17,7 +14,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="png, coco, coco-panoptic, yolo, cvat, label-studio, fiftyone, hf or voc",
+            help="png, coco, coco-panoptic, yolo, cvat, label-studio, fiftyone, hf or voc"
         ),
     ],
     out: Annotated[Path, typer.Option(help="a new folder")],
@@ -34,8 +31,7 @@ def export(
         int, typer.Option(help="coco, yolo: leave smaller parts out, in pixels")
     ] = 1,
     min_confidence: Annotated[
-        float,
-        typer.Option(help="0 to 1: less sure pixels get no label"),
+        float, typer.Option(help="0 to 1: less sure pixels get no label")
     ] = 0.0,
     image_url: Annotated[
         str, typer.Option(help="label-studio: what stands before an image's path")
@@ -65,12 +61,8 @@ def export(
     with ProgressBars().bar(f"export {to}", n_images) as advance:
         result = export_run(store, masks, request, advance)
     print(f"{out}: {result.n_images} images, {result.n_classes} classes, K = {masks.k}")
-    print_notes(result)
-    print(f"next: {chosen.next_step}")
-
-
-def print_notes(result: "Exported") -> None:
     if result.n_turned:
         print(f"{result.n_turned} images with a rotation tag were written upright, as PNG")
     if result.n_unscored:
         print(f"{result.n_unscored} images without scores: their segments were pruned")
+    print(f"next: {chosen.next_step}")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -25,9 +25,6 @@ from datus.config import Config
 from datus.engine.progress import ProgressBars, printable
 from datus.errors import UsageError, size_text
 from datus.store.disk import explained
-
-if TYPE_CHECKING:
-    from datus.segmenter.fit import Fitted
 
 DEFAULTS: dict[str, Any] = {
     "denoise.enabled": True,
@@ -90,10 +87,7 @@ def fit(options: FitOptions) -> None:
         if options.tune:
             settings["denoise.freeze"] = False
         config = Config.load(None, settings | parse_settings(options.settings))
-        _print_result(fit_folders(config, model, ProgressBars(), options.overwrite))
-
-
-def _print_result(result: "Fitted") -> None:
+        result = fit_folders(config, model, ProgressBars(), options.overwrite)
     for name, reason in sorted(result.failures.items()):
         print(printable(f"left out: {name}: {reason}"))
     print(

@@ -21,8 +21,7 @@ def predict(
         Path | None, typer.Option(help="folder for PNGs of how sure the model is")
     ] = None,
     image_px: Annotated[
-        str,
-        typer.Option(help="size an image is seen at; native; default: as trained"),
+        str, typer.Option(help="size an image is seen at; native; default: as trained")
     ] = "0",
     tile_px: Annotated[int, typer.Option(help="larger images go in tiles")] = 512,
     overlap_px: Annotated[int, typer.Option(help="that tiles share")] = 128,
@@ -35,14 +34,8 @@ def predict(
     from datus.segmenter.predict_folder import Folders, predict_folder
     from datus.segmenter.tiles import Prediction
 
-    settings = Prediction(
-        image_px=_image_px(image_px),
-        tile_px=tile_px,
-        overlap_px=overlap_px,
-        device=device,
-        threads=threads,
-        batch=batch,
-    )
+    sizes = _image_px(image_px), tile_px, overlap_px
+    settings = Prediction(*sizes, device=device, threads=threads, batch=batch)
     folders = Folders(images, out, confidence, max_failed=max_failed)
     result = predict_folder(model, folders, settings, ProgressBars().bar)
     print(f"{out}: {result.made} masks made, {result.kept} were there")

@@ -15,8 +15,6 @@ from datus.types import MAX_CLUSTERS
 
 if TYPE_CHECKING:
     from datus.method.verdict import KFigures
-    from datus.store.store import Store
-    from datus.suggest.suggest_k import Suggestion
 
 COLUMNS = ("stability", "silhouette", "content")
 
@@ -38,6 +36,7 @@ def suggest_k(
         raise UsageError(f"--seed {seed}: expected 0 or more")
     from datus.compute.threads import n_cores
     from datus.store.store import Store
+    from datus.suggest.plot import k_plot
     from datus.suggest.stability import overview, usable_k
     from datus.suggest.suggest_k import find_source, read_points, suggest
 
@@ -50,34 +49,23 @@ def suggest_k(
     tried = usable_k(overview(points), [*ks, *source.clusters.k])
     with console.bar("try K", len(tried), "K") as advance:
         result = suggest(points, source, ks, seed, n_threads=threads or n_cores(), advance=advance)
-    print_suggestion(result, source.clusters.k)
-    write_all(store, result)
-    figures, plot = (store.address(f"{FILES}.{suffix}") for suffix in ("json", "png"))
-    print(printable(f"figures: {figures}, plot: {plot}"))
-
-
-def print_suggestion(result: "Suggestion", ks_of_run: Sequence[int]) -> None:
     print(text_table(rows_of(result.found)))
     choice = result.choice
     print(f"\nrecommended: --clusters {choice.k}: {choice.reason}")
     if choice.others:
         print(f"also worth a look: K = {', '.join(map(str, choice.others))}")
-    for k in judged_ks(choice.k, ks_of_run, result.verdicts):
-        print(f"K = {k}: {result.verdicts[k].words}")
+    for judged in judged_ks(choice.k, source.clusters.k, result.verdicts):
+        print(f"K = {judged}: {result.verdicts[judged].words}")
+    text = json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n"
+    plots = k_plot(result.found, choice.k)
+    for name, data in {f"{FILES}.json": text.encode(), **plots}.items():
+        store.write(data, name)
+    figures, plot = (store.address(f"{FILES}.{suffix}") for suffix in ("json", "png"))
+    print(printable(f"figures: {figures}, plot: {plot}"))
 
 
 FILES = "suggest_k"
 """Name of what is written, before the suffix."""
-
-
-def write_all(store: "Store", found: "Suggestion") -> None:
-    """Figures and plot. Raises StoreError."""
-    from datus.suggest.plot import k_plot
-
-    text = json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n"
-    plots = k_plot(found.found, found.choice.k)
-    for name, data in {f"{FILES}.json": text.encode(), **plots}.items():
-        store.write(data, name)
 
 
 def wanted_k(text: str) -> list[int]:

@@ -92,10 +92,8 @@ def layout(name: str, results: Sequence[CellResult], rules: Sequence[str] = ()) 
     lines = lines_of(results)
     segments = _segments(lines)
     if name in ("I", "VII"):
-        return [
-            _scores(lines, _leads(lines, "k" if name == "VII" else "backbone"), rules),
-            segments,
-        ]
+        leads = _leads(lines, "k" if name == "VII" else "backbone")
+        return [_scores(lines, leads, rules), segments]
     if name == "II":
         return [segments]
     leads = _leads(lines, "backbone")

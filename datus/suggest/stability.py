@@ -53,16 +53,12 @@ place leaves unexplained that clusters do explain; `agreement`: share of the seg
 cluster after another start, matched one to one; COMES_BACK: adjusted Rand indices of that second
 partition with the first, 1 = the same, 0 = as good as drawn by lot; STABILITY: their mean."""
 
-NO_SEGMENT = (
-    "no image gave a valid segment, so there is nothing to judge: lower embeddings.min_patches"
-)
-
 SEGMENTS_A_CLUSTER = 3
 """Different segments a cluster that are needed: of fewer, a resample lacks whole clusters."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrustSettings:
+class StabilitySettings:
     """How much work goes into each K."""
 
     starts: int = 3
@@ -76,7 +72,7 @@ class TrustSettings:
     """Segments of the exact silhouette, which is quadratic."""
 
 
-DEFAULTS = TrustSettings()
+DEFAULTS = StabilitySettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +104,7 @@ def layout_of(grid: tuple[int, int], boxes: Array, n_patches: Array) -> Array:
 def make_points(places: Array, image: Array, layout: Array, spherical: bool) -> Points:
     """`places` float32 (n, P), n > 0; `image` int (n,), any numbers; `layout` float (n, L): where a
     segment lies, in shares of its image. With `spherical`, silhouettes compare directions, as
-    spherical k-means does. Raises ClusterError if there is no segment."""
-    if not len(places):
-        raise ClusterError(NO_SEGMENT)
+    spherical k-means does."""
     _, number = np.unique(image, return_inverse=True)
     rest, share = beyond_place(places.astype(np.float64), layout.astype(np.float64), number)
     view = directions(places, spherical)
@@ -137,7 +131,7 @@ def usable_k(seen: Overview, wanted: Sequence[int]) -> list[int]:
 
 
 def measure(
-    points: Points, k: int, fit: Fit, seed: int, settings: TrustSettings = DEFAULTS
+    points: Points, k: int, fit: Fit, seed: int, settings: StabilitySettings = DEFAULTS
 ) -> KFigures:
     """Figures of K, and of chance. The same input and seed give the same figures.
 

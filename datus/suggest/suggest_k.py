@@ -27,10 +27,9 @@ from datus.store.reports import reports, undone
 from datus.store.store import Store
 from datus.suggest.stability import (
     DEFAULTS,
-    NO_SEGMENT,
     Fit,
     Points,
-    TrustSettings,
+    StabilitySettings,
     layout_of,
     make_points,
     measure,
@@ -135,7 +134,10 @@ def read_points(
                 number += 1
         advance(len(shard.records))
     if not image:
-        raise ClusterError(NO_SEGMENT)
+        raise ClusterError(
+            "no image gave a valid segment, so there is nothing to judge: lower "
+            "embeddings.min_patches"
+        )
     places = reduced(np.concatenate(vectors), source.clusters.pca)
     return make_points(places, np.array(image), np.concatenate(layout), source.clusters.spherical)
 
@@ -147,7 +149,7 @@ def suggest(
     seed: int,
     *,
     n_threads: int = 1,
-    settings: TrustSettings = DEFAULTS,
+    settings: StabilitySettings = DEFAULTS,
     advance: Advance = lambda n: None,
 ) -> Suggestion:
     """Judge every K that there are enough segments for, and that k-means can make of them. Threads

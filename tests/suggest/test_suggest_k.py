@@ -18,11 +18,11 @@ from datus.config import ClustersConfig
 from datus.errors import ClusterError, UsageError, WorkError
 from datus.inputs.index import Index
 from datus.store.store import Store
-from datus.suggest.stability import TrustSettings, make_points, overview, usable_k
+from datus.suggest.stability import StabilitySettings, make_points, overview, usable_k
 from datus.suggest.suggest_k import Source, find_source, fit_with, read_points, suggest
 from datus.types import Array, Verdict
 
-QUICK = TrustSettings(starts=1, repeats=2, clouds=2, cloud_repeats=1)
+QUICK = StabilitySettings(starts=1, repeats=2, clouds=2, cloud_repeats=1)
 
 
 def command(run: Path, *more: str) -> tuple[int, str]:
@@ -108,6 +108,15 @@ def test_a_k_that_k_means_cannot_make_is_left_out() -> None:
         found = suggest(points, source, [4, 9], 0, settings=QUICK)
     assert [one.k for one in found.found] == [4]
     assert list(found.verdicts) == [4]
+
+
+def test_no_segment_is_an_error(tmp_path: Path) -> None:
+    source = Source(Index((), {}, 0), "", "", ClustersConfig())
+    with pytest.raises(ClusterError) as caught:
+        read_points(Store(tmp_path), source, 0)
+    assert str(caught.value) == (
+        "no image gave a valid segment, so there is nothing to judge: lower embeddings.min_patches"
+    )
 
 
 def test_k_means_is_that_of_the_run() -> None:
