@@ -164,7 +164,7 @@ class ClusterModel:
     """Of the best restart."""
     library: str
     """What ran, for example 'faiss-cpu 1.12.0'."""
-    jury: Array
+    restart_centroids: Array
     """float32 (R, K, P): the centroids of every restart, those of the best first, each cluster in
     the place of the best one's cluster that shares most vectors with it."""
     names: tuple[str, ...] = ()
@@ -176,7 +176,7 @@ class ClusterModel:
 
     def __post_init__(self) -> None:
         _check(self, "centroids", (None, None), "float32")
-        _check(self, "jury", (None, *self.centroids.shape), "float32")
+        _check(self, "restart_centroids", (None, *self.centroids.shape), "float32")
         _check(self, "pca_mean", (None,), "float32")
         _check(self, "pca_axes", (None, len(self.pca_mean)), "float32")
         _check(self, "labelled_cluster", (None,), "int16")

@@ -50,7 +50,7 @@ GOOD: dict[type, dict[str, Any]] = {
         "n_trained": 9,
         "seed": 0,
         "library": "faiss",
-        "jury": f4(4, 3, 2),
+        "restart_centroids": f4(4, 3, 2),
     },
     Assignments: {"cluster": np.zeros(2, np.int16), "margin": f4(2)},
     Confusion: {"counts": np.zeros((3, 2), np.int64)},

@@ -10,7 +10,7 @@ name, also where a class has no pixels anywhere. Needs pyarrow (the extra `expor
 
 import importlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,51 +35,40 @@ def write_parquet(folder: Path, items: Iterable[Item], classes: Classes, options
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise MissingPackage("hf needs pyarrow: pip install 'datus[exports]'") from None
-    writer = _Writer(folder, _schema(pyarrow, classes), pyarrow, parquet)
+    (folder / "data").mkdir()
+    schema = _schema(pyarrow, classes)
+    file, file_bytes, n_files, n_rows = None, 0, 0, 0
     try:
-        for item in items:
-            writer.add(_row(item, classes))
+        for rows, n_bytes in _row_groups(items, classes):
+            if file is None:
+                name = f"train-{n_files:05d}.parquet"
+                file, n_files = parquet.ParquetWriter(folder / "data" / name, schema), n_files + 1
+            file.write_table(pyarrow.Table.from_pylist(rows, schema))
+            n_rows, file_bytes = n_rows + len(rows), file_bytes + n_bytes
+            if file_bytes >= FILE_BYTES:
+                file.close()
+                file, file_bytes = None, 0
     finally:
-        writer.close()
+        if file is not None:
+            file.close()
     write_json(folder / "id2label.json", {str(i): name for i, name in enumerate(classes.names)})
-    put(folder, "README.md", _card(classes, writer.n_rows).encode())
+    put(folder, "README.md", _card(classes, n_rows).encode())
 
 
-class _Writer:
-    """Rows to files of bounded size, in groups of bounded size."""
-
-    def __init__(self, folder: Path, schema: Any, pyarrow: Any, parquet: Any) -> None:
-        self._folder, self._schema = folder / "data", schema
-        self._pyarrow, self._parquet = pyarrow, parquet
-        self._rows: list[dict[str, Any]] = []
-        self._row_bytes = self._file_bytes = self._n_files = self.n_rows = 0
-        self._file: Any = None
-        self._folder.mkdir()
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        self.n_rows += 1
-        self._row_bytes += len(row["image"]["bytes"]) + len(row["mask"]["bytes"])
-        if self._row_bytes >= ROW_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._file is None:
-            path = self._folder / f"train-{self._n_files:05d}.parquet"
-            self._file = self._parquet.ParquetWriter(path, self._schema)
-            self._n_files += 1
-        self._file.write_table(self._pyarrow.Table.from_pylist(self._rows, self._schema))
-        self._file_bytes += self._row_bytes
-        self._rows, self._row_bytes = [], 0
-        if self._file_bytes >= FILE_BYTES:
-            self._file.close()
-            self._file, self._file_bytes = None, 0
-
-    def close(self) -> None:
-        if self._rows or not self._n_files:
-            self._flush()
-        if self._file is not None:
-            self._file.close()
+def _row_groups(
+    items: Iterable[Item], classes: Classes
+) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """(rows, bytes of their images and masks), ROW_BYTES or a little more at a time. At least one
+    group, without rows if there are no items."""
+    rows, n_bytes, n_groups = list[dict[str, Any]](), 0, 0
+    for item in items:
+        rows.append(_row(item, classes))
+        n_bytes += len(rows[-1]["image"]["bytes"]) + len(rows[-1]["mask"]["bytes"])
+        if n_bytes >= ROW_BYTES:
+            yield rows, n_bytes
+            rows, n_bytes, n_groups = [], 0, n_groups + 1
+    if rows or not n_groups:
+        yield rows, n_bytes
 
 
 def _schema(pyarrow: Any, classes: Classes) -> Any:

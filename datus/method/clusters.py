@@ -70,7 +70,7 @@ def fit_clusters(
     best = min(complete, key=lambda run: run.inertia)
     return ClusterModel(
         centroids=best.centroids,
-        jury=_jury(best, [run for run in complete if run is not best]),
+        restart_centroids=_restart_centroids(best, [run for run in complete if run is not best]),
         pca_mean=mean,
         pca_axes=axes,
         inertia=best.inertia,
@@ -171,11 +171,11 @@ def votes(model: ClusterModel, vectors: Array, cluster: Array, group: Array | No
         return valid.astype(np.float32)
     places = project(vectors[valid], model.pca_mean, model.pca_axes).astype(np.float64)
     agree = np.zeros(len(places), np.int64)
-    for centroids in model.jury:
+    for centroids in model.restart_centroids:
         nearest = _nearest(places, centroids.astype(np.float64))
         agree += same[nearest] == same[cluster[valid]]
     share = np.zeros(len(cluster), np.float32)
-    share[valid] = agree / max(len(model.jury), 1)
+    share[valid] = agree / max(len(model.restart_centroids), 1)
     return share
 
 
@@ -254,7 +254,7 @@ class _Run:
     """uint8 (n,): of each training vector."""
 
 
-def _jury(best: _Run, others: list[_Run]) -> Array:
+def _restart_centroids(best: _Run, others: list[_Run]) -> Array:
     """float32 (R, K, P): the best run's centroids, then the others', matched to the best one's."""
     k = len(best.centroids)
     matched = [best.centroids]

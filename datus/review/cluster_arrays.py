@@ -4,8 +4,8 @@
     cluster_model(arrays)     back
     check_arrays(arrays)      those of a file that anybody may have written
 
-centroids, jury, pca_mean, pca_axes, figures, library; with corrections also names, labelled and
-labelled_cluster.
+centroids, jury (those of every restart), pca_mean, pca_axes, figures, library; with corrections
+also names, labelled and labelled_cluster.
 """
 
 import json
@@ -20,7 +20,7 @@ from datus.types import MAX_CLUSTERS, Array, ClusterModel
 def cluster_arrays(model: ClusterModel) -> dict[str, Array]:
     arrays = {
         "centroids": model.centroids,
-        "jury": model.jury,
+        "jury": model.restart_centroids,
         "pca_mean": model.pca_mean,
         "pca_axes": model.pca_axes,
         "figures": np.array([model.inertia, model.n_trained, model.seed], np.float64),
@@ -39,7 +39,7 @@ def cluster_model(arrays: Arrays) -> ClusterModel:
     inertia, n_trained, seed = arrays["figures"].tolist()
     return ClusterModel(
         centroids=arrays["centroids"],
-        jury=arrays["jury"],
+        restart_centroids=arrays["jury"],
         pca_mean=arrays["pca_mean"],
         pca_axes=arrays["pca_axes"],
         inertia=float(inertia),
@@ -63,12 +63,13 @@ def check_arrays(arrays: Arrays) -> None:
     model = cluster_model(arrays)
     k, size = model.centroids.shape
     quantiles, members, images = (arrays[name] for name in ("quantiles", "members", "images"))
-    numbers = (model.centroids, model.jury, model.pca_mean, model.pca_axes, model.labelled)
+    numbers = ("centroids", "jury", "pca_mean", "pca_axes", "quantiles")
     classes = model.labelled_cluster
     sound = (
         1 <= k <= MAX_CLUSTERS,
         len(model.pca_axes) == (size if len(model.pca_mean) else 0),
-        all(np.isfinite(one).all() for one in (*numbers, quantiles)),
+        all(np.isfinite(arrays[name]).all() for name in numbers),
+        bool(np.isfinite(model.labelled).all()),
         all(isinstance(name, str) and name for name in model.names) and len(model.names) <= k,
         not model.names or model.labelled.shape[1] == size,
         not len(classes) or (classes.min() >= 0 and classes.max() < len(model.names)),

@@ -106,7 +106,7 @@ def _fitted(context: Context, names: tuple[str, ...], rest: Array, seen: _Seen) 
     centroids = np.concatenate([classes, free])
     return ClusterModel(
         centroids=centroids,
-        jury=centroids[None],
+        restart_centroids=centroids[None],
         pca_mean=mean,
         pca_axes=axes,
         inertia=inertia,

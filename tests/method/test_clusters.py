@@ -50,7 +50,7 @@ def model_of(centroids: list[list[float]]) -> ClusterModel:
         n_trained=1,
         seed=0,
         library="none",
-        jury=np.array([centroids], np.float32),
+        restart_centroids=np.array([centroids], np.float32),
     )
 
 
@@ -356,18 +356,18 @@ def test_torch_and_faiss_live_together_in_either_order(imports: str) -> None:
 # --- agreement of the restarts ---
 
 
-def test_the_jury_holds_every_restart_in_the_order_of_the_best_ones_clusters() -> None:
+def test_restart_centroids_hold_every_restart_in_the_order_of_the_best_ones_clusters() -> None:
     vectors = unit(np.random.default_rng(4).normal(size=(200, 6)))
     chosen = replace(PLAIN, restarts=5)
     model = fit_clusters(vectors, 4, chosen, seed=0)
-    assert model.jury.shape == (5, 4, 6)
-    assert model.jury[0].tobytes() == model.centroids.tobytes()
+    assert model.restart_centroids.shape == (5, 4, 6)
+    assert model.restart_centroids[0].tobytes() == model.centroids.tobytes()
 
     def nearest(centroids: Array) -> Array:
         return ((vectors[:, None] - centroids[None]) ** 2).sum(axis=2).argmin(axis=1)
 
     best = nearest(model.centroids)
-    for centroids in model.jury[1:]:
+    for centroids in model.restart_centroids[1:]:
         orders = [list(order) for order in itertools.permutations(range(4))]
         agreed = {tuple(order): int((nearest(centroids[order]) == best).sum()) for order in orders}
         assert agreed[0, 1, 2, 3] == max(agreed.values())
@@ -379,7 +379,7 @@ X, Y = [1.0, 0.0], [0.0, 1.0]
 def test_votes_count_the_restarts_that_agree() -> None:
     model = replace(
         model_of([[1, 0], [0, 1]]),
-        jury=np.array(
+        restart_centroids=np.array(
             [[[1, 0], [0, 1]], [[1, 0], [0, 1]], [[0, 1], [1, 0]], [[1, 0], [0.9, 0.1]]], "f4"
         ),
     )
