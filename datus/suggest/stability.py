@@ -137,13 +137,19 @@ def measure(
 
     Raises ClusterError if k-means cannot make K clusters of `points`.
     """
-    trial = _Trial(k, fit, settings.starts, np.random.default_rng([seed, k]))
-    real = _figures(points, trial, settings.repeats, settings.pairs)
+    rng = np.random.default_rng([seed, k])
+
+    def partition(seen: Array, places: Array, starts: int) -> Array:
+        """int64 (n,): the clusters of `places` by a k-means that learns from `seen`."""
+        drawn = int(rng.integers(2**31))
+        return nearest(fit(np.ascontiguousarray(seen), k, starts, drawn), places)
+
+    real = _figures(points, partition, rng, settings, settings.repeats)
     clouds = []
     for _ in range(settings.clouds):
-        places = cloud(points.places, trial.rng)
+        places = cloud(points.places, rng)
         null = replace(points, places=places, view=directions(places, points.spherical))
-        clouds.append(_figures(null, trial, settings.cloud_repeats, settings.pairs))
+        clouds.append(_figures(null, partition, rng, settings, settings.cloud_repeats))
     chance = {name: _measured([figures[name].mean for figures in clouds]) for name in real}
     return KFigures(k, real, chance)
 
@@ -151,41 +157,35 @@ def measure(
 # --- one partition and its figures --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    k: int
-    fit: Fit
-    starts: int
-    rng: np.random.Generator
+def _figures(
+    points: Points,
+    partition: Callable[[Array, Array, int], Array],
+    rng: np.random.Generator,
+    settings: StabilitySettings,
+    repeats: int,
+) -> dict[str, Measured]:
+    from sklearn.metrics import adjusted_rand_score
 
-    def labels(self, seen: Array, places: Array, starts: int) -> Array:
-        """int64 (n,): the clusters of `places` by a k-means that learns from `seen`."""
-        seed = int(self.rng.integers(2**31))
-        return nearest(self.fit(np.ascontiguousarray(seen), self.k, starts, seed), places)
+    starts, places = settings.starts, points.places
+    labels = partition(places, places, starts)
+    some = np.sort(rng.permutation(len(labels))[: settings.pairs])
 
-    def again(self, seen: Array, places: Array, starts: int) -> Array:
-        """As `labels`; a single group where `seen` does not hold K clusters."""
+    def again(seen: Array, starts: int) -> Array:
+        """A second partition; a single group where `seen` does not hold K clusters."""
         try:
-            return self.labels(seen, places, starts)
+            return partition(seen, places, starts)
         except ClusterError:
             return np.zeros(len(places), np.int64)
 
-
-def _figures(points: Points, trial: _Trial, repeats: int, pairs: int) -> dict[str, Measured]:
-    from sklearn.metrics import adjusted_rand_score
-
-    starts, places, rng = trial.starts, points.places, trial.rng
-    labels = trial.labels(places, places, starts)
-    some = np.sort(rng.permutation(len(labels))[:pairs])
     rows: dict[str, list[float]] = {name: [] for name in ("agreement", *COMES_BACK)}
     for _ in range(repeats):
-        other = trial.again(places, places, 1)
+        other = again(places, 1)
         drawn = places[rng.integers(len(labels), size=len(labels))]
         rows["agreement"].append(agreement(labels, other))
         rows["starts"].append(adjusted_rand_score(labels, other))
-        rows["segments"].append(adjusted_rand_score(labels, trial.again(drawn, places, starts)))
+        rows["segments"].append(adjusted_rand_score(labels, again(drawn, starts)))
         drawn = places[rows_of_images(points.image, rng)]
-        rows["images"].append(adjusted_rand_score(labels, trial.again(drawn, places, starts)))
+        rows["images"].append(adjusted_rand_score(labels, again(drawn, starts)))
     together = [float(np.mean(parts)) for parts in zip(*(rows[n] for n in COMES_BACK), strict=True)]
     near, left = centroid_silhouette(points.view, labels)
     return {

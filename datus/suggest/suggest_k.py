@@ -78,6 +78,14 @@ class Suggestion:
         }
 
 
+def _k_table(found: KFigures) -> dict[str, Any]:
+    table: dict[str, Any] = {"k": found.k, "gap": found.gap}
+    for name, real in found.real.items():
+        chance = found.chance[name]
+        table[name] = {**asdict(real), "chance": chance.mean, "chance_sd": chance.sd}
+    return table
+
+
 def find_source(store: Store) -> Source:
     """Of the last finished run, else the newest embeddings. Raises UsageError (no run folder) and
     WorkError (no embeddings, or not of all images)."""
@@ -247,14 +255,3 @@ def _read(store: Store, stage: str, fingerprint: str, key: str) -> ShardData:
     if shard is None:
         raise WorkError(f"{stage}: shard {key} is gone: run the same datus run again")
     return shard
-
-
-# --- for JSON -----------------------------------------------------------------------------------
-
-
-def _k_table(found: KFigures) -> dict[str, Any]:
-    table: dict[str, Any] = {"k": found.k, "gap": found.gap}
-    for name, real in found.real.items():
-        chance = found.chance[name]
-        table[name] = {**asdict(real), "chance": chance.mean, "chance_sd": chance.sd}
-    return table
