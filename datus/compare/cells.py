@@ -74,7 +74,7 @@ class CellResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class OverSeeds:
     """A figure over the seeds that gave one."""
 
     mean: float
@@ -83,16 +83,16 @@ class Measured:
     digits: int = 2
 
     @staticmethod
-    def of(values: Iterable[float], digits: int = 2) -> "Measured | None":
+    def of(values: Iterable[float], digits: int = 2) -> "OverSeeds | None":
         """None where no value is finite."""
         array = np.array([value for value in values if math.isfinite(value)], np.float64)
         if not array.size:
             return None
         sd = float(array.std(ddof=1)) if array.size > 1 else None
-        return Measured(float(array.mean()), sd, digits)
+        return OverSeeds(float(array.mean()), sd, digits)
 
 
-Value = str | int | Measured | None
+Value = str | int | OverSeeds | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,9 @@ class Line:
     def first(self) -> CellResult:
         return self.cells[0]
 
-    def measured(self, name: str, rule: str = "") -> Measured | None:
+    def measured(self, name: str, rule: str = "") -> OverSeeds | None:
         values = [cell.value(name, rule) for cell in self.cells]
-        return Measured.of(values, 0 if name == "n_segments" else 2)
+        return OverSeeds.of(values, 0 if name == "n_segments" else 2)
 
 
 IDENTITY: dict[str, str] = {

@@ -11,13 +11,13 @@ called inside `plots.look`.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from datus.compare.cells import METRICS, CellResult, Line, Measured, lines_of, varying
+from datus.compare.cells import METRICS, CellResult, Line, OverSeeds, lines_of, varying
 from datus.compare.plots import curve, label_points, legend_below, line_style, panels, set_k_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Curves = dict[str, dict[int, Measured]]
+Curves = dict[str, dict[int, OverSeeds]]
 """Metric -> K -> value."""
 
 
@@ -80,7 +80,7 @@ def figure9(results: Sequence[CellResult], rules: Sequence[str]) -> "Figure | No
 
 def _points(
     lines: Sequence[Line], metric: str, rule: str, names: Sequence[str]
-) -> list[tuple[str, str, float, Measured]]:
+) -> list[tuple[str, str, float, OverSeeds]]:
     """(label, group, % valid segments, score) of each line that has both figures."""
     points = []
     for line in lines:
@@ -100,7 +100,7 @@ def _by_k(lines: Sequence[Line], rule: str) -> Curves:
     return curves
 
 
-def _ends(value: Measured) -> tuple[float, float]:
+def _ends(value: OverSeeds) -> tuple[float, float]:
     spread = value.sd or 0.0
     return value.mean - spread, value.mean + spread
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datus.compare.cells import Measured
-from datus.method import verdict
+from datus.compare.cells import OverSeeds
+from datus.method.verdict import Measured
 from datus.types import Array
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def line_style(number: int) -> dict[str, Any]:
 def curve(
     axes: "Axes",
     xs: Sequence[float],
-    values: Sequence[verdict.Measured | Measured],
+    values: Sequence[Measured | OverSeeds],
     style: Mapping[str, Any],
 ) -> None:
     """A line through the means with a bar of one standard deviation up and down, where there is

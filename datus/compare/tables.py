@@ -21,7 +21,7 @@ from datus.compare.cells import (
     SEGMENTS,
     CellResult,
     Line,
-    Measured,
+    OverSeeds,
     Value,
     lines_of,
     varying,
@@ -62,14 +62,14 @@ class Table:
     def bold(self, row: int, column: int) -> bool:
         """The best of its kind, where there is something to be better than."""
         value, asked = self.rows[row][column], self.columns[column]
-        if not asked.best or not isinstance(value, Measured):
+        if not asked.best or not isinstance(value, OverSeeds):
             return False
         if asked.best == "column":
             values = [cells[column] for cells in self.rows]
         else:
             pairs = zip(self.columns, self.rows[row], strict=True)
             values = [cell for head, cell in pairs if head.head[:-1] == asked.head[:-1]]
-        means = [round(v.mean, v.digits) for v in values if isinstance(v, Measured)]
+        means = [round(v.mean, v.digits) for v in values if isinstance(v, OverSeeds)]
         return len(means) > 1 and round(value.mean, value.digits) == max(means)
 
 
@@ -197,7 +197,7 @@ def text_of(value: Value) -> str:
     """A value as tables print it."""
     if value is None:
         return "–"
-    if not isinstance(value, Measured):
+    if not isinstance(value, OverSeeds):
         return str(value)
     mean = f"{value.mean:,.{value.digits}f}"
     return mean if value.sd is None else f"{mean} ± {value.sd:,.{value.digits}f}"
@@ -233,16 +233,16 @@ def _joined(head: tuple[str, ...]) -> str:
 
 def to_csv(made: Table) -> str:
     """Figures with all their digits; with several seeds, a column `sd` beside each."""
-    several = any(isinstance(v, Measured) and v.sd is not None for row in made.rows for v in row)
+    several = any(isinstance(v, OverSeeds) and v.sd is not None for row in made.rows for v in row)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     heads, columns = [], []
     for column, *values in zip(made.columns, *made.rows, strict=True):
         heads.append(" ".join(part for part in column.head if part))
-        columns.append([_number(v.mean if isinstance(v, Measured) else v) for v in values])
-        if several and any(isinstance(value, Measured) for value in values):
+        columns.append([_number(v.mean if isinstance(v, OverSeeds) else v) for v in values])
+        if several and any(isinstance(value, OverSeeds) for value in values):
             heads.append(f"{heads[-1]} sd")
-            columns.append([_number(v.sd if isinstance(v, Measured) else None) for v in values])
+            columns.append([_number(v.sd if isinstance(v, OverSeeds) else None) for v in values])
     writer.writerows([heads, *zip(*columns, strict=True)])
     return stream.getvalue()
 

@@ -276,8 +276,7 @@ def coco_mask(counts: str | Sequence[int], height: int, width: int) -> Array:
     if runs.ndim != 1 or (runs < 0).any() or (runs > n_all).any() or runs.sum() != n_all:
         raise ValueError(f"run lengths do not add up to {height} x {width} pixels")
     values = np.arange(len(runs)) % 2 == 1
-    mask: Array = np.repeat(values, runs).reshape(width, height).T
-    return mask
+    return np.repeat(values, runs).reshape(width, height).T
 
 
 def _counts_of_text(text: str) -> Array:

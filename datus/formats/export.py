@@ -9,7 +9,7 @@ Reads only: index, mask PNGs, and the segments behind them where they are still 
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datus.engine.workers import Advance
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.formats.folder import check_free, new_folder
 from datus.formats.formats import Format
@@ -82,7 +83,7 @@ class Exported:
 
 
 def export_run(
-    store: Store, masks: Masks, request: Request, advance: Callable[[int], Any] = lambda n: None
+    store: Store, masks: Masks, request: Request, advance: Advance = lambda n: None
 ) -> Exported:
     """Write the folder. Raises UsageError and WorkError; nothing is left of a failed export."""
     if request.images is None and request.format.needs_images:

@@ -284,5 +284,4 @@ def brush_mask(packed: Sequence[int], height: int, width: int) -> Array:
         n_done += length
     if n_done > n_values:
         raise ValueError("brush run lengths go past the image")
-    alpha: Array = np.repeat(np.array(values) > 0, lengths).reshape(height, width, 4)[..., 3]
-    return alpha
+    return np.repeat(np.array(values) > 0, lengths).reshape(height, width, 4)[..., 3]  # alpha

@@ -201,8 +201,7 @@ def polygon_mask(points: Any, height: int, width: int) -> Array:
         across = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
         columns = np.clip(np.ceil(across - 0.5), 0, width).astype(np.int64)
         np.add.at(turns, (rows, columns), np.uint8(1))
-    inside: Array = np.cumsum(turns, axis=1, dtype=np.uint8)[:, :width] % 2 == 1
-    return inside
+    return np.asarray(np.cumsum(turns, axis=1, dtype=np.uint8)[:, :width] % 2 == 1)
 
 
 def _blocks(n_rows: Array) -> Iterator[slice]:

@@ -102,8 +102,7 @@ class Drawn:
 
     def sure(self, confidence: Array) -> Array:
         """float32 (S,): 1 where a segment was drawn."""
-        whole: Array = np.where(self.fixed >= 0, np.float32(1), confidence)
-        return whole
+        return np.asarray(np.where(self.fixed >= 0, np.float32(1), confidence))
 
     def paint(self, mask: Array, edits: Arrays | None = None) -> Array:
         """uint8 (H, W): `mask` with every drawn pixel as it was drawn.
@@ -112,8 +111,7 @@ class Drawn:
         dropped is so here, too; of a class that was split drawn pixels keep the number.
         """
         labels = self.labels if edits is None else _lookup(edits)[self.labels]
-        painted: Array = np.where(self.labels == IGNORE, mask, labels)
-        return painted
+        return np.asarray(np.where(self.labels == IGNORE, mask, labels))
 
 
 def _lookup(edits: Arrays) -> Array:

@@ -173,8 +173,8 @@ def edited(labels: Array, edit: Edit, part: Array | None = None) -> Array:
 def nearest_part(places: Array, centroids: Array) -> Array:
     """int64 (n,): which part of a split, by distance; float32 (n, P) and (parts, P)."""
     wide = places.astype(np.float64)
-    found: Array = np.array([((wide - one) ** 2).sum(axis=1) for one in centroids]).argmin(axis=0)
-    return found
+    distances = np.array([((wide - one) ** 2).sum(axis=1) for one in centroids])
+    return np.asarray(distances.argmin(axis=0))
 
 
 def packed(replay: Replay, centroids: Array, splits: Mapping[int, Array]) -> dict[str, Array]:

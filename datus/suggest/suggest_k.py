@@ -9,7 +9,7 @@ many images are drawn that they have about SAMPLE valid segments.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 from zlib import crc32
@@ -18,6 +18,7 @@ import numpy as np
 
 from datus.compute.threads import map_threads
 from datus.config import ClustersConfig
+from datus.engine.workers import Advance
 from datus.errors import ClusterError, CorruptShard, UsageError, WorkError
 from datus.inputs.index import Index, read_index
 from datus.method.verdict import Choice, KFigures, Overview, recommend, verdict
@@ -40,8 +41,6 @@ from datus.types import VERDICTS, Array, ShardData, Verdict, worst
 
 SAMPLE = 4000
 """Valid segments, about: whole images are drawn."""
-
-Advance = Callable[[int], Any]
 
 
 @dataclass(frozen=True, slots=True)

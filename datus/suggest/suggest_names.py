@@ -15,8 +15,7 @@ A suggestion is a guess of a model that nobody has checked on these images: a pe
 import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 
 from datus.errors import CorruptShard, UsageError, WorkError
 from datus.finished_run import Finished, crop, open_run, picture, read_places
+from datus.inputs.index import Bar
 from datus.inputs.labels import load_classes
 from datus.review.edits import FORMAT, VERSION
 from datus.review.replay import read_base
@@ -111,10 +111,6 @@ class Done:
     given: tuple[str, ...]
     """(L,) what a person called each label before; empty where nobody did."""
     files: tuple[Path, ...]
-
-
-Bar = Callable[[str, int], AbstractContextManager[Any]]
-"""Progress: (what, how many) -> a context that gives a function of how many are done."""
 
 
 def suggest_names(store: Store, request: Request, bar: Bar) -> Done:

@@ -111,8 +111,7 @@ class TextImage:
             with torch.inference_mode():
                 encoded = self._model.encode_text(tokens, normalize=True)
             mean = encoded.float().cpu().numpy().mean(axis=0)
-            unit: Array = mean / np.maximum(np.linalg.norm(mean), 1e-12)
-            return unit
+            return np.asarray(mean / np.maximum(np.linalg.norm(mean), 1e-12))
 
         threads = n_threads if self.device == "cpu" else 1
         return self._checked(map_threads(vector, sentences, threads))

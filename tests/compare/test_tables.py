@@ -5,7 +5,7 @@ import math
 import pytest
 from cell_cases import cell
 
-from datus.compare.cells import CellResult, Measured, lines_of, varying
+from datus.compare.cells import CellResult, OverSeeds, lines_of, varying
 from datus.compare.tables import (
     chosen_rules,
     latex_text,
@@ -24,9 +24,9 @@ STRICT = ("hungarian_strict",)
 
 
 def test_mean_and_sample_deviation() -> None:
-    assert Measured.of([2.0, 4.0, math.nan]) == Measured(3.0, math.sqrt(2.0))
-    assert Measured.of([5.0]) == Measured(5.0, None)
-    assert Measured.of([math.nan]) is None
+    assert OverSeeds.of([2.0, 4.0, math.nan]) == OverSeeds(3.0, math.sqrt(2.0))
+    assert OverSeeds.of([5.0]) == OverSeeds(5.0, None)
+    assert OverSeeds.of([math.nan]) is None
 
 
 def test_shares_of_a_cell() -> None:
