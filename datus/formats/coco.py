@@ -29,7 +29,7 @@ from datus.formats.folder import put, write_rows
 from datus.formats.parts import Part, find_parts
 from datus.formats.pngs import png_bytes
 from datus.formats.polygons import outline, polygon_mask
-from datus.formats.records import Classes, Corrections, Draw, Item, Options, Size
+from datus.formats.records import Classes, Corrections, Drawing, Item, Options
 from datus.types import IGNORE, Array
 
 Table = Mapping[str, Any]
@@ -163,22 +163,19 @@ def _read_instances(files: Files, name: str, table: Table) -> Corrections:
     by_image: dict[Any, list[Table]] = {}
     for row in table["annotations"]:
         by_image.setdefault(row["image_id"], []).append(row)
-    images: dict[str, Draw] = {}
-    sizes: dict[str, Size] = {}
+    images = {}
     for image in table["images"]:
-        size = _image_size(image)
-        rows = by_image.get(image["id"], [])
-        images[stem(image["file_name"])] = partial(_draw, files.where(name), size, rows, labels)
-        sizes[stem(image["file_name"])] = partial(_image_size, image)
-    return Corrections("COCO instances", names, images, sizes)
+        size, rows = _image_size(image), by_image.get(image["id"], [])
+        draw = partial(_draw, files.where(name), size, rows, labels)
+        images[stem(image["file_name"])] = Drawing(draw, partial(_image_size, image))
+    return Corrections("COCO instances", names, images)
 
 
 def _read_panoptic(files: Files, name: str, table: Table) -> Corrections:
     """The PNGs of segment ids lie in a folder named as the JSON, beside it."""
     names, labels = _category_labels(table)
     file_names = {image["id"]: stem(image["file_name"]) for image in table["images"]}
-    images: dict[str, Draw] = {}
-    sizes: dict[str, Size] = {}
+    images = {}
     for row in table["annotations"]:
         png = str(PurePosixPath(name).with_suffix("") / row["file_name"])
         if png not in files.names:
@@ -186,10 +183,9 @@ def _read_panoptic(files: Files, name: str, table: Table) -> Corrections:
                 f"corrections: {files.where(name)}: {png} is missing: COCO panoptic is the "
                 "JSON and a folder of PNGs beside it; give the folder that holds both"
             )
-        image = file_names[row["image_id"]]
-        images[image] = partial(_draw_segments, files, png, row["segments_info"], labels)
-        sizes[image] = partial(files.size, png)
-    return Corrections("COCO panoptic", names, images, sizes)
+        draw = partial(_draw_segments, files, png, row["segments_info"], labels)
+        images[file_names[row["image_id"]]] = Drawing(draw, partial(files.size, png))
+    return Corrections("COCO panoptic", names, images)
 
 
 def _category_labels(table: Table) -> tuple[tuple[str, ...], dict[Any, int]]:

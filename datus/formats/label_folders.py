@@ -23,7 +23,7 @@ def as_folder(images: Path, path: Path, out: Path) -> tuple[Path, Path]:
     ids = [image_id_of(path) for path in find_images(images).paths]
     used = np.zeros(256, bool)
     for image_id, name in sorted(places(path, corrections, ids).items()):
-        labels = corrections.images[name]()
+        labels = corrections.images[name].draw()
         used[np.unique(labels)] = True
         put(out, f"labels/{image_id}.png", encode_mask(labels))
     classes, _ = make_classes(corrections.names)

@@ -24,7 +24,7 @@ from datus.errors import UsageError
 from datus.formats.files import MAX_PIXELS, Files, stem, table_errors
 from datus.formats.folder import put, write_rows
 from datus.formats.polygons import polygon_mask
-from datus.formats.records import Classes, Corrections, Item, Options
+from datus.formats.records import Classes, Corrections, Drawing, Item, Options
 from datus.types import IGNORE, Array
 
 Table = Mapping[str, Any]
@@ -135,12 +135,11 @@ def read_tasks(files: Files, name: str, table: Sequence[Table]) -> Corrections:
         )
     if len(labels) > IGNORE:
         raise UsageError(f"corrections: {where}: more than {IGNORE} classes")
-    return Corrections(
-        "Label Studio",
-        tuple(labels),
-        {image: partial(_draw, where, regions, labels) for image, regions in images.items()},
-        {image: partial(_size, where, regions) for image, regions in images.items()},
-    )
+    drawings = {
+        image: Drawing(partial(_draw, where, regions, labels), partial(_size, where, regions))
+        for image, regions in images.items()
+    }
+    return Corrections("Label Studio", tuple(labels), drawings)
 
 
 def _regions(task: Table, where: str) -> list[Table]:

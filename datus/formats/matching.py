@@ -39,7 +39,7 @@ class Matched:
         lookup = np.full(256, IGNORE, np.uint8)
         for new, name in enumerate(self.names):
             lookup[self.corrections.names.index(name)] = new
-        return np.asarray(lookup[self.corrections.images[self.images[image_id]]()])
+        return np.asarray(lookup[self.corrections.images[self.images[image_id]].draw()])
 
     @cached_property
     def digest(self) -> str:
@@ -59,9 +59,10 @@ def matched(origin: Path, corrections: Corrections, records: Sequence[ImageRecor
     used, images = np.zeros(256, bool), {}
     for image_id, name in sorted(by_image.items()):
         record = by_id[image_id]
-        if name in corrections.sizes:  # a file may claim any size: before it takes memory
-            _check_size(origin, name, corrections.sizes[name](), record)
-        labels = corrections.images[name]()
+        drawing = corrections.images[name]
+        # a file may claim any size: before it takes memory
+        _check_size(origin, name, drawing.size(), record)
+        labels = drawing.draw()
         _check_size(origin, name, labels.shape, record)
         values = np.unique(labels)
         if values[0] != IGNORE:

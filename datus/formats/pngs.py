@@ -29,7 +29,7 @@ from datus.errors import UsageError
 from datus.formats.files import Files
 from datus.formats.folder import put, write_json
 from datus.formats.parts import find_parts
-from datus.formats.records import Classes, Corrections, Item, Options
+from datus.formats.records import Classes, Corrections, Drawing, Item, Options
 from datus.inputs.labels import LABEL_SUFFIXES
 from datus.method.label_png import encode_png
 from datus.types import IGNORE, Array
@@ -239,9 +239,11 @@ def _corrections(
     paths: Mapping[str, str],
     draw: Callable[[str], Array],
 ) -> Corrections:
-    images = {name: partial(draw, path) for name, path in paths.items()}
-    sizes = {name: partial(files.size, path) for name, path in paths.items()}
-    return Corrections(kind, tuple(names), dict(images), dict(sizes))
+    images = {
+        name: Drawing(partial(draw, path), partial(files.size, path))
+        for name, path in paths.items()
+    }
+    return Corrections(kind, tuple(names), images)
 
 
 def _highest(labels: Array) -> int:

@@ -4,7 +4,7 @@ Shapes are those of the image; rows before columns; RGB.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from datus.errors import UsageError
@@ -71,11 +71,14 @@ class Options:
         return Options(**(given or {}))
 
 
-Draw = Callable[[], Array]
-"""-> uint8 (H, W): class 0..n-1, or IGNORE where the person said nothing."""
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """The labels of one image, as a person left them."""
 
-Size = Callable[[], tuple[int, int]]
-"""-> (H, W) of what will be drawn, from a header or a table: nothing is drawn for it."""
+    draw: Callable[[], Array]
+    """-> uint8 (H, W): class 0..n-1, or IGNORE where the person said nothing."""
+    size: Callable[[], tuple[int, int]]
+    """-> (H, W) of what will be drawn, from a header or a table: nothing is drawn for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,5 @@ class Corrections:
     """For people: what was recognised."""
     names: tuple[str, ...]
     """Of classes, in the order of their labels; some may have no pixel."""
-    images: dict[str, Draw]
+    images: Mapping[str, Drawing]
     """Name of an image as the tool spells it, without suffix, `/`-separated -> its labels."""
-    sizes: dict[str, Size] = field(default_factory=dict)
-    """By the same names; of those that are not here the labels tell."""

@@ -44,7 +44,7 @@ def submit(path: Path) -> None:
 
 
 def drawn(path: Path) -> list[Array]:
-    return [draw() for draw in open_corrections(path).images.values()]
+    return [drawing.draw() for drawing in open_corrections(path).images.values()]
 
 
 def same(path: Path, missing: tuple[str, ...] = ()) -> None:
@@ -52,8 +52,8 @@ def same(path: Path, missing: tuple[str, ...] = ()) -> None:
     assert found.names == NAMES
     expected = {name: labels for name, labels in traps().items() if name not in missing}
     assert set(found.images) == set(expected)
-    for name, draw in found.images.items():
-        labels = draw()
+    for name, drawing in found.images.items():
+        labels = drawing.draw()
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels, expected[name], err_msg=name)
 
@@ -146,7 +146,7 @@ def test_plain_pictures_are_read_by_number(tmp_path: Path) -> None:
     Image.fromarray(labels).save(tmp_path / "b" / "one.png")
     found = open_corrections(tmp_path)
     assert found.names == ("class 0", "class 1", "class 2", "class 3")
-    np.testing.assert_array_equal(found.images["b/one"](), labels)
+    np.testing.assert_array_equal(found.images["b/one"].draw(), labels)
 
 
 def test_colours_count_where_an_editor_wrote_the_palette_anew(tmp_path: Path) -> None:

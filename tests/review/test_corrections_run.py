@@ -19,7 +19,7 @@ from datus.errors import ClusterError, ConfigError, UsageError
 from datus.formats.export import cluster_names, find_masks
 from datus.formats.label_folders import as_folder
 from datus.formats.matching import matched
-from datus.formats.records import Corrections
+from datus.formats.records import Corrections, Drawing
 from datus.inputs.index import read_index
 from datus.inputs.labels import decode_labels, find_labels, load_classes
 from datus.method.masks import encode_mask
@@ -40,7 +40,8 @@ def record(image_id: str) -> ImageRecord:
 
 def given(images: Mapping[str, Any], names: tuple[str, ...] = ("a", "b", "c")) -> Corrections:
     whole = {name: np.array(labels, np.uint8) for name, labels in images.items()}
-    return Corrections("", names, {name: (lambda x=x: x) for name, x in whole.items()})
+    drawings = {n: Drawing(lambda x=x: x, lambda x=x: x.shape) for n, x in whole.items()}
+    return Corrections("", names, drawings)
 
 
 FULL = [[0, 0, 2], [255, 2, 2]]
