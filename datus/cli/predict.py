@@ -34,8 +34,9 @@ def predict(
     from datus.segmenter.predict_folder import Folders, predict_folder
     from datus.segmenter.tiles import Prediction
 
-    sizes = _image_px(image_px), tile_px, overlap_px
-    settings = Prediction(*sizes, device=device, threads=threads, batch=batch)
+    settings = Prediction(
+        _image_px(image_px), tile_px, overlap_px, device=device, threads=threads, batch=batch
+    )
     folders = Folders(images, out, confidence, max_failed=max_failed)
     result = predict_folder(model, folders, settings, ProgressBars().bar)
     print(f"{out}: {result.made} masks made, {result.kept} were there")

@@ -43,9 +43,10 @@ def suggest_names(
     from datus.suggest.suggest_names import Request
     from datus.suggest.suggest_names import suggest_names as suggest
 
-    files = (out, edits, overwrite)
     n_threads = threads or n_cores()
-    request = Request(words, images, model, k, top, crops, *files, device or "auto", n_threads)
+    request = Request(
+        words, images, model, k, top, crops, out, edits, overwrite, device or "auto", n_threads
+    )
     result = suggest(Store(run), request, ProgressBars().bar)
     print(text_table(rows_of(result.clusters, result.given)))
     print("\nsuggestions of a model, not checked on these images: look before you use them")

@@ -27,9 +27,8 @@ from datus.engine.workers import Advance
 from datus.errors import CorruptShard, DatusError, StoreError, UsageError, WorkError
 from datus.inputs.index import check_inputs
 from datus.pipeline import STAGE_NAMES, run
+from datus.store.reports import Place
 from datus.store.store import Store
-
-Place = tuple[str, str, str]
 
 
 def compare_files(

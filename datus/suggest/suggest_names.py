@@ -231,7 +231,7 @@ def _base(run: Finished, k: int) -> dict[str, Any]:
 def _crop_vectors(
     run: Finished, k: int, model: TextImage, request: Request, bar: Bar
 ) -> list[Array]:
-    """Of each label float32 (n, E): vectors of its most confident segments."""
+    """Of each label float32 (n, E): vectors of its most confident segments; (0,) without any."""
     images = request.images or read_places(run.store).get("data.images", "")
     if not images:
         raise UsageError(f"{run.store.url} does not know where its images are: add --images FOLDER")
@@ -249,8 +249,7 @@ def _crop_vectors(
             for (label, _), vector in zip(wanted[record.image_id], rows, strict=True):
                 vectors[label].append(vector)
             advance(1)
-    size = next((len(row[0]) for row in vectors if row), 0)
-    return [np.array(row, np.float32).reshape(len(row), size) for row in vectors]
+    return [np.array(rows, np.float32) for rows in vectors]
 
 
 # --- suggestions ----------------------------------------------------------------------------------
@@ -262,14 +261,8 @@ def suggest(
     """Of each label the `top` words with the largest mean cosine.
 
     crops: of each label float32 (n, E), vectors float32 (W, E): unit rows. Words of one score stand
-    in their own order. Raises ValueError if shapes do not fit.
+    in their own order.
     """
-    if len(vectors) != len(words) or any(rows.shape[1:] != vectors.shape[1:] for rows in crops):
-        shapes = sorted({rows.shape[1:] for rows in crops})
-        raise ValueError(
-            f"expected (n, E) crops and (W, E) words, got rows of {shapes}, {vectors.shape} and "
-            f"{len(words)} words"
-        )
     wide = vectors.astype(np.float64)
     return tuple(_of_cluster(i, rows, wide, words, top) for i, rows in enumerate(crops))
 
