@@ -27,21 +27,15 @@ from datus.engine.run import Console, require_upstream
 from datus.engine.shard_job import LOADED, READ, Job, Maker
 from datus.engine.stage import Context, merged
 from datus.engine.workers import no_progress
-from datus.errors import (
-    BackboneError,
-    CorruptShard,
-    ImageError,
-    StoreError,
-    WorkError,
-    size_text,
-)
+from datus.errors import BackboneError, CorruptShard, ImageError, StoreError, WorkError, size_text
 from datus.inputs.index import Index, Shard, check_inputs, make_index
 from datus.inputs.labels import load_classes
-from datus.inputs.read import read_image, read_truth
+from datus.inputs.read import read_image
 from datus.models.image_size import input_size, patch_px_of
 from datus.models.registry import find
 from datus.models.weights import hub_file, licence, notice, presence
 from datus.pipeline import make_plan
+from datus.stages.evaluate import true_classes
 from datus.stages.features import patch_grid
 from datus.store.store import Store
 from datus.types import WHOLE, ImageRecord, ShardData, evenly
@@ -60,9 +54,6 @@ TIGHT = 0.8
 
 COPIES = 3
 """Of the arrays of a shard while they are written, and of all vectors while k-means sees them."""
-
-Check = Callable[[ImageRecord], str]
-"""Why a file cannot be used, or an empty text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +117,11 @@ def dry_run(
     missing = todo(store, plan, groups)
     _tell_weights(config, plan, estimate)
     _tell_size(config, index, estimate)
+    nodes = [node for group in groups for node in group]
     if not any(missing.values()):
-        estimate.rows += [Row(node.label, 0, 0.0, 0) for group in groups for node in group]
+        estimate.rows += [Row(node.label, 0, 0.0, 0) for node in nodes]
         estimate.facts.append("everything is done: the run would make nothing")
     elif records := _readable(config, index, estimate):
-        nodes = [node for group in groups for node in group]
         sample = _Sample(config, plan, store, evenly(records, SAMPLE_IMAGES))
         sample.measure([node for node in nodes if missing[node.fingerprint]], estimate)
         estimate.rows += [sample.row(node, missing[node.fingerprint]) for node in nodes]
@@ -142,9 +133,7 @@ def dry_run(
 class _Reader(Store):
     """Reads the run folder and counts what would be written to it."""
 
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
-        self.n_bytes = 0
+    n_bytes = 0
 
     def write(self, data: bytes, *parts: str) -> None:
         self.n_bytes += len(data)
@@ -188,10 +177,12 @@ class _Sample:
     def measure(self, missing: Sequence[Node], estimate: Estimate) -> None:
         """Run the stages that are missing. What they need is copied from the run folder where it is
         there, and made where it is not."""
-        lacking, wanted = {n.fingerprint for n in missing}, {n.fingerprint for n in missing}
+        lacking = {node.fingerprint for node in missing}
+        wanted = set(lacking)
         for node in reversed(self.plan.nodes):
             if node.fingerprint in wanted:
                 wanted |= {n.fingerprint for n in self.plan.nodes if node.reads(n)}
+        n_sample = len(self.index.records)
         with tempfile.TemporaryDirectory(prefix="datus-dry-run-") as folder:
             store = Store(folder)
             for node in self.plan.nodes:
@@ -203,10 +194,19 @@ class _Sample:
                 except WorkError as error:
                     if isinstance(error, BackboneError | StoreError) or not node.is_dataset:
                         raise
-                    self._tell_untried(node, error, estimate)
+                    # a few images may have too few segments, or masks too plain to learn from
+                    if n_sample == self.n_images:
+                        estimate.problems.append(f"{node.label}: {error}")
+                    else:
+                        estimate.warnings.append(
+                            f"{node.label}: it and what follows could not be tried on {n_sample} "
+                            f"images: {error}"
+                        )
                     break
                 if is_lacking:
-                    self._tell_stage(node, store, estimate)
+                    reports = (store.report(*place) for place in node.places(self.plan.shards))
+                    texts = node.stage.warn(filter(None, reports))
+                    estimate.warnings += [f"{node.label}, in the sample: {one}" for one in texts]
         LOADED.clear()
         READ.clear()
 
@@ -214,7 +214,6 @@ class _Sample:
         """Take the sample's part of what the run folder holds; False if not all of it is there."""
         shards = {record.shard for record in self.index.records}
         places = list(node.places(s for s in self.whole.shards if s.key in shards))
-        reports = [self.real.report(*place) for place in places]
         try:
             stored = [self.real.read_shard(place) for place in places]
         except CorruptShard:  # the run makes it again
@@ -225,6 +224,7 @@ class _Sample:
         if not all(stored) or any(WHOLE in data.arrays for data in stored if data):
             return False
         data = merged([data for data in stored if data])
+        reports = [self.real.report(*place) for place in places]
         files = {name for report in reports if report for name in report.files}
         for shard in self.plan.shards:
             ids = [r.image_id for r in shard.records if r.image_id in data.arrays]
@@ -244,7 +244,11 @@ class _Sample:
         seconds, sizes, held = [], [], 0
         for shard in [None] if node.is_dataset else self.plan.shards:
             started = time.perf_counter()
-            data = self._on_dataset(node, store) if shard is None else self._on(node, shard, store)
+            if shard is None:
+                data = self._on_dataset(node, store)
+            else:
+                job = Job(self.config, store.url, (), self.plan.nodes, shard)
+                data = Maker(job, no_progress).data(node)
             seconds.append(time.perf_counter() - started)
             after = store.disk_bytes(node.name, node.fingerprint)
             sizes.append(after - before)
@@ -253,25 +257,15 @@ class _Sample:
             before = after
             held += sum(array.nbytes for named in data.arrays.values() for array in named.values())
         n_rest = len(self.index.records) - 1
-        measured = _Measured(recipe_bytes=recipe_bytes, held=held / (n_rest + 1))
+        held_each = held / (n_rest + 1)
         if len(seconds) == 1:
-            return replace(measured, seconds=seconds[0], n_bytes=sizes[0])
+            return _Measured(0.0, seconds[0], sizes[0], 0.0, recipe_bytes, held_each)
         each = seconds[1] / n_rest
         # two shards of 1 and n images: a line through both gives the bytes of an image and a shard
         per_image = (sizes[1] - sizes[0]) / (n_rest - 1) if n_rest > 1 else float(sizes[1])
         per_image = min(max(per_image, 0.0), sizes[1] / n_rest)
-        return replace(
-            measured,
-            start=max(0.0, seconds[0] - each),
-            seconds=each,
-            n_bytes=per_image,
-            shard_bytes=sizes[1] - n_rest * per_image,
-        )
-
-    def _on(self, node: Node, shard: Shard, store: Store) -> ShardData:
-        return Maker(Job(self.config, store.url, (), self.plan.nodes, shard), no_progress).data(
-            node
-        )
+        start, shard_bytes = max(0.0, seconds[0] - each), sizes[1] - n_rest * per_image
+        return _Measured(start, each, per_image, shard_bytes, recipe_bytes, held_each)
 
     def _on_dataset(self, node: Node, store: Store) -> ShardData:
         work = node.stage.build(Context(self.config, node.k, runtime_of(self.config)))
@@ -280,26 +274,6 @@ class _Sample:
         data.written.update(dataset.written)
         store.write_shard(node.place(), data, 0.0, keep=True)
         return data
-
-    # --- what is told -----------------------------------------------------------------------------
-
-    def _tell_untried(self, node: Node, error: WorkError, estimate: Estimate) -> None:
-        """Few images may have too few segments, or masks too plain to learn from."""
-        n_sample = len(self.index.records)
-        if n_sample == self.n_images:
-            estimate.problems.append(f"{node.label}: {error}")
-        else:
-            estimate.warnings.append(
-                f"{node.label}: it and what follows could not be tried on {n_sample} images: "
-                f"{error}"
-            )
-
-    def _tell_stage(self, node: Node, store: Store, estimate: Estimate) -> None:
-        reports = filter(None, (store.report(*place) for place in node.places(self.plan.shards)))
-        texts = node.stage.warn(reports)
-        estimate.warnings += [f"{node.label}, in the sample: {text}" for text in texts]
-
-    # --- all images -------------------------------------------------------------------------------
 
     def row(self, node: Node, shards: Sequence[Shard]) -> Row:
         """What a stage takes for `shards`."""
@@ -324,24 +298,25 @@ class _Sample:
 
     def peak_bytes(self, groups: Sequence[Sequence[Node]]) -> int:
         """Memory of all processes together, at the most."""
+
+        def held(node: Node) -> float:
+            return self.measured.get(node.fingerprint, _Measured()).held
+
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         resident *= 1 if sys.platform == "darwin" else 1024
         largest = max(len(shard.records) for shard in self.whole.shards)
         peak = 0.0
         for group in groups:
             if group[0].name == "clusters":
-                vectors = (self._held(n) for n in self.plan.nodes if n.name == "embeddings")
+                vectors = (held(node) for node in self.plan.nodes if node.name == "embeddings")
                 peak = max(peak, COPIES * self.n_images * sum(vectors))
             elif not group[0].is_dataset:
                 nodes = {n.fingerprint: n for n in self.plan.nodes for g in group if g.reads(n)}
                 nodes |= {node.fingerprint: node for node in group}
-                held = [self._held(node) for node in nodes.values()]
-                shard_bytes = largest * (sum(held) + (COPIES - 1) * max(held))
+                sizes = [held(node) for node in nodes.values()]
+                shard_bytes = largest * (sum(sizes) + (COPIES - 1) * max(sizes))
                 peak = max(peak, at_a_time(self.config) * shard_bytes)
         return int(resident * parallel(self.config)[0] + peak)
-
-    def _held(self, node: Node) -> float:
-        return self.measured.get(node.fingerprint, _Measured()).held
 
 
 def _tell_room(config: Config, store: Store, estimate: Estimate) -> None:
@@ -389,55 +364,38 @@ def _check_folder(store: Store, estimate: Estimate) -> None:
 def _readable(config: Config, index: Index, estimate: Estimate) -> list[ImageRecord]:
     """Images of a sample that can be decoded; what cannot, and true masks, are told."""
     sample = evenly(index.records, CHECKED_IMAGES)
-    n_threads = parallel(config)[1]
-    images = dict(zip(sample, map_threads(_decode(config), sample, n_threads), strict=True))
-    bad = {record.image_id: why for record, why in images.items() if why}
+    bad = _unusable(config, sample, lambda record: read_image(config, record))
     estimate.facts.append(
         f"images: {len(sample) - len(bad)} of {len(sample)} looked at can be decoded"
     )
     _check_share(config, "features", bad, estimate)
     if config.data.truth:
         n_truth = sum(record.truth_path is not None for record in index.records)
+        classes = load_classes(Path(config.data.classes))
         with_truth = [record for record in sample if record.truth_path is not None]
-        masks = dict(
-            zip(with_truth, map_threads(_truth(config), with_truth, n_threads), strict=True)
-        )
-        wrong = {record.image_id: why for record, why in masks.items() if why}
-        n_good = len(with_truth) - len(wrong)
+        wrong = _unusable(config, with_truth, lambda record: true_classes(config, record, classes))
         estimate.facts.append(
-            f"true masks: {n_truth} for {len(index.records)} images; {n_good} of "
-            f"{len(with_truth)} looked at fit the class table"
+            f"true masks: {n_truth} for {len(index.records)} images; "
+            f"{len(with_truth) - len(wrong)} of {len(with_truth)} looked at fit the class table"
         )
         _check_share(config, "evaluate", wrong, estimate)
     return [record for record in sample if record.image_id not in bad]
 
 
-def _decode(config: Config) -> Check:
-    def check(record: ImageRecord) -> str:
+def _unusable(
+    config: Config, records: Sequence[ImageRecord], read: Callable[[ImageRecord], object]
+) -> dict[str, str]:
+    """Image id -> why `read` refuses it."""
+
+    def refusal(record: ImageRecord) -> str:
         try:
-            read_image(config, record)
+            read(record)
         except ImageError as error:
             return str(error)
         return ""
 
-    return check
-
-
-def _truth(config: Config) -> Check:
-    from datus.inputs.labels import truth_classes
-
-    classes = load_classes(Path(config.data.classes))
-
-    def check(record: ImageRecord) -> str:
-        try:
-            labels = read_truth(config, record)
-            if labels is not None:
-                truth_classes(labels, classes, (record.height, record.width))
-        except ImageError as error:
-            return str(error)
-        return ""
-
-    return check
+    reasons = map_threads(refusal, records, parallel(config)[1])
+    return {r.image_id: why for r, why in zip(records, reasons, strict=True) if why}
 
 
 def _check_share(config: Config, stage: str, bad: dict[str, str], estimate: Estimate) -> None:
@@ -481,9 +439,11 @@ def _tell_weights(config: Config, plan: Plan, estimate: Estimate) -> None:
         if (section.backbone, known) in told:
             continue
         told.add((section.backbone, known))
-        estimate.facts.append(
-            f"weights: {section.backbone}, {_known_text(section.backbone, known)}"
-        )
+        shown = "random, for tests only" if known.startswith("random") else known
+        if known.startswith("hub"):
+            here = find(section.backbone) or hub_file(section.backbone)
+            shown = presence(section.backbone) if here else "from the hub, not here yet"
+        estimate.facts.append(f"weights: {section.backbone}, {shown}")
         estimate.facts.append(f"licence: {licence(section.backbone, known)}")
         terms = notice(section.backbone, section.weights)
         if terms:
@@ -491,22 +451,15 @@ def _tell_weights(config: Config, plan: Plan, estimate: Estimate) -> None:
         _check_digest(section.backbone, section.weights, known, estimate)
 
 
-def _known_text(backbone: str, known: str) -> str:
-    if known.startswith("hub"):
-        here = find(backbone) or hub_file(backbone)
-        return presence(backbone) if here else "from the hub, not here yet"
-    return "random, for tests only" if known.startswith("random") else known
-
-
 def _check_digest(backbone: str, weights: str, known: str, estimate: Estimate) -> None:
-    """The authors' own file by its name is the file that they released."""
+    """A file with the name of the authors' own is the file that they released."""
     row = find(backbone)
-    stated = row.digest if row else ""
-    if row and Path(weights).name == row.file and stated.startswith("sha256:"):
-        if known.startswith(stated):
-            estimate.facts.append(f"weights: {weights} is the file that its authors released")
-        else:
-            estimate.problems.append(
-                f"{weights}: expected {stated}, as its authors state, got {known[:23]}: "
-                "damaged or another file; fetch it again, or rename it if that is meant"
-            )
+    if not row or Path(weights).name != row.file or not row.digest.startswith("sha256:"):
+        return
+    if known.startswith(row.digest):
+        estimate.facts.append(f"weights: {weights} is the file that its authors released")
+    else:
+        estimate.problems.append(
+            f"{weights}: expected {row.digest}, as its authors state, got {known[:23]}: "
+            "damaged or another file; fetch it again, or rename it if that is meant"
+        )

@@ -9,11 +9,10 @@ In:  a run folder. Out: arrays. Fingerprints come from the report's recipe, so w
 the same when other settings are run in the folder later. One shard is kept in memory.
 """
 
-import heapq
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +30,7 @@ from datus.inputs.find import sha256_of
 from datus.inputs.index import Index, read_index
 from datus.method.masks import labels_to_pixels
 from datus.stages.report import pixels_of
-from datus.stages.totals import Candidate, candidates
+from datus.stages.totals import Candidate, candidates, surest
 from datus.store import latest
 from datus.store.reports import reports
 from datus.store.store import DATASET_KEY, ShardReport, Store
@@ -110,17 +109,15 @@ class Finished:
             if stage == "masks":
                 cure = f"it has K = {', '.join(map(str, self.ks))}"
             raise UsageError(f"{self.store.url} has no {stage} of K = {k}: {cure}")
-        return Masks(
-            self.index, stage, fingerprint, k, (self.made("masks", k), self.made("segments"))
-        )
+        scored = self.made("masks", k), self.made("segments")
+        return Masks(self.index, stage, fingerprint, k, scored)
 
     def have(self, k: int) -> list[ImageRecord]:
         """Images that got a mask, in order of id."""
-        stage, fingerprint = "masks", self.masks(k).fingerprint
-        found = reports(
-            self.store, ((stage, fingerprint, shard.key) for shard in self.index.shards)
-        )
-        made = {image_id for report in filter(None, found) for image_id in report.images}
+        fingerprint = self.masks(k).fingerprint
+        places = [("masks", fingerprint, shard.key) for shard in self.index.shards]
+        found = filter(None, reports(self.store, places))
+        made = {image_id for report in found for image_id in report.images}
         return [record for record in self.index.records if record.image_id in made]
 
     def labels(self, record: ImageRecord, k: int, stage: str = "masks") -> Array:
@@ -133,16 +130,14 @@ class Finished:
 
     def segments(self, record: ImageRecord, k: int) -> Array:
         """int32 (H, W): segment of every pixel. Raises WorkError if segments were pruned."""
-        found: Array = self._behind(record, k)["labels"]
-        return labels_to_pixels(found, record.height, record.width)
+        return labels_to_pixels(self._behind(record, k)["labels"], record.height, record.width)
 
     def sure(self, record: ImageRecord, k: int, sign: str = "confidence") -> Array:
         """float32 (H, W): confidence 0..1, or margin, of each pixel's segment, NaN where it is not
         known."""
         behind = self._behind(record, k)
-        every = np.arange(256, dtype=np.uint8)
         chosen = {**behind, "confidence": behind[sign]}
-        return pixel_confidence(self.labels(record, k), chosen, every)
+        return pixel_confidence(self.labels(record, k), chosen, np.arange(256, dtype=np.uint8))
 
     def preview(self, record: ImageRecord, k: int) -> Array | None:
         """uint8 (h, w, 3): the image, small, as it was when the mask was made; None if gone."""
@@ -166,12 +161,13 @@ class Finished:
 
     def best_segments(self, k: int, n_wanted: int) -> list[list[Candidate]]:
         """Of each label its most confident segments, one from an image."""
-        best: list[list[Candidate]] = [[] for _ in self.names(k)]
-        for record in self.have(k):
-            behind = self._behind(record, k)
-            for cluster, one in candidates(record, behind, behind):
-                best[cluster] = heapq.nlargest(n_wanted, [*best[cluster], one])
-        return best
+
+        def found() -> Iterator[tuple[int, Candidate]]:
+            for record in self.have(k):
+                behind = self._behind(record, k)
+                yield from candidates(record, behind, behind)
+
+        return surest(found(), len(self.names(k)), n_wanted)
 
     def _behind(self, record: ImageRecord, k: int) -> dict[str, Array]:
         """What the stages segments and masks stored of one image."""
@@ -252,27 +248,20 @@ def _gone(store: Store) -> WorkError:
 def settings_of_run(run: Finished) -> dict[str, Any]:
     """Dotted settings from the recipes, and paths from PLACES where that is there."""
     found: dict[str, Any] = {"preset": run.recipe["settings"]["preset"], "clusters.k": [*run.ks]}
-    for stage in ("features", "graphs", "segments", "embeddings"):
-        found |= _known(stage, _settings(run, stage, run.made(stage)))
-    found |= _known("masks", _settings(run, "masks", run.made("masks", run.ks[0])))
-    found["seed"] = _settings(run, "segments", run.made("segments")).get("seed", 0)
-    weights = str(_settings(run, "features", run.made("features")).get("weights", ""))
-    if weights.startswith("random"):
+    hashed = {}
+    for stage in ("features", "graphs", "segments", "embeddings", "masks"):
+        fingerprint = run.made(stage, run.ks[0] if stage == "masks" else 0)
+        recipe = dict(run.store.recipes(stage)).get(fingerprint)
+        if recipe is None:
+            raise _gone(run.store)
+        hashed[stage] = dict(recipe["settings"])
+        # without what this section does not have, and weights, of which the recipe has the hash
+        names = {one.name for one in fields(getattr(Config(), stage))} - {"weights"}
+        found |= {f"{stage}.{name}": hashed[stage][name] for name in hashed[stage] if name in names}
+    found["seed"] = hashed["segments"].get("seed", 0)
+    if str(hashed["features"].get("weights", "")).startswith("random"):
         found["features.weights"] = "random"
     return {**found, **read_places(run.store)}
-
-
-def _settings(run: Finished, stage: str, fingerprint: str) -> dict[str, Any]:
-    recipe = dict(run.store.recipes(stage)).get(fingerprint)
-    if recipe is None:
-        raise _gone(run.store)
-    return dict(recipe["settings"])
-
-
-def _known(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what this section does not have, and weights, of which the recipe has the hash."""
-    names = {one.name for one in fields(getattr(Config(), stage))} - {"weights"}
-    return {f"{stage}.{name}": value for name, value in settings.items() if name in names}
 
 
 def with_settings(config: Config, more: Mapping[str, Any]) -> Config:
@@ -294,12 +283,15 @@ def with_settings(config: Config, more: Mapping[str, Any]) -> Config:
 
 def write_places(config: Config, store: Store) -> None:
     """PLACES: absolute, but for what lies in the run folder, which can be moved as a whole."""
-    table = {}
+    table, root = {}, Path(store.root).absolute()
     for name in _PATHS:
         section, _, key = name.partition(".")
-        path = getattr(getattr(config, section), key)
-        if path and (not name.endswith("weights") or Path(path).expanduser().is_file()):
-            table[name] = _from(store.root, path)
+        given = getattr(getattr(config, section), key)
+        path = Path(given).expanduser()
+        if given and (key != "weights" or path.is_file()):
+            path = path.absolute()
+            inside = path.is_relative_to(root)
+            table[name] = path.relative_to(root).as_posix() if inside else str(path)
     store.write(json.dumps(table, indent=1, sort_keys=True).encode() + b"\n", PLACES)
 
 
@@ -307,11 +299,6 @@ _PATHS = (
     *("data.images", "data.truth", "data.classes"),
     *("features.weights", "embeddings.weights", "clusters.edits"),
 )
-
-
-def _from(root: str, path: str) -> str:
-    whole, run = Path(path).expanduser().absolute(), Path(root).absolute()
-    return whole.relative_to(run).as_posix() if whole.is_relative_to(run) else str(whole)
 
 
 def read_places(store: Store) -> dict[str, str]:

@@ -69,20 +69,16 @@ def prune_rows(config: Config, remove: bool) -> tuple[list[Row], int]:
     _plan(config, store)  # before the lock makes the folder
     with store.lock():
         plan = _plan(config, store)
-        fingerprints = {(node.name, node.fingerprint) for node in plan.nodes} | kept_fingerprints(
-            config
-        )
-        keys = {place for node in plan.nodes for place in plan.places(node)}
-        keys |= {(*fingerprint, DATASET_KEY) for fingerprint in kept_fingerprints(config)}
-        rows: list[Row] = []
-        total = 0
+        kept = kept_fingerprints(config)
+        fingerprints = {(node.name, node.fingerprint) for node in plan.nodes} | kept
+        keys = {*plan.all_places(), *((*fingerprint, DATASET_KEY) for fingerprint in kept)}
+        rows, total = list[Row](), 0
         if remove:
             store.sweep_temporary(everywhere=True)
         for stage in STAGE_NAMES:
             for fingerprint in store.folders(stage):
-                stale: list[tuple[str, ...]] = [()]
-                if (stage, fingerprint) in fingerprints:
-                    stale = dropped(store, stage, fingerprint, sorted(keys))
+                is_wanted = (stage, fingerprint) in fingerprints
+                stale = dropped(store, stage, fingerprint, sorted(keys)) if is_wanted else [()]
                 for name in stale:
                     size = store.disk_bytes(stage, fingerprint, *name)
                     rows.append((stage, "/".join((fingerprint, *name)), str(size)))

@@ -42,8 +42,7 @@ def verify(config: Config, mend: bool, bar: Bar) -> Verified:
     index = read_index(store)
     if index is None:
         raise WorkError(f"{config.run_path}: nothing has run here yet: datus run does")
-    plan = make_plan(config, index)
-    places = [place for node in plan.nodes for place in plan.places(node)]
+    places = make_plan(config, index).all_places()
     with store.lock() if mend else nullcontext(), bar("verify", len(places)) as advance:
         for place, report in zip(places, reports(store, places, files=False), strict=True):
             damaged = _look(store, place, report, found)
@@ -56,12 +55,11 @@ def verify(config: Config, mend: bool, bar: Bar) -> Verified:
 
 def _look(store: Store, place: Place, report: ShardReport | None, found: Verified) -> list[str]:
     stage, fingerprint, key = place
-    if report is None and not store.exists(stage, fingerprint, f"shard-{key}.json"):
-        found.n_missing += 1
-        return []
     if report is None:
-        found.n_files += 1
-        return [f"{stage}/{fingerprint}/shard-{key}.json"]
+        is_damaged = store.exists(stage, fingerprint, f"shard-{key}.json")
+        found.n_missing += not is_damaged
+        found.n_files += is_damaged
+        return [f"{stage}/{fingerprint}/shard-{key}.json"] if is_damaged else []
     damaged = []
     try:
         found.n_files += 1 + report.stored + len(report.files)

@@ -96,6 +96,9 @@ class Plan:
         """(stage, fingerprint, shard key) of everything that a node makes."""
         return node.places(self.shards)
 
+    def all_places(self) -> list[Place]:
+        return [place for node in self.nodes for place in self.places(node)]
+
     def key_of(self, node: Node, image_id: str) -> str:
         """The key of the shard in which a node makes an image; no report has to be read for it."""
         if node.is_dataset:

@@ -9,27 +9,8 @@ No disk, no clock, no host: same inputs, same bytes.
 """
 
 from datus.report.page import rendered
-from datus.report.records import (
-    Baselines,
-    Compared,
-    Distribution,
-    Example,
-    GalleryItem,
-    KResult,
-    ReportInputs,
-)
+from datus.report.records import ReportInputs
 from datus.report.summary import to_json
-
-__all__ = [
-    "Baselines",
-    "Compared",
-    "Distribution",
-    "Example",
-    "GalleryItem",
-    "KResult",
-    "ReportInputs",
-    "build_report",
-]
 
 
 def build_report(inputs: ReportInputs) -> dict[str, bytes]:

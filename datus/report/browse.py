@@ -13,7 +13,6 @@ was opened from a disk may load scripts, not JSON. Nothing here reads a disk.
 """
 
 import base64
-import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -158,9 +157,15 @@ def call(kind: str, number: int, value: Any) -> bytes:
 
 def page(title: str) -> bytes:
     """browse.html. A content security policy lets in the code written here and what it loads."""
-    code, style = _code(), _style()
-    template = _environment().get_template("browse.html.j2")
-    text = template.render(
+    code = _code()
+    style = "\n" + "\n".join(_resource(f"{name}.css") for name in STYLES)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("datus.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("browse.html.j2").render(
         title=title,
         folder=FOLDER,
         code=code,
@@ -171,29 +176,13 @@ def page(title: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-@functools.cache
 def _code() -> str:
-    parts = [_resource(f"{name}.js") for name in SCRIPTS]
-    return "\n(() => {\n" + "\n".join(parts) + "})();\n"
-
-
-@functools.cache
-def _style() -> str:
-    return "\n" + "\n".join(_resource(f"{name}.css") for name in STYLES)
+    scripts = "\n".join(_resource(f"{name}.js") for name in SCRIPTS)
+    return f"\n(() => {{\n{scripts}}})();\n"
 
 
 def _resource(name: str) -> str:
     return (resources.files("datus.report") / "browser" / name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("datus.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
 
 
 def _csp_hash(text: str) -> str:

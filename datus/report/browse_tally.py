@@ -8,7 +8,6 @@ the images: a few segments of each cluster are kept, and K x K contacts.
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
@@ -25,26 +24,21 @@ Candidate = tuple[float, int, int]
 """(minus what it is ranked by, minus the row, minus the segment): the heap's least goes first."""
 
 
-@dataclass(slots=True)
 class Tally:
     """Of K labels, over the images of the page: clusters, and parts of clusters that were split."""
 
-    k: int
-    seed: int
-    n_segments: Array = field(init=False)
-    """int64 (K,): segments of the cluster, those that took it from a neighbour too."""
-    confidence: Array = field(init=False)
-    """float64 (2, K): sum over segments weighted by patches, and the patches."""
-    contacts: Array = field(init=False)
-    """int64 (K, K): pairs of neighbouring patches of two clusters."""
-    best: dict[str, list[list[Candidate]]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.n_segments = np.zeros(self.k, np.int64)
-        self.confidence = np.zeros((2, self.k))
-        self.contacts = np.zeros((self.k, self.k), np.int64)
+    def __init__(self, k: int, seed: int) -> None:
+        self.k, self.seed = k, seed
+        self.n_segments = np.zeros(k, np.int64)
+        """int64 (K,): segments of the cluster, those that took it from a neighbour too."""
+        self.confidence = np.zeros((2, k))
+        """float64 (2, K): sum over segments weighted by patches, and the patches."""
+        self.contacts = np.zeros((k, k), np.int64)
+        """int64 (K, K): pairs of neighbouring patches of two clusters."""
         kinds = ("central", "random", "uncertain")
-        self.best = {kind: [[] for _ in range(self.k)] for kind in kinds}
+        self.best: dict[str, list[list[Candidate]]] = {
+            kind: [[] for _ in range(k)] for kind in kinds
+        }
 
     def add(self, row: int, image: BrowseImage, distances: Array) -> None:
         """`row`: of the image in the index; distances: float (S,) to the own centroid."""

@@ -85,26 +85,17 @@ def contact_sheet(
     swatches = _swatches(legend, width)
     height = sum(tall) + len(rows) * (_CAPTION_PX + _GAP_PX) + _GAP_PX + swatches.height
     sheet = Image.new("RGB", (width, height), _PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_PX)
     top = _GAP_PX
     for row, high in zip(rows, tall, strict=True):
         for number, (caption, pictures) in enumerate(row):
             left = _GAP_PX + number * (wide + _GAP_PX)
-            _place(sheet, (left, top), pictures, side_px)
-            _write(sheet, (left, top + high + 2), _fitting(caption, wide))
+            for place, picture in enumerate(pictures):
+                sheet.paste(picture, (left + place * (side_px + 2), top))
+            pen.text((left, top + high + 2), _fitting(caption, wide), _INK, font)
         top += high + _CAPTION_PX + _GAP_PX
     sheet.paste(swatches, (0, height - swatches.height))
     return sheet
-
-
-def _place(
-    sheet: Image.Image, at: tuple[int, int], pictures: Sequence[Image.Image], side_px: int
-) -> None:
-    for number, picture in enumerate(pictures):
-        sheet.paste(picture, (at[0] + number * (side_px + 2), at[1]))
-
-
-def _write(sheet: Image.Image, at: tuple[int, int], text: str) -> None:
-    ImageDraw.Draw(sheet).text(at, text, _INK, ImageFont.load_default(_FONT_PX))
 
 
 def _swatches(legend: Sequence[Entry], width: int) -> Image.Image:

@@ -5,7 +5,7 @@ In: `drift.Drift`. Figures are lengths of unit vectors' differences, 0 to 2, or 
 
 from typing import Any
 
-from datus.method.drift import FAR, VERY_FAR, Drift, MeasureDrift
+from datus.method.drift import FAR, VERY_FAR, Drift
 from datus.report import figures
 from datus.report.numbers import percent as percent_text
 from datus.report.numbers import short, significant
@@ -22,11 +22,7 @@ HEAD = (
 )
 
 CLUSTER_HEAD = (
-    "cluster",
-    "segments then",
-    "now",
-    "median then",
-    "now",
+    *("cluster", "segments then", "now", "median then", "now"),
     f"% beyond the old {FAR} %",
 )
 
@@ -92,7 +88,18 @@ def as_json(drift: Drift) -> dict[str, Any]:
         "n_new_images": drift.n_images,
         "n_new_segments": drift.n_segments,
         "warning": drift.words,
-        "measures": [_measure(measure) for measure in drift.measures],
+        "measures": [
+            {
+                "name": measure.name,
+                "sure": measure.sure,
+                "before": {str(p): significant(float(measure.before[p])) for p in SHOWN},
+                "now": {str(p): significant(float(measure.now[p])) for p in SHOWN},
+                f"percent_beyond_{FAR}": significant(measure.far),
+                f"percent_beyond_{VERY_FAR}": significant(measure.very_far),
+                "percent_of_images_mostly_beyond": significant(measure.images),
+            }
+            for measure in drift.measures
+        ],
         "clusters": [
             {
                 "segments_before": cluster.n_before,
@@ -103,16 +110,4 @@ def as_json(drift: Drift) -> dict[str, Any]:
             }
             for cluster in drift.clusters
         ],
-    }
-
-
-def _measure(measure: MeasureDrift) -> dict[str, Any]:
-    return {
-        "name": measure.name,
-        "sure": measure.sure,
-        "before": {str(percent): significant(float(measure.before[percent])) for percent in SHOWN},
-        "now": {str(percent): significant(float(measure.now[percent])) for percent in SHOWN},
-        f"percent_beyond_{FAR}": significant(measure.far),
-        f"percent_beyond_{VERY_FAR}": significant(measure.very_far),
-        "percent_of_images_mostly_beyond": significant(measure.images),
     }

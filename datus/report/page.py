@@ -34,15 +34,15 @@ VERDICT_CLASSES = {"no objection": "fine", "look closely": "doubt", "do not trus
 def rendered(inputs: ReportInputs) -> dict[str, bytes]:
     """ "report.md" and "report.html", UTF-8."""
     context = _context(inputs)
-    texts = {
-        "report.md": _markdown().get_template("report.md.j2").render(context).rstrip() + "\n",
-        "report.html": _html().get_template("page.html.j2").render(context),
-    }
+    markdown = _environment(autoescape=False).get_template("report.md.j2").render(context)
+    page = _environment(autoescape=True).get_template("page.html.j2").render(context)
+    texts = {"report.md": markdown.rstrip() + "\n", "report.html": page}
     return {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
 
 
 def _context(inputs: ReportInputs) -> dict[str, Any]:
-    view, main, baselines = tables.View(inputs), inputs.main, inputs.baselines
+    view, main = tables.View(inputs), inputs.main
+    baselines, drift = inputs.baselines, inputs.drift
     return {
         "version": datus.__version__,
         "inputs": inputs,
@@ -69,7 +69,13 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "confidence_rows": tables.confidence_rows(main),
         "sweep": sorted(inputs.sweep, key=lambda result: result.k),
         "boxes": tables.boxes(inputs),
-        **_drift(inputs),
+        "drift": drift,
+        "drift_sentence": drift and drift_tables.sentence(drift),
+        "drift_head": drift_tables.HEAD,
+        "drift_rows": drift and drift_tables.rows(drift),
+        "drift_cluster_head": drift_tables.CLUSTER_HEAD,
+        "drift_clusters": drift and drift_tables.cluster_rows(drift),
+        "drift_charts": drift and drift_tables.charts(drift),
         "failures": inputs.failures[:MAX_FAILURES],
         "n_failures": len(inputs.failures),
         "n_failed": len({image_id for _, image_id, _ in inputs.failures}),
@@ -81,36 +87,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _drift(inputs: ReportInputs) -> dict[str, Any]:
-    drift = inputs.drift
-    if drift is None:
-        return {"drift": None}
-    return {
-        "drift": drift,
-        "drift_sentence": drift_tables.sentence(drift),
-        "drift_head": drift_tables.HEAD,
-        "drift_rows": drift_tables.rows(drift),
-        "drift_cluster_head": drift_tables.CLUSTER_HEAD,
-        "drift_clusters": drift_tables.cluster_rows(drift),
-        "drift_charts": drift_tables.charts(drift),
-    }
-
-
 @functools.cache
-def _html() -> jinja2.Environment:
-    environment = _environment(autoescape=True)
-    environment.filters["sentence"] = lambda text: f"{text[:1].upper()}{text[1:]}."
-    environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment
-
-
-@functools.cache
-def _markdown() -> jinja2.Environment:
-    environment = _environment(autoescape=False)
-    environment.filters |= {"plain": plain, "aligned": aligned}
-    return environment
-
-
 def _environment(autoescape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("datus.report", ""),
@@ -122,4 +99,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
     )
     count = "{:,}".format
     environment.filters |= {"percent": percent, "count": count, "short": short}
+    environment.filters |= {"plain": plain, "aligned": aligned}
+    environment.filters["sentence"] = lambda text: f"{text[:1].upper()}{text[1:]}."
+    environment.filters["tojson_plain"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment

@@ -103,22 +103,14 @@ class KResult:
 
     def __post_init__(self) -> None:
         _require(1 <= self.k <= MAX_CLUSTERS, f"KResult.k: expected 1 to 255, got {self.k}")
-        _require(
-            len(self.names) in (0, self.k),
-            f"KResult.names: expected {self.k} names, got {len(self.names)}",
-        )
+        if self.names:
+            _require_count("KResult.names", self.k, "names", len(self.names))
         _require_array("KResult.cluster_pixels", self.cluster_pixels, "int64", (self.k + 1,))
         if self.confusion is not None:
-            rows = len(self.confusion.counts)
-            _require(
-                rows == self.k + 1, f"KResult.confusion: expected {self.k + 1} rows, got {rows}"
-            )
+            _require_count("KResult.confusion", self.k + 1, "rows", len(self.confusion.counts))
         for rule, scores in self.scores.items():
-            _require(
-                len(scores.match) == self.k,
-                f"KResult.scores[{rule!r}]: expected a match of {self.k} clusters, "
-                f"got {len(scores.match)}",
-            )
+            wanted, got = f"expected a match of {self.k} clusters", len(scores.match)
+            _require(got == self.k, f"KResult.scores[{rule!r}]: {wanted}, got {got}")
 
     @property
     def coverage(self) -> float:
@@ -231,17 +223,11 @@ class ReportInputs:
         _require(bool(self.sweep), "ReportInputs.sweep: expected at least one K, got none")
         ks = [result.k for result in self.sweep]
         _require(len(set(ks)) == len(ks), f"ReportInputs.sweep: expected different K, got {ks}")
-        _require(
-            len(self.gallery) in (0, self.main.k),
-            f"ReportInputs.gallery: expected {self.main.k} clusters, got {len(self.gallery)}",
-        )
-        confusion = self.main.confusion
-        if confusion is not None and self.classes is not None:
-            _require(
-                confusion.n_classes == self.classes.n_classes,
-                f"ReportInputs.classes: expected {confusion.n_classes} classes, "
-                f"got {self.classes.n_classes}",
-            )
+        if self.gallery:
+            _require_count("ReportInputs.gallery", self.main.k, "clusters", len(self.gallery))
+        if self.main.confusion is not None and self.classes is not None:
+            n_classes = self.main.confusion.n_classes
+            _require_count("ReportInputs.classes", n_classes, "classes", self.classes.n_classes)
 
     @property
     def main(self) -> KResult:
@@ -256,6 +242,10 @@ def _coverage(pixels: Array) -> float:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _require_count(where: str, expected: int, what: str, got: int) -> None:
+    _require(got == expected, f"{where}: expected {expected} {what}, got {got}")
 
 
 def _require_array(where: str, array: Array, dtype: str, shape: tuple[int, ...]) -> None:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datus.method.metrics import Scores
 from datus.report import figures
 from datus.report.numbers import DASH
 from datus.report.pictures import Colours, class_colours, cluster_colours, layer, photo, small_size
-from datus.report.records import Baselines, Distribution, GalleryItem, KResult, ReportInputs
+from datus.report.records import Baselines, Distribution, KResult, ReportInputs
 from datus.report.summary import HEADLINE, ordered
 from datus.types import IGNORE, Array
 
@@ -133,16 +132,21 @@ class View:
         main = inputs.main
         self.inputs, self.scores = inputs, main.scores.get(HEADLINE)
         self._match = None if self.scores is None else self.scores.match
-        self._names = _class_names(inputs, self.scores)
+        self._names: tuple[str, ...] = ()
+        """(C,) in class order, or "class 0" and so on where there is no table."""
+        if inputs.classes is not None:
+            self._names = inputs.classes.names
+        elif main.confusion is not None:
+            self._names = tuple(f"class {number}" for number in range(main.confusion.n_classes))
         self._class_palette = class_colours(inputs.classes, len(self._names) or IGNORE)
         self._palette = cluster_colours(main.k, self._match, self._class_palette)
 
     @functools.cached_property
     def classes(self) -> tuple[Class, ...]:
         scores, confusion = self.scores, self.inputs.main.confusion
-        if scores is None:
+        if scores is None or confusion is None:
             return ()
-        counts = confusion.counts.sum(axis=0) if confusion else None
+        counts = confusion.counts.sum(axis=0)
         return tuple(
             Class(
                 name=name,
@@ -159,30 +163,30 @@ class View:
 
     @functools.cached_property
     def clusters(self) -> tuple[Cluster, ...]:
-        main, gallery = self.inputs.main, self.inputs.gallery
-        return tuple(
-            Cluster(
-                number=number,
-                css=self._palette.css(number),
-                striped=bool(self._palette.striped[number]),
-                name=main.name(number),
-                class_name=self._class_name(number),
-                share=_share(main.cluster_pixels, number),
-                pictures=tuple(_gallery_picture(item, number) for item in gallery[number])
-                if gallery
-                else (),
+        main, gallery, clusters = self.inputs.main, self.inputs.gallery, []
+        for number in sorted(set(range(main.k)) - set(main.gone)):
+            pictures = []
+            for item in gallery[number] if gallery else ():
+                margin = f"{item.margin:.2f}"
+                alt = f"segment of cluster {number} from {item.image_id}, margin {margin}"
+                pictures.append(_photo(item.picture, GALLERY_PX, alt, margin))
+            matched = self._class_of(number)
+            clusters.append(
+                Cluster(
+                    number=number,
+                    css=self._palette.css(number),
+                    striped=bool(self._palette.striped[number]),
+                    name=main.name(number),
+                    class_name=self._names[matched] if matched >= 0 else None,
+                    share=_share(main.cluster_pixels, number),
+                    pictures=tuple(pictures),
+                )
             )
-            for number in range(main.k)
-            if number not in main.gone
-        )
+        return tuple(clusters)
 
     def _class_of(self, cluster: int) -> int:
         """-1 = none."""
         return -1 if self._match is None else int(self._match[cluster])
-
-    def _class_name(self, cluster: int) -> str | None:
-        matched = self._class_of(cluster)
-        return self._names[matched] if matched >= 0 else None
 
     def largest_first(self) -> list[Cluster]:
         return sorted(self.clusters, key=lambda cluster: (-cluster.share, cluster.number))
@@ -209,12 +213,14 @@ class View:
 
     def baseline_strips(self) -> list[tuple[Picture, list[tuple[str, str]]]]:
         """(photo, [(what made the mask, layer)]) of each picture; all in the colours of the run."""
-        baselines, strips = self.inputs.baselines, []
-        for image_id, image, masks in baselines.pictures if baselines else ():
-            layers = [layer(mask, self._palette, EXAMPLE_PX) for mask in masks]
-            names = [row.name for row in baselines.rows] if baselines else []
-            photo_of = _photo(image, EXAMPLE_PX, f"photo {image_id}", image_id)
-            strips.append((photo_of, list(zip(names, layers, strict=True))))
+        baselines = self.inputs.baselines
+        if baselines is None:
+            return []
+        strips = []
+        for image_id, image, masks in baselines.pictures:
+            pairs = zip(baselines.rows, masks, strict=True)
+            layers = [(row.name, layer(mask, self._palette, EXAMPLE_PX)) for row, mask in pairs]
+            strips.append((_photo(image, EXAMPLE_PX, f"photo {image_id}", image_id), layers))
         return strips
 
     def confusion_rows(self) -> list[Row]:
@@ -234,18 +240,13 @@ class View:
         for cluster in (*sorted(self.clusters, key=place), None):
             pixels = counts[cluster.number if cluster else -1]
             matched = self._class_of(cluster.number) if cluster else -1
-            cells = _cells(pixels, matched, self._names)
-            rows.append(Row(cluster, 100.0 * int(pixels.sum()) / total, cells))
+            n_pixels = int(pixels.sum())
+            cells = tuple(
+                Cell(100.0 * n / max(n_pixels, 1), number == matched, f"{name}: {n:,} pixels")
+                for number, (n, name) in enumerate(zip(pixels.tolist(), self._names, strict=True))
+            )
+            rows.append(Row(cluster, 100.0 * n_pixels / total, cells))
         return rows
-
-
-def _class_names(inputs: ReportInputs, scores: Scores | None) -> tuple[str, ...]:
-    """(C,) names in class order, or "class 0" and so on where there is no table."""
-    if inputs.classes is not None:
-        return inputs.classes.names
-    confusion = inputs.main.confusion
-    n_classes = confusion.n_classes if confusion else len(scores.iou) if scores else 0
-    return tuple(f"class {number}" for number in range(n_classes))
 
 
 # --- tables and charts --------------------------------------------------------------------------
@@ -323,12 +324,7 @@ def confidence_rows(result: KResult) -> list[tuple[str, str, str, str]]:
     ]
 
 
-FIGURES = (
-    ("mIoU", "miou"),
-    ("accuracy", "accuracy"),
-    ("mean F1", "f1"),
-    ("coverage", "coverage"),
-)
+FIGURES = (("mIoU", "miou"), ("accuracy", "accuracy"), ("mean F1", "f1"), ("coverage", "coverage"))
 
 
 def denoised_rows(inputs: ReportInputs) -> list[tuple[str, list[float]]]:
@@ -346,34 +342,18 @@ def denoised_rows(inputs: ReportInputs) -> list[tuple[str, list[float]]]:
 
 def boxes(inputs: ReportInputs) -> list[tuple[str, str, Distribution, figures.Box | None]]:
     """(name, meaning, distribution, box plot or None where it has no values), stage by stage."""
-    return [
-        (
-            f"{stage}.{name}",
-            MEANINGS.get(f"{stage}.{name}", ""),
-            distribution,
-            figures.box(distribution) if distribution.n else None,
-        )
-        for stage, named in inputs.numbers.items()
-        for name, distribution in named.items()
-    ]
-
-
-def _gallery_picture(item: GalleryItem, cluster: int) -> Picture:
-    alt = f"segment of cluster {cluster} from {item.image_id}, margin {item.margin:.2f}"
-    return _photo(item.picture, GALLERY_PX, alt, f"{item.margin:.2f}")
+    rows = []
+    for stage, named in inputs.numbers.items():
+        for figure, distribution in named.items():
+            name = f"{stage}.{figure}"
+            box = figures.box(distribution) if distribution.n else None
+            rows.append((name, MEANINGS.get(name, ""), distribution, box))
+    return rows
 
 
 def _photo(image: Array, long_side: int, alt: str, note: str) -> Picture:
     width, height = small_size(image.shape[0], image.shape[1], long_side)
     return Picture(photo(image, long_side), alt, width, height, note)
-
-
-def _cells(pixels: Array, matched: int, names: tuple[str, ...]) -> tuple[Cell, ...]:
-    total = max(int(pixels.sum()), 1)
-    return tuple(
-        Cell(100.0 * int(count) / total, number == matched, f"{name}: {int(count):,} pixels")
-        for number, (count, name) in enumerate(zip(pixels, names, strict=True))
-    )
 
 
 def _layer(labels: Array | None, palette: Colours) -> str | None:
@@ -392,9 +372,9 @@ def _correct(mask: Array | None, truth: Array | None, match: Array | None) -> fl
     return 100.0 * float((class_of[mask] == truth)[known].mean())
 
 
-def _share(counts: Array | None, number: int) -> float:
-    total = 0 if counts is None else int(counts.sum())
-    return 100.0 * int(counts[number]) / total if counts is not None and total else 0.0
+def _share(counts: Array, number: int) -> float:
+    total = int(counts.sum())
+    return 100.0 * int(counts[number]) / total if total else 0.0
 
 
 def _finite(value: float) -> float | None:

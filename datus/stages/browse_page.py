@@ -1,15 +1,14 @@
 """browse.html: a page of every image of a run, part of the stage `report`.
 
-    write_browser(context, dataset, advance)
+    write_browser(context, dataset, inputs, advance)
 
-In: the stored stages of the main K. Out: browse.html and browse/*, each handed over as soon as it
-is made (`Dataset.keep`), so that a few images are in memory.
+In: the stored stages of the main K, and what the report knows of it. Out: browse.html and browse/*,
+each handed over as soon as it is made (`Dataset.keep`), so that a few images are in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,16 @@ from datus.engine.dataset import Dataset
 from datus.engine.stage import Context
 from datus.engine.workers import Advance
 from datus.inputs.index import Shard
-from datus.inputs.labels import load_classes
 from datus.report import browse, browse_tally
 from datus.report.browse import FOLDER, BrowseImage
+from datus.report.records import ReportInputs
+from datus.report.summary import HEADLINE
 from datus.review import replay
+from datus.review.cluster_arrays import cluster_model
 from datus.review.edits import as_json
-from datus.stages.clusters import cluster_arrays_of, model_of
+from datus.stages.clusters import cluster_arrays_of
 from datus.stages.edits import label_centroids
-from datus.stages.totals import totals_of
-from datus.types import Array, ClassTable, ClusterModel, ImageRecord, evenly
+from datus.types import Array, ImageRecord, evenly
 
 MAX_DIMS = 32
 """Of the places that the page searches: one number a byte, a dozen segments an image."""
@@ -40,18 +40,16 @@ hold four times the images of the page."""
 Looked = tuple[BrowseImage, Array, dict[str, Any]]
 """An image, float64 (S,) the distances of its segments to a centroid, what its pack holds."""
 
-Project = Callable[[Array, Array], Array]
-"""float32 (n, E), and their places in the space of the clusters -> float32 (n, P), P at most
-MAX_DIMS."""
 
-
-def write_browser(context: Context, dataset: Dataset, advance: Advance) -> None:
+def write_browser(
+    context: Context, dataset: Dataset, inputs: ReportInputs, advance: Advance
+) -> None:
     """browse.html and all beside it, through `dataset.keep`."""
     config, k = context.config, context.config.clusters.k[0]
     records = dataset.index.records
-    usable = _usable(config, dataset, k)
+    usable = {image for report in dataset.reports("masks", k) for image in report.images}
     chosen = choose([r for r in records if r.image_id in usable], config.report.browse)
-    source = _Source(config, dataset, k, chosen)
+    source = _Source(config, dataset, inputs, chosen)
     tally, rows = browse_tally.Tally(len(source.centroids), config.seed), list[browse.Row]()
     packs = _Files(dataset, "pack", browse.PACK_IMAGES, browse.pack)
     vectors = _Files(dataset, "vectors", browse.VECTOR_IMAGES, browse.vectors)
@@ -61,14 +59,17 @@ def write_browser(context: Context, dataset: Dataset, advance: Advance) -> None:
             tally.add(len(rows), image, distances)
             rows.append(browse.row_of(image))
             packs.add(entry)
-            vectors.add(_light(image))
+            # hundreds wait for their file of vectors, so without their pictures
+            no_segments = np.zeros((0, 0), np.uint8)
+            light = replace(image, preview=b"", mask=b"", truth=None, segments=no_segments)
+            vectors.add(light)
         advance(len(shard.records))
         n_seen += len(shard.records)
     advance(len(records) - n_seen)  # shards of which no image is on the page
     packs.close()
     vectors.close()
     about = source.about() | {"n_packs": packs.n_files, "n_vectors": vectors.n_files}
-    facts = browse_tally.facts_of(tally, source.centroids, source.pixels, about)
+    facts = browse_tally.facts_of(tally, source.centroids, inputs.main.cluster_pixels, about)
     dataset.keep(f"{FOLDER}/index.js", browse.index(facts, rows))
     dataset.keep("browse.html", browse.page(config.name))
 
@@ -81,11 +82,6 @@ def choose(records: Sequence[ImageRecord], limit: int) -> set[str]:
         few = set(evenly(shards, n_shards))
         records = [record for record in records if record.shard in few]
     return {record.image_id for record in evenly(records, limit)}
-
-
-def _light(image: BrowseImage) -> BrowseImage:
-    """Without its pictures: hundreds wait for their file of vectors."""
-    return replace(image, preview=b"", mask=b"", truth=None, segments=np.zeros((0, 0), np.uint8))
 
 
 @dataclass(slots=True)
@@ -111,66 +107,66 @@ class _Files:
             self.n_files, self.waiting = self.n_files + 1, []
 
 
-def _usable(config: Config, dataset: Dataset, k: int) -> set[str]:
-    return {image for report in dataset.reports("masks", k) for image in report.images}
-
-
 class _Source:
     """What the page needs of a run, read shard by shard."""
 
-    def __init__(self, config: Config, dataset: Dataset, k: int, chosen: set[str]) -> None:
-        self.config, self.dataset, self.k, self.chosen = config, dataset, k, chosen
-        self.arrays = cluster_arrays_of(dataset, k)
-        self.model: ClusterModel = model_of(dataset, k)
-        self.classes: ClassTable | None = None
-        self.match: Array | None = None
-        self.centroids = label_centroids(config, dataset, k)
-        totals = totals_of(dataset, k, len(self.centroids))
-        self.pixels = totals.pixels
-        if config.data.truth:
-            from datus.method.metrics import RULES, fit_match
-
-            self.classes = load_classes(Path(config.data.classes))
-            self.rule = RULES[0]
-            self.match = fit_match(totals.confusion(), self.rule)
-        self.project = _projection(self.model, dataset, k, chosen)
+    def __init__(
+        self, config: Config, dataset: Dataset, inputs: ReportInputs, chosen: set[str]
+    ) -> None:
+        self.config, self.dataset, self.chosen = config, dataset, chosen
+        self.k, self.classes = config.clusters.k[0], inputs.classes
+        scores = inputs.main.scores.get(HEADLINE)
+        self.match = scores.match if scores else None
+        self.arrays = cluster_arrays_of(dataset, self.k)
+        self.model = cluster_model(self.arrays)
+        self.centroids = label_centroids(config, dataset, self.k)
+        self.axes: Array | None = None
+        """float64 (MAX_DIMS, E): what a larger space than MAX_DIMS is shown in."""
+        size = self.model.centroids.shape[1]
+        if not len(self.model.pca_mean) and size > MAX_DIMS:
+            self.axes = _widest(dataset, self.k, chosen, size)
 
     def about(self) -> dict[str, Any]:
         """Of the run, ready for JSON."""
         from datus.version import __version__
 
-        matched = self.classes is not None and self.match is not None
         return {
             "title": self.config.name,
             "version": __version__,
             "n_images": len(self.dataset.index.records),
             "classes": list(self.classes.names) if self.classes else None,
             "match": self.match.tolist() if self.match is not None else None,
-            "rule": self.rule if matched else None,
+            "rule": HEADLINE if self.classes else None,
             "base": replay.read_base(self.arrays),
             "before": as_json(replay.replayed(self.config, self.arrays).edits),
         }
 
     def images(self, threads: int) -> Iterator[tuple[Shard, list[Looked]]]:
         """Of each shard with an image of the page, in order."""
-        for shard, found in self._shards():
-            records = [r for r in shard.records if r.image_id in self.chosen]
-            yield shard, map_threads(partial(self._image, found), records, threads)
-
-    def _shards(self) -> Iterator[tuple[Shard, dict[str, dict[str, dict[str, Array]]]]]:
         names = ["masks", "segments", "embeddings"] + (["evaluate"] if self.classes else [])
         streams = [self.dataset.data(name, self.k, self.chosen) for name in names]
         for parts in zip(*streams, strict=True):
-            yield parts[0][0], {n: p[1].arrays for n, p in zip(names, parts, strict=True)}
+            shard = parts[0][0]
+            found = {name: data.arrays for name, (_, data) in zip(names, parts, strict=True)}
+            records = [r for r in shard.records if r.image_id in self.chosen]
+            yield shard, map_threads(partial(self._image, found), records, threads)
 
     def _image(self, shard: dict[str, dict[str, dict[str, Array]]], record: ImageRecord) -> Looked:
         from datus.inputs.decode import preview_size
+        from datus.method.clusters import places_of
 
         found = {stage: arrays.get(record.image_id, {}) for stage, arrays in shard.items()}
         masks, segments, embedded = found["masks"], found["segments"], found["embeddings"]
-        valid: Array = np.any(embedded["vectors"], axis=1) & (masks["cluster"] >= 0)
         vectors = embedded["vectors"]
-        here = _places(self.model, vectors)
+        valid: Array = np.any(vectors, axis=1) & (masks["cluster"] >= 0)
+        here = places_of(self.model, vectors).astype(np.float64)
+        offsets = here[:, None] - self.centroids
+        distances: Array = np.sqrt((offsets**2).sum(axis=2)).min(axis=1)
+        if self.axes is None:  # axes of a PCA stand in order of variance
+            places = here[:, :MAX_DIMS]
+        else:
+            wide = vectors.astype(np.float64)
+            places = np.einsum("ne,pe->np", wide, self.axes, optimize=False)
         counted = found.get("evaluate", {})
         image = BrowseImage(
             image_id=record.image_id,
@@ -182,19 +178,13 @@ class _Source:
             n_patches=segments["n_patches"],
             cluster=masks["cluster"],
             figures={name: (masks | segments)[name] for name in browse.FIGURES},
-            places=self.project(vectors, here),
+            places=places.astype(np.float32),
             valid=valid & embedded["valid"],
             pixels=masks["pixels"],
             truth=counted["small"].tobytes() if counted else None,
             score=self._score(counted["counts"]) if counted else None,
         )
-        return image, self._distances(here), browse.packed(image)
-
-    def _distances(self, places: Array) -> Array:
-        """float64 (S,): to the nearest label's centroid, in the space of the clusters."""
-        offsets = places[:, None] - self.centroids
-        nearest: Array = np.sqrt((offsets**2).sum(axis=2)).min(axis=1)
-        return nearest
+        return image, distances, browse.packed(image)
 
     def _score(self, counts: Array) -> float | None:
         """The share of the pixels that is right; None where none has a true class."""
@@ -202,25 +192,6 @@ class _Source:
             return None
         matched = np.flatnonzero(self.match >= 0)
         return int(counts[matched, self.match[matched]].sum()) / known
-
-
-def _places(model: ClusterModel, vectors: Array) -> Array:
-    """float64 (n, P): vectors in the space of the centroids."""
-    from datus.method.clusters import places_of
-
-    places: Array = places_of(model, vectors).astype(np.float64)
-    return places
-
-
-def _projection(model: ClusterModel, dataset: Dataset, k: int, chosen: set[str]) -> Project:
-    """Into the space of the clusters; of a larger one into its MAX_DIMS widest directions."""
-    if len(model.pca_mean) or model.centroids.shape[1] <= MAX_DIMS:
-        # axes of a PCA stand in order of variance
-        return lambda _, places: places[:, :MAX_DIMS].astype(np.float32)
-    axes = _widest(dataset, k, chosen, model.centroids.shape[1])
-    return lambda vectors, _: np.einsum(
-        "ne,pe->np", vectors.astype(np.float64), axes, optimize=False
-    ).astype(np.float32)
 
 
 def _widest(dataset: Dataset, k: int, chosen: set[str], size: int) -> Array:

@@ -39,7 +39,7 @@ def sums_keys(config: Config) -> bool:
 
 
 def build_keysums(context: Context) -> ShardWork:
-    from datus.method.centering import add, join, key_sample, key_sums
+    from datus.method.centering import add, key_sample, key_sums
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
         arrays = inputs["features"].arrays
@@ -55,22 +55,15 @@ def build_keysums(context: Context) -> ShardWork:
             return ShardData(arrays={})
         sums = add(sums for sums, _ in parts)
         sample = join(sample for _, sample in parts)
-        figures = np.array([sums.squares]), np.array([sums.n_images], np.int64)
-        whole = {"keys": sums.keys, "squares": figures[0], "n_images": figures[1]}
+        whole = {
+            "keys": sums.keys,
+            "squares": np.array([sums.squares]),
+            "n_images": np.array([sums.n_images], np.int64),
+        }
         whole |= {f"sample_{name}": getattr(sample, name) for name in KeySample.__slots__}
         return ShardData(arrays={WHOLE: whole})
 
     return work
-
-
-def key_sums_of(arrays: Arrays) -> KeySums:
-    """KeySums from what the keysums stage stored."""
-    return KeySums(arrays["keys"], float(arrays["squares"][0]), int(arrays["n_images"][0]))
-
-
-def key_sample_of(arrays: Arrays) -> KeySample:
-    """KeySample from what the keysums stage stored."""
-    return KeySample(*(arrays[f"sample_{name}"] for name in KeySample.__slots__))
 
 
 # --- center ---------------------------------------------------------------------------------------
@@ -106,7 +99,6 @@ def build(context: Context) -> DatasetWork:
         if first is None or sample.joined is None:
             raise WorkError("no image gave keys: see the failures of features")
         sums = centering.add(chain([first], parts))
-        share = centering.position_share(sums)
         settings = context.config.graphs
         choice: str = settings.center
         if choice == "auto":
@@ -116,14 +108,13 @@ def build(context: Context) -> DatasetWork:
                 "graphs.center: position needs the mean of several images, got one image; "
                 "use image, or auto"
             )
-        whole = choice != "position"
-        mean = centering.dataset_mean(sums) if whole else centering.position_mean(sums)
+        by_position = choice == "position"
+        mean = centering.position_mean(sums) if by_position else centering.dataset_mean(sums)
         if settings.center == "auto":
-            wanted = centering.GROUPED_KEYS
-            keys = centering.spread_keys(sample.joined, choice, mean, wanted)
+            keys = centering.spread_keys(sample.joined, choice, mean, centering.GROUPED_KEYS)
             mean = mean + mean_of_groups(keys, centering.GROUPS)
         arrays = {"mean": mean, "choice": np.frombuffer(choice.encode(), np.uint8)}
-        figures = {"position_share": share}
+        figures = {"position_share": centering.position_share(sums)}
         if settings.by_density:
             found = centering.cosine_threshold(sample.joined, choice, mean, settings.density)
             arrays["threshold"] = np.array([found])
@@ -152,8 +143,9 @@ def _key_sums(
     """Those of one shard after the other: a megabyte each, so they are never held together."""
     for shard, stored in data:
         if WHOLE in stored.arrays:
-            sample.add(key_sample_of(stored.arrays[WHOLE]))
-            yield key_sums_of(stored.arrays[WHOLE])
+            whole = stored.arrays[WHOLE]
+            sample.add(KeySample(*(whole[f"sample_{name}"] for name in KeySample.__slots__)))
+            yield KeySums(whole["keys"], float(whole["squares"][0]), int(whole["n_images"][0]))
         advance(len(shard.records))
 
 

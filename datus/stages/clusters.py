@@ -12,17 +12,17 @@ from datus.config import Config
 from datus.engine.dataset import Dataset, DatasetWork
 from datus.engine.stage import Arrays, Context, Stage, numbers_of
 from datus.engine.workers import Advance
-from datus.errors import ClusterError, WorkError
+from datus.errors import ClusterError
 from datus.inputs.index import Index
 from datus.review import corrections as corrected
 from datus.review import frozen
-from datus.review.cluster_arrays import cluster_arrays, cluster_model
+from datus.review.cluster_arrays import cluster_arrays
 from datus.stages.corrected_clusters import make_clusters
 from datus.stages.embeddings import few_valid
 from datus.stages.frozen import build_frozen, cluster_figures, frozen_run
 from datus.stages.sample import taken
 from datus.store.store import ShardReport
-from datus.types import WHOLE, ClusterModel, ShardData
+from datus.types import WHOLE, ShardData
 
 
 def needs(config: Config) -> tuple[str, ...]:
@@ -54,7 +54,13 @@ def build(context: Context) -> DatasetWork:
         limit = config.clusters.sample
         vectors, records = taken(dataset, context.k, limit, config.seed, advance)
         if len(vectors) < context.k:
-            _check_valid(dataset, context.k, len(vectors))
+            # an error with the cure where images give too few segments, not where images are few
+            reports = dataset.reports("embeddings", context.k)
+            shares = [row["valid_patch_share"] for one in reports for row in one.numbers.values()]
+            if shares and (words := few_valid(sum(shares) / len(shares))):
+                raise ClusterError(
+                    f"{context.k} clusters asked of {len(vectors)} valid segments: {words[0]}"
+                )
         model = fit_clusters(
             vectors,
             context.k,
@@ -71,23 +77,9 @@ def build(context: Context) -> DatasetWork:
     return work
 
 
-def _check_valid(dataset: Dataset, k: int, n_vectors: int) -> None:
-    """ClusterError with the cure where images give too few segments, not where images are few."""
-    reports = dataset.reports("embeddings", k)
-    shares = [row["valid_patch_share"] for one in reports for row in one.numbers.values()]
-    words = few_valid(sum(shares) / len(shares)) if shares else []
-    if words:
-        raise ClusterError(f"{k} clusters asked of {n_vectors} valid segments: {words[0]}")
-
-
-def model_of(dataset: Dataset, k: int) -> ClusterModel:
-    return cluster_model(cluster_arrays_of(dataset, k))
-
-
 def cluster_arrays_of(dataset: Dataset, k: int) -> Arrays:
-    for _, data in dataset.data("clusters", k):
-        return data.arrays[WHOLE]
-    raise WorkError(f"no clusters for K = {k}")
+    _, data = next(iter(dataset.data("clusters", k)))
+    return data.arrays[WHOLE]
 
 
 def warn(reports: Iterable[ShardReport]) -> list[str]:

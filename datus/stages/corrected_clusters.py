@@ -8,13 +8,13 @@ vector a segment, at most `clusters.sample` of those without a label; masks are 
 other.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from datus.engine.dataset import Dataset
-from datus.engine.stage import Arrays, Context
+from datus.engine.stage import Context
 from datus.engine.workers import Advance
 from datus.errors import ClusterError
 from datus.formats.matching import Matched
@@ -24,8 +24,9 @@ from datus.method.masks import labels_to_pixels
 from datus.review import frozen
 from datus.review.cluster_arrays import cluster_arrays
 from datus.review.corrections import kept_arrays
+from datus.stages.frozen import cluster_figures
 from datus.stages.sample import count_valid, sample_vectors
-from datus.types import WHOLE, Array, ClusterModel, ImageRecord, ShardData
+from datus.types import WHOLE, Array, ClusterModel, ShardData
 
 CORRECTED_SHARE = 0.5
 """A segment has the label that covers more than this share of its pixels. With half at least, no
@@ -48,6 +49,8 @@ def make_clusters(
     context: Context, corrections: Matched, dataset: Dataset, advance: Advance
 ) -> ShardData:
     """Raises ClusterError: more classes than clusters, nothing covered, nothing left to cluster."""
+    from datus.method.clusters import offsets
+
     config, n_classes = context.config, len(corrections.names)
     if n_classes > context.k:
         raise ClusterError(
@@ -56,21 +59,22 @@ def make_clusters(
         )
     seen = _Seen()
     n_all = count_valid(dataset, context.k)
-    rest, records = sample_vectors(
-        _without_labelled(context, corrections, dataset, seen),
-        *(n_all, config.clusters.sample, config.seed, advance),
-    )
+    data = _without_labelled(context.k, corrections, dataset, seen)
+    limit = config.clusters.sample
+    rest, records = sample_vectors(data, n_all, limit, config.seed, advance)
     if not seen.vectors:
         raise ClusterError(
             f"in {len(corrections.images)} corrected images no segment is covered by one class to "
             f"more than {100 * CORRECTED_SHARE:.0f} %: draw whole regions"
         )
     model = _fitted(context, corrections.names, rest, seen)
-    arrays = {**cluster_arrays(model), **_reference(model, rest, seen, context.k, records)}
+    vectors = np.concatenate([*([rest] if len(rest) else []), *seen.vectors])
+    cluster, measures = offsets(model, vectors)
+    reference = frozen.reference_arrays(measures, cluster, context.k, records)
+    arrays = {**cluster_arrays(model), **reference}
     arrays["corrections"] = np.frombuffer(corrections.digest.encode(), np.uint8)
     figures = {
-        "inertia": model.inertia,
-        "n_trained": float(model.n_trained),
+        **cluster_figures(model),
         "n_corrected": float(len(seen.kept)),
         "n_labelled": float(len(model.labelled)),
         "n_unused": float(len(corrections.unused)),
@@ -119,53 +123,30 @@ def _fitted(context: Context, names: tuple[str, ...], rest: Array, seen: _Seen) 
     )
 
 
-def _reference(
-    model: ClusterModel, rest: Array, seen: _Seen, k: int, records: list[ImageRecord]
-) -> dict[str, Array]:
-    from datus.method.clusters import offsets
-
-    vectors = np.concatenate([*([rest] if len(rest) else []), *seen.vectors])
-    cluster, measures = offsets(model, vectors)
-    return frozen.reference_arrays(measures, cluster, k, records)
-
-
-# --- one shard after the other ------------------------------------------------------------------
-
-
 def _without_labelled(
-    context: Context, corrections: Matched, dataset: Dataset, seen: _Seen
+    k: int, corrections: Matched, dataset: Dataset, seen: _Seen
 ) -> Iterator[tuple[Shard, ShardData]]:
     """What embeddings stored, labelled segments taken out of `valid` and put into `seen`."""
-    streams = (dataset.data(stage, context.k) for stage in ("embeddings", "segments"))
+    streams = (dataset.data(stage, k) for stage in ("embeddings", "segments"))
     for (shard, embedded), (_, segmented) in zip(*streams, strict=True):
         arrays: dict[str, dict[str, Array]] = {}
         for record in shard.records:
             found = embedded.arrays.get(record.image_id)
             if found and record.image_id in corrections.images:
-                here = segmented.arrays[record.image_id]
-                found = _look(context, record, corrections, (found, here), seen)
+                labels, vectors = corrections.labels(record.image_id), found["vectors"]
+                valid, by_patch = found["valid"], segmented.arrays[record.image_id]["labels"]
+                segment = labels_to_pixels(by_patch, record.height, record.width)
+                fixed, counts = label_segments(
+                    segment, labels, len(valid), len(corrections.names), CORRECTED_SHARE
+                )
+                seen.kept[record.image_id] = kept_arrays(record, labels, fixed)
+                labelled = valid & (fixed >= 0)
+                if labelled.any():
+                    seen.vectors.append(vectors[labelled])
+                    seen.classes.append(fixed[labelled])
+                weights = counts[valid].astype(np.float64)
+                seen.sums.append(np.einsum("sc,se->ce", weights, vectors[valid], optimize=False))
+                found = {"vectors": vectors, "valid": valid & ~labelled}
             if found:
                 arrays[record.image_id] = dict(found)
         yield shard, ShardData(arrays=arrays)
-
-
-def _look(
-    context: Context,
-    record: ImageRecord,
-    corrections: Matched,
-    stored: tuple[Arrays, Arrays],
-    seen: _Seen,
-) -> Mapping[str, Array]:
-    """Put a corrected image into `seen`; its embeddings without the labelled segments."""
-    embedded, segments = stored
-    labels, n_classes = corrections.labels(record.image_id), len(corrections.names)
-    vectors, valid = embedded["vectors"], embedded["valid"]
-    segment = labels_to_pixels(segments["labels"], record.height, record.width)
-    fixed, counts = label_segments(segment, labels, len(valid), n_classes, CORRECTED_SHARE)
-    seen.kept[record.image_id] = kept_arrays(record, labels, fixed)
-    labelled = valid & (fixed >= 0)
-    seen.vectors += [vectors[labelled]] if labelled.any() else []
-    seen.classes += [fixed[labelled]] if labelled.any() else []
-    weights = counts[valid].astype(np.float64)
-    seen.sums.append(np.einsum("sc,se->ce", weights, vectors[valid], optimize=False))
-    return {"vectors": vectors, "valid": valid & ~labelled}

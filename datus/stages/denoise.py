@@ -7,7 +7,8 @@ denoise stores of an image png uint8 (n,) and pixels int64 (K + 1,); files: IMAG
 segmenter learns is in `segmenter.train`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from datus.engine.stage import (
 )
 from datus.engine.workers import Advance
 from datus.inputs.index import Index, Shard
+from datus.inputs.labels import decode_labels
 from datus.inputs.read import read_image
 from datus.models.image_size import denoise_size
 from datus.models.weights import check_learnable
@@ -37,7 +39,7 @@ from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
 if TYPE_CHECKING:
-    from datus.segmenter.examples import FeatureSet, ImageSet, Source
+    from datus.segmenter.examples import FeatureSet, ImageSet
     from datus.segmenter.model import Segmenter
 
 MODEL = "model"
@@ -73,7 +75,8 @@ def fit_settings(config: Config, k: int, index: Index) -> dict[str, Any]:
 
 
 def build_fit(context: Context) -> DatasetWork:
-    from datus.segmenter.model import build_segmenter, segmenter_spec
+    from datus.segmenter.files import cluster_classes, model_files
+    from datus.segmenter.model import build_segmenter, save_segmenter, segmenter_spec
     from datus.segmenter.train import Place, train, trained_state
 
     config, runtime = context.config, context.runtime
@@ -90,7 +93,10 @@ def build_fit(context: Context) -> DatasetWork:
             examples = _examples(context, dataset, segmenter, folder)
             place = Place(folder, config.seed, runtime.threads, note)
             curve = train(segmenter, examples, config.denoise, place)
-            files = _model_files(segmenter, config, folder)
+            provenance = {"made_by": "denoise-fit", "settings": settings_of(config.denoise)}
+            classes = cluster_classes(segmenter.spec.n_classes)
+            save_segmenter(segmenter, folder / MODEL, classes, provenance)
+            files = {path.name: path.read_bytes() for path in model_files(folder / MODEL)}
         figures = {
             "n_trained": float(len(examples)),
             "n_dropped": float(len(examples.dropped)),
@@ -103,47 +109,31 @@ def build_fit(context: Context) -> DatasetWork:
     return work
 
 
-def _model_files(segmenter: "Segmenter", config: Config, folder: Path) -> dict[str, bytes]:
-    from datus.segmenter.files import cluster_classes, model_files
-    from datus.segmenter.model import save_segmenter
-
-    provenance = {"made_by": "denoise-fit", "settings": settings_of(config.denoise)}
-    n_clusters = segmenter.spec.n_classes
-    save_segmenter(segmenter, folder / MODEL, cluster_classes(n_clusters), provenance)
-    return {path.name: path.read_bytes() for path in model_files(folder / MODEL)}
-
-
 def _examples(
     context: Context, dataset: Dataset, segmenter: "Segmenter", folder: Path
 ) -> "FeatureSet | ImageSet":
     """Pseudo-masks and what is learnt from them; features once to the disk, or images by name."""
-    from datus.segmenter.examples import FeatureSet, ImageSet, training_view
+    from datus.segmenter.examples import FeatureSet, ImageSet, Source, training_view
 
     if segmenter.is_frozen:
         return FeatureSet.stored(folder) or _cached(context, dataset, segmenter, folder)
-    sources = _sources(context.config, dataset, context.k)
-    view = training_view(context.config, segmenter)
-    n_labels = replay.n_labels(context.config, context.k)
-    return ImageSet(sources, n_labels, context.config.denoise.drop_share, view)
-
-
-def _sources(config: Config, dataset: Dataset, k: int) -> Iterator["Source"]:
-    from datus.segmenter.examples import Source
-
-    for shard, masks in dataset.data("masks", k):
-        for record in shard.records:
-            if record.image_id in masks.arrays:
-                yield Source(
-                    record.image_id,
-                    lambda record=record: read_image(config, record),  # type: ignore[misc]
-                    lambda record=record: _mask(config, dataset, k, record),  # type: ignore[misc]
-                )
+    config, k = context.config, context.k
+    sources = (
+        Source(
+            record.image_id,
+            partial(read_image, config, record),
+            partial(_mask, config, dataset, k, record),
+        )
+        for shard, masks in dataset.data("masks", k)
+        for record in shard.records
+        if record.image_id in masks.arrays
+    )
+    view = training_view(config, segmenter)
+    return ImageSet(sources, replay.n_labels(config, k), config.denoise.drop_share, view)
 
 
 def _mask(config: Config, dataset: Dataset, k: int, record: ImageRecord) -> Array:
     """uint8 (H, W): the pseudo-mask as it was written, whatever refined it."""
-    from datus.inputs.labels import decode_labels
-
     data = dataset.file("masks", k, f"{record.image_id}.png")
     return decode_labels(data, config.data.max_pixels)
 
@@ -157,9 +147,8 @@ def _cached(
 
     config, k = context.config, context.k
     writer = CacheWriter(folder, replay.n_labels(config, k), config.denoise.drop_share)
-    needs = ["masks", *(["features"] if reads_tokens(config) else [])]
-    streams = [dataset.data(need, k) for need in needs]
-    for parts in zip(*streams, strict=True):
+    needs = fit_needs(config)
+    for parts in zip(*(dataset.data(need, k) for need in needs), strict=True):
         shard = parts[0][0]
         found = {need: data.arrays for need, (_, data) in zip(needs, parts, strict=True)}
         for record in shard.records:
@@ -180,10 +169,9 @@ def _cached(
 
 
 def needs(config: Config) -> tuple[str, ...]:
-    tokens = ("features",) if reads_tokens(config) else ()
     drawn: tuple[str, ...] = ("clusters",) if config.clusters.corrections else ()
     drawn += ("edits",) if drawn and config.clusters.edits else ()
-    return (*tokens, *drawn, "masks", "denoise-fit")
+    return (*fit_needs(config), *drawn, "denoise-fit")
 
 
 def build(context: Context) -> ShardWork:

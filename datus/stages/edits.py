@@ -15,7 +15,7 @@ from datus.engine.stage import Context, Stage, numbers_of
 from datus.engine.workers import Advance
 from datus.inputs.index import Index
 from datus.review import replay
-from datus.stages.clusters import cluster_arrays_of, model_of
+from datus.stages.clusters import cluster_arrays_of
 from datus.stages.sample import taken
 from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ShardData
@@ -48,12 +48,11 @@ def build(context: Context) -> DatasetWork:
         if replay.reads_vectors(config):
             limit = config.clusters.sample
             vectors, _ = taken(dataset, context.k, limit, config.seed, advance)
-        found = cluster_arrays_of(dataset, context.k)
-        arrays, conflicts = replay.split_all(config, found, vectors)
-        figures = {"n_conflicts": float(len(conflicts))}
+        clusters = cluster_arrays_of(dataset, context.k)
+        arrays, conflicts = replay.split_all(config, clusters, vectors)
         return ShardData(
             arrays={WHOLE: arrays},
-            numbers={WHOLE: figures},
+            numbers={WHOLE: {"n_conflicts": float(len(conflicts))}},
             files={"conflicts.txt": "".join(f"{one}\n" for one in conflicts).encode()},
         )
 
@@ -63,7 +62,7 @@ def build(context: Context) -> DatasetWork:
 def label_centroids(config: Config, dataset: Dataset, k: int) -> Array:
     """float32 (L, P): of the clusters, or where they were edited, of each label."""
     if not config.clusters.edits:
-        return model_of(dataset, k).centroids
+        return cluster_arrays_of(dataset, k)["centroids"]
     _, data = next(iter(dataset.data("edits", k)))
     return data.arrays[WHOLE]["centroids"]
 

@@ -85,13 +85,11 @@ def _build_crop_embeddings(context: Context) -> ShardWork:
         crops = make_crops(image, segments, valid, settings, (patch_px, backbone.patch_px))
         return [normalise(crop) for crop in crops], valid
 
-    def embedded(record: ImageRecord, found: Arrays, tokens: Array, valid: Array) -> ShardData:
-        return _embedded(record, segment_map(found), embed_crops(tokens, valid))
-
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
         found = inputs["segments"].arrays[record.image_id]
         crops, valid = cut(record, found)
-        return embedded(record, found, backbone.class_tokens(crops, 1, 1), valid)
+        embedded = embed_crops(backbone.class_tokens(crops, 1, 1), valid)
+        return _embedded(record, segment_map(found), embedded)
 
     def together(records: Sequence[ImageRecord], inputs: Inputs) -> Iterator[ShardData]:
         """Crops of several images in full batches."""
@@ -107,10 +105,10 @@ def _build_crop_embeddings(context: Context) -> ShardWork:
         tokens = backbone.class_tokens(crops, runtime.threads, runtime.batch)
         start = 0
         for record in usable:
-            mine, valid = cuts[record.image_id]
-            rows = tokens[start : start + len(mine)]
-            yield embedded(record, segmented[record.image_id], rows, valid)
-            start += len(mine)
+            own, valid = cuts[record.image_id]
+            embedded = embed_crops(tokens[start : start + len(own)], valid)
+            yield _embedded(record, segment_map(segmented[record.image_id]), embedded)
+            start += len(own)
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
         parts: list[ShardData] = []

@@ -13,9 +13,9 @@ import numpy as np
 from datus.config import Config
 from datus.engine.stage import Context, Inputs, ShardWork, Stage, one_image, per_image
 from datus.inputs.index import Index
-from datus.inputs.labels import load_classes
+from datus.inputs.labels import load_classes, truth_classes
 from datus.inputs.read import read_truth
-from datus.types import ImageRecord, ShardData
+from datus.types import Array, ClassTable, ImageRecord, ShardData
 
 
 def is_active(config: Config) -> bool:
@@ -34,9 +34,19 @@ def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
     }
 
 
+def true_classes(config: Config, record: ImageRecord, classes: ClassTable) -> Array | None:
+    """uint8 (H, W): class or IGNORE of every pixel; None if the image has no true mask.
+
+    Raises ImageError if the true mask cannot be used.
+    """
+    labels = read_truth(config, record)
+    if labels is None:
+        return None
+    return truth_classes(labels, classes, (record.height, record.width))
+
+
 def build(context: Context) -> ShardWork:
     from datus.inputs.decode import preview_size
-    from datus.inputs.labels import truth_classes
     from datus.method.confidence import bin_of, binned
     from datus.method.label_png import decode_png
     from datus.method.masks import encode_small, labels_to_pixels
@@ -46,10 +56,9 @@ def build(context: Context) -> ShardWork:
     classes = load_classes(Path(config.data.classes))
 
     def one(record: ImageRecord, inputs: Inputs) -> ShardData:
-        labels = read_truth(config, record)
-        if labels is None:
+        truth = true_classes(config, record, classes)
+        if truth is None:
             return ShardData(arrays={})
-        truth = truth_classes(labels, classes, (record.height, record.width))
         n_labels = len(inputs["masks"].arrays[record.image_id]["pixels"]) - 1
         found = {}
         for stage, name in (("masks", "counts"), ("denoise", "denoised")):

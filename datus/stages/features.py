@@ -121,10 +121,8 @@ def vit_image(config: Config, record: ImageRecord, size: tuple[int, int], view: 
 
 # --- the size of what is stored, known before anything runs ---------------------------------------
 
-
 WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
 """Of keys and of tokens. These names mean the same sizes in every family below."""
-
 
 _NAME = re.compile(rf"(?:^|_)(?:vit|deit3?|beit(?:v2)?|eva02)_({'|'.join(WIDTHS)})_patch(\d+)")
 
@@ -154,17 +152,12 @@ def patch_grid(seen: InputSize, record: ImageRecord, patch_px: int) -> tuple[int
     return height // patch_px, width // patch_px
 
 
-def n_patches(seen: InputSize, record: ImageRecord, patch_px: int) -> int:
-    """N = gh * gw of one image."""
-    return math.prod(patch_grid(seen, record, patch_px))
-
-
 def min_bytes(config: Config, record: ImageRecord) -> int | None:
     """Keys and tokens (N, D) and the class token (D,); None if the model's size is not known."""
     if (shape := model_shape(config.features.backbone)) is None:
         return None
     patch_px, width = shape
-    n = n_patches(input_size(config.features), record, patch_px)
+    n = math.prod(patch_grid(input_size(config.features), record, patch_px))
     return (2 * n + 1) * width * (2 if config.features.store == "float16" else 4)
 
 

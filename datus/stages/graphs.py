@@ -3,8 +3,9 @@
 Stored of an image: bits uint64 (N, words), grid int32 (2,) = (gh, gw), size int32 (2,).
 """
 
-from collections.abc import Callable, Iterable
-from functools import cache, partial
+import math
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from datus.engine.workers import Advance
 from datus.inputs.index import Index, Shard
 from datus.models.image_size import input_size
 from datus.stages.centering import choice_of
-from datus.stages.features import model_shape, n_patches
+from datus.stages.features import model_shape, patch_grid
 from datus.store.store import ShardReport
 from datus.types import WHOLE, Array, ImageRecord, ShardData
 
@@ -39,32 +40,31 @@ def build(context: Context) -> ShardWork:
     settings = context.config.graphs
 
     def work(shard: Shard, inputs: Inputs, advance: Advance) -> ShardData:
-        def mean_on(grid: tuple[int, int]) -> Array:
-            return resample(inputs["center"].arrays[WHOLE]["mean"], grid)
-
-        each = partial(one, cache(mean_on))  # most images of a dataset have one grid
-        return per_image(context, each)(shard, inputs, advance)
-
-    def one(
-        mean_on: Callable[[tuple[int, int]], Array], record: ImageRecord, inputs: Inputs
-    ) -> ShardData:
-        features = inputs["features"].arrays[record.image_id]
-        keys = features["keys"]
         over_dataset = inputs["center"].arrays[WHOLE] if "center" in inputs else {}
         center = choice_of(over_dataset) if over_dataset else settings.center
-        if center in ("dataset", "position"):
-            keys = without(keys, mean_on(keys.shape[:2]))
         if settings.threshold == "auto":
             threshold: float | None = float(over_dataset["threshold"][0])
         else:
             threshold = settings.threshold or None  # 0, the paper's: positive products
-        graph = affinity_graph(keys, "image" if center == "image" else "none", threshold)
-        arrays = {
-            "bits": graph.bits,
-            "grid": np.array(keys.shape[:2], np.int32),
-            "size": features["size"],
-        }
-        return one_image(record, arrays, {"density": density(graph)})
+
+        @cache  # most images of a dataset have one grid
+        def mean_on(grid: tuple[int, int]) -> Array:
+            return resample(over_dataset["mean"], grid)
+
+        def one(record: ImageRecord, inputs: Inputs) -> ShardData:
+            features = inputs["features"].arrays[record.image_id]
+            keys = features["keys"]
+            if center in ("dataset", "position"):
+                keys = without(keys, mean_on(keys.shape[:2]))
+            graph = affinity_graph(keys, "image" if center == "image" else "none", threshold)
+            arrays = {
+                "bits": graph.bits,
+                "grid": np.array(keys.shape[:2], np.int32),
+                "size": features["size"],
+            }
+            return one_image(record, arrays, {"density": density(graph)})
+
+        return per_image(context, one)(shard, inputs, advance)
 
     return work
 
@@ -88,7 +88,7 @@ def min_bytes(config: Config, record: ImageRecord) -> int | None:
     """N rows of N bits, in whole words of 64; None if the model's patches are not known."""
     if (shape := model_shape(config.features.backbone)) is None:
         return None
-    n = n_patches(input_size(config.features), record, shape[0])
+    n = math.prod(patch_grid(input_size(config.features), record, shape[0]))
     return n * ((n + 63) // 64) * 8
 
 

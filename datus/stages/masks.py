@@ -5,13 +5,12 @@ Stored of an image: cluster int16 (S,); margin, votes and confidence float32 (S,
 Files: IMAGE_ID.png, the mask at the image's own size.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from datus.config import Config, settings_of
-from datus.engine.stage import Arrays, Context, Inputs, ShardWork, Stage, one_image, per_image
+from datus.engine.stage import Arrays, Context, Inputs, ShardWork, Stage, per_image
 from datus.inputs.index import Index
 from datus.inputs.read import read_image
 from datus.review.cluster_arrays import cluster_model
@@ -32,7 +31,8 @@ def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
 def build(context: Context) -> ShardWork:
     from datus.compute.compiled import value_counts
     from datus.inputs.decode import preview, preview_size
-    from datus.method.masks import encode_mask, encode_small
+    from datus.method.masks import encode_mask, encode_small, labels_to_pixels
+    from datus.method.refine import refine
 
     config = context.config
 
@@ -41,7 +41,11 @@ def build(context: Context) -> ShardWork:
         cluster, signs, n_labels = labelled(config, record, inputs, drawn)
         segments = inputs["segments"].arrays[record.image_id]["labels"]
         image = read_image(config, record)
-        mask = pixel_mask(config, image, segments, cluster)
+        by_patch = cluster.astype(np.uint8)[segments]  # int16 -1 becomes 255 = IGNORE
+        if config.masks.refine == "none":
+            mask = labels_to_pixels(by_patch, *image.shape[:2])
+        else:
+            mask = refine(image, by_patch)
         if drawn:
             mask = drawn.paint(mask, _edits(inputs))
         pixels = value_counts(mask)
@@ -54,8 +58,8 @@ def build(context: Context) -> ShardWork:
             "labelled": 1.0 - float(counts[-1]) / mask.size,
             "confidence": float(signs["confidence"][segments].mean()),
         }
-        found = one_image(record, arrays, figures)
-        return replace(found, files={f"{record.image_id}.png": png})
+        files = {f"{record.image_id}.png": png}
+        return ShardData({record.image_id: arrays}, {record.image_id: figures}, files=files)
 
     return per_image(context, one)
 
@@ -94,21 +98,6 @@ def labelled(
     # after the neighbours, or what is dropped would come back by them
     cluster = relabelled(edits, cluster, places_of(model, vectors))
     return cluster, signs, len(edits["centroids"])
-
-
-def pixel_mask(config: Config, image: Array, segments: Array, cluster: Array) -> Array:
-    """uint8 (H, W): blocks of patches, or borders that follow the image (masks.refine).
-
-    image: uint8 (H, W, 3); segments: int32 (gh, gw); cluster: int16 (S,), -1 = none.
-    """
-    by_patch = cluster.astype(np.uint8)[segments]  # int16 -1 becomes 255 = IGNORE
-    if config.masks.refine == "none":
-        from datus.method.masks import labels_to_pixels
-
-        return labels_to_pixels(by_patch, *image.shape[:2])
-    from datus.method.refine import refine
-
-    return refine(image, by_patch)
 
 
 def few_labelled(share: float) -> list[str]:

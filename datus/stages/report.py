@@ -16,12 +16,12 @@ import numpy as np
 from datus.config import Config, settings_of
 from datus.engine.dataset import Dataset, DatasetWork
 from datus.engine.stage import Context, Stage
-from datus.engine.workers import Advance
+from datus.engine.workers import Advance, no_progress
 from datus.inputs.index import Index
-from datus.inputs.labels import load_classes
-from datus.inputs.read import read_image, read_truth
+from datus.inputs.labels import decode_labels, load_classes
+from datus.inputs.read import read_image
 from datus.method.consistency import judge
-from datus.method.drift import Drift, warning
+from datus.method.drift import warning
 from datus.models.image_size import denoise_size, input_size
 from datus.models.weights import better_backbone
 from datus.report.records import (
@@ -37,25 +37,29 @@ from datus.report.records import (
 )
 from datus.report.summary import HEADLINE
 from datus.review import corrections, frozen, replay
+from datus.review.cluster_arrays import cluster_model
 from datus.stages import denoise, embeddings, evaluate, features, graphs, masks, segments
 from datus.stages.browse_page import write_browser
 from datus.stages.centering import choice_of
-from datus.stages.clusters import cluster_arrays_of, model_of
+from datus.stages.clusters import cluster_arrays_of
 from datus.stages.edits import label_centroids
-from datus.stages.embeddings import few_valid
+from datus.stages.embeddings import embedder, few_valid
+from datus.stages.evaluate import true_classes
 from datus.stages.masks import few_labelled
 from datus.stages.totals import GALLERY, Candidate, Totals, totals_of
 from datus.stages.views import figures_of
 from datus.store.store import ShardReport
-from datus.types import WHOLE, Confusion, ImageRecord, ShardData, Verdict, evenly
+from datus.types import WHOLE, Array, ClassTable, Confusion, ImageRecord, ShardData, Verdict, evenly
 
 
 def needs(config: Config) -> tuple[str, ...]:
-    made: tuple[str, ...] = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
-    made += ("views",)
-    made += ("edits",) if config.clusters.edits else ()
-    made += ("denoise-fit", "denoise") if config.denoise.enabled else ()
-    return (*made, "evaluate", "tallies") if config.data.truth else (*made, "tallies")
+    return (
+        *("features", "graphs", "segments", "embeddings", "clusters", "masks", "views"),
+        *(("edits",) if config.clusters.edits else ()),
+        *(("denoise-fit", "denoise") if config.denoise.enabled else ()),
+        *(("evaluate",) if config.data.truth else ()),
+        "tallies",
+    )
 
 
 def settings(config: Config, k: int, index: Index) -> dict[str, Any]:
@@ -79,11 +83,11 @@ def build(context: Context) -> DatasetWork:
 
     def work(dataset: Dataset, advance: Advance) -> ShardData:
         browses = context.config.report.browse > 0
-        inputs = _inputs(context.config, dataset, (lambda n: None) if browses else advance)
+        inputs = _inputs(context.config, dataset, no_progress if browses else advance)
         numbers = {WHOLE: inputs.drift.figures} if inputs.drift else {}
         data = ShardData(arrays={}, numbers=numbers, files=dict(build_report(inputs)))
         if browses:
-            write_browser(context, dataset, advance)
+            write_browser(context, dataset, inputs, advance)
         return data
 
     return work
@@ -92,95 +96,76 @@ def build(context: Context) -> DatasetWork:
 def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     classes = load_classes(Path(config.data.classes)) if config.data.truth else None
     told, main = _read_reports(config, dataset), config.clusters.k[0]
-    tallies = {k: _totals(config, dataset, k, advance) for k in config.clusters.k}
-    share = told.mean("embeddings", "valid_patch_share")
+    tallies = {}
+    for k in config.clusters.k:  # the first with the gallery; the bar counts its images
+        n_labels = len(label_centroids(config, dataset, k))
+        n_best, counted = (GALLERY, advance) if k == main else (0, no_progress)
+        tallies[k] = totals_of(dataset, k, n_labels, n_best, counted)
+    shares = told.values["embeddings"]["valid_patch_share"]
+    share = sum(shares) / max(1, len(shares))
     sweep = tuple(_result(config, dataset, k, tallies[k], share) for k in config.clusters.k)
-    drift = _drift(config, dataset)
-    said: tuple[str, ...] = (drift.words,) if drift and drift.words else ()
+    drift, said = None, list(dataset.warnings)
+    if config.clusters.frozen:
+        clusters = cluster_arrays_of(dataset, main)
+        drift = frozen.drift_of(clusters, dataset.data("embeddings", main))
+        said += [drift.words] if drift.words else []
     if config.clusters.edits:
-        k = config.clusters.k[0]
-        left_out = dataset.file("edits", k, "conflicts.txt").decode().splitlines()
-        renames = replay.named(config, cluster_arrays_of(dataset, k)).conflicts
-        said += tuple(f"edits: {one}" for one in dict.fromkeys([*left_out, *renames]))
+        left_out = dataset.file("edits", main, "conflicts.txt").decode().splitlines()
+        renames = replay.named(config, cluster_arrays_of(dataset, main)).conflicts
+        said += [f"edits: {one}" for one in dict.fromkeys([*left_out, *renames])]
+    unusable = [("index", image_id, why) for image_id, why in dataset.index.failures.items()]
+    sections = ["features", "graphs", "segments", "embeddings", "clusters", "masks"]
+    sections += ["denoise"] if config.denoise.enabled else []
     return ReportInputs(
         title=config.name,
         preset=config.preset,
         n_images=len(dataset.index.records),
         sweep=sweep,
-        settings={name: _shown(config, dataset, name) for name in _sections(config)}
+        settings={name: _shown(config, dataset, name) for name in sections}
         | {"run": {"seed": config.seed}},
         provenance=_provenance(config, sweep[0].library),
-        failures=_failures(dataset, told),
-        warnings=(*dataset.warnings, *said),
-        numbers=_numbers(told),
+        failures=tuple(sorted(unusable + told.failures)),
+        warnings=tuple(said),
+        numbers={
+            stage: {name: Distribution.of(told.values[stage][name]) for name in names}
+            for stage, names in FIGURES.items()
+        },
         classes=classes,
-        examples=tuple(_examples(config, dataset, told)),
+        examples=tuple(_examples(config, dataset, told, classes)),
         gallery=_gallery(config, dataset, tallies[main].best),
         drift=drift,
         browse=config.report.browse > 0,
-        baselines=_baselines(config, dataset, told, sweep[0]),
+        baselines=_baselines(config, dataset, told, sweep[0], classes),
         better_backbone=better_backbone(config),
     )
 
 
-def _sections(config: Config) -> tuple[str, ...]:
-    sections = ("features", "graphs", "segments", "embeddings", "clusters", "masks")
-    return (*sections, "denoise") if config.denoise.enabled else sections
-
-
 def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
-    """Settings for the report, the image size as a number. Of clusters that are taken, their hash
-    says more than a path; of edits, what they are: where the file lies may not change the report's
-    bytes."""
+    """Settings for the report, the image size as a number, and with what was found over the
+    dataset: 'auto (position)', 'auto (0.6592)'. Of clusters that are taken, their hash says more
+    than a path; of edits, what they are: where the file lies may not change the report's bytes."""
     settings = settings_of(getattr(config, section))
     if section == "features":
         settings |= input_size(config.features)._asdict()
     if section == "denoise":
         settings["image_px"] = denoise_size(config).image_px
-    if section == "graphs":
-        return _shown_graphs(config, dataset, settings)
-    if section != "clusters":
-        return settings
-    settings = corrections.hashed(config, dataset.index.records)
-    found = replay.load(config)
-    settings["edits"] = [str(one) for one in found.edits] if found else []
-    if not settings.pop("frozen"):
-        return settings
-    ids = (frozen.arrays_id(cluster_arrays_of(dataset, k)) for k in config.clusters.k)
-    return {"k": settings["k"], "frozen": ", ".join(ids), "edits": settings["edits"]}
-
-
-def _shown_graphs(
-    config: Config, dataset: Dataset, settings: dict[str, object]
-) -> dict[str, object]:
-    """With what was found over the dataset: 'auto (position)', 'auto (0.6592)'."""
-    if not config.graphs.by_density:
+    if section == "graphs" and not config.graphs.by_density:
         del settings["density"]
-    if config.graphs.over_dataset:
+    if section == "graphs" and config.graphs.over_dataset:
         _, data = next(iter(dataset.data("center", 0)))
         found = data.arrays[WHOLE]
         if config.graphs.center == "auto":
             settings["center"] = f"auto ({choice_of(found)})"
         if config.graphs.by_density:
             settings["threshold"] = f"auto ({found['threshold'][0]:.4f})"
+    if section == "clusters":
+        settings = corrections.hashed(config, dataset.index.records)
+        loaded = replay.load(config)
+        settings["edits"] = [str(one) for one in loaded.edits] if loaded else []
+        if settings.pop("frozen"):
+            ids = (frozen.arrays_id(cluster_arrays_of(dataset, k)) for k in config.clusters.k)
+            return {"k": settings["k"], "frozen": ", ".join(ids), "edits": settings["edits"]}
     return settings
-
-
-def _drift(config: Config, dataset: Dataset) -> Drift | None:
-    """New images against the taken clusters, for the main K; None where none are taken."""
-    if not config.clusters.frozen:
-        return None
-    k = config.clusters.k[0]
-    return frozen.drift_of(cluster_arrays_of(dataset, k), dataset.data("embeddings", k))
-
-
-def _totals(config: Config, dataset: Dataset, k: int, advance: Advance) -> Totals:
-    """Of the first K with the gallery; the bar counts its images."""
-    main = k == config.clusters.k[0]
-    n_labels = len(label_centroids(config, dataset, k))
-    if main:
-        return totals_of(dataset, k, n_labels, GALLERY, advance)
-    return totals_of(dataset, k, n_labels)
 
 
 def _result(
@@ -188,12 +173,15 @@ def _result(
 ) -> KResult:
     from datus.method.metrics import score_all
 
-    model, centroids = model_of(dataset, k), label_centroids(config, dataset, k)
+    arrays, centroids = cluster_arrays_of(dataset, k), label_centroids(config, dataset, k)
+    model, said = cluster_model(arrays), replay.named(config, arrays)
     confusion = totals.confusion() if config.data.truth else None
-    again = _denoised(config, dataset, k, totals)
-    said = replay.named(config, cluster_arrays_of(dataset, k))
+    scores = score_all(confusion, centroids) if confusion else {}
     figures, n_images = figures_of(config, dataset, k), len(dataset.index.records)
     labelled = totals.pixels[:-1].sum() / max(1, totals.pixels.sum())
+    # keys, or the vectors that are clustered, come of random weights
+    embedder_weights = embedder(config)[1] if config.embeddings.mode == "crop" else ""
+    untrained = "random" in (config.features.weights, embedder_weights)
     words = " ".join(few_valid(valid_share) or few_labelled(labelled))
     return KResult(
         k=len(centroids),
@@ -202,12 +190,12 @@ def _result(
         n_trained=model.n_trained,
         library=model.library,
         confusion=confusion,
-        scores=score_all(confusion, centroids) if confusion else {},
-        denoised=again,
-        kept=_kept(totals, confusion) if confusion else (),
+        scores=scores,
+        denoised=_denoised(dataset, k, totals, centroids) if config.denoise.enabled else None,
+        kept=_kept(totals, confusion, scores[HEADLINE].match) if confusion else (),
         names=said.names,
         gone=said.gone,
-        verdict=judge(figures, _untrained(config), words, n_images) if labelled > 0 else UNLABELLED,
+        verdict=judge(figures, untrained, words, n_images) if labelled > 0 else UNLABELLED,
         consistency=figures,
     )
 
@@ -215,19 +203,12 @@ def _result(
 UNLABELLED = Verdict("do not trust this", ("no pixel of any mask has a label",))
 
 
-def _untrained(config: Config) -> bool:
-    """Keys, or the vectors that are clustered, come of random weights."""
-    crops = config.embeddings.mode == "crop" and config.embeddings.backbone != "same"
-    weights = {config.features.weights, config.embeddings.weights if crops else ""}
-    return "random" in weights
-
-
-def _kept(totals: Totals, confusion: Confusion) -> tuple[Kept, ...]:
+def _kept(totals: Totals, confusion: Confusion, match: Array) -> tuple[Kept, ...]:
     """Scores of what is left as the least sure pixels lose their label; all under one match."""
     from datus.method.confidence import N_BINS, kept_counts
-    from datus.method.metrics import fit_match, score
+    from datus.method.metrics import score
 
-    match, found = fit_match(confusion, HEADLINE), []
+    found = []
     for number, counts in enumerate(kept_counts(totals.by_confidence, confusion.counts[-1])):
         if counts[:-1].any():
             one = score(Confusion(counts), "hungarian_covered", match=match)
@@ -235,19 +216,17 @@ def _kept(totals: Totals, confusion: Confusion) -> tuple[Kept, ...]:
     return tuple(found)
 
 
-def _denoised(config: Config, dataset: Dataset, k: int, totals: Totals) -> Denoised | None:
-    """How learning went and what the masks it drew score; None where it is not asked for."""
+def _denoised(dataset: Dataset, k: int, totals: Totals, centroids: Array) -> Denoised:
+    """How learning went and what the masks it drew score."""
     from datus.method.metrics import score_all
 
-    if not config.denoise.enabled:
-        return None
     _, fitted = next(iter(dataset.data("denoise-fit", k)))
-    confusion = totals.confusion("denoised") if config.data.truth else None
-    centroids = label_centroids(config, dataset, k)
+    confusion = totals.confusion("denoised") if dataset.config.data.truth else None
+    figures = fitted.numbers[WHOLE]
     return Denoised(
         cluster_pixels=totals.denoised_pixels,
-        n_trained=int(fitted.numbers[WHOLE]["n_trained"]),
-        n_dropped=int(fitted.numbers[WHOLE]["n_dropped"]),
+        n_trained=int(figures["n_trained"]),
+        n_dropped=int(figures["n_dropped"]),
         curve=tuple(fitted.arrays[WHOLE]["curve"].ravel().tolist()),
         scores=score_all(confusion, centroids) if confusion else {},
     )
@@ -288,12 +267,8 @@ class _Told:
     failures: list[tuple[str, str, str]] = field(default_factory=list)
     values: dict[str, dict[str, "array[float]"]] = field(default_factory=dict)
     """Stage -> figure -> 8 bytes an image; a dict would take 400."""
-    images: set[str] = field(default_factory=set)
-    """That got a mask, also a de-noised one, and are scored where there is truth."""
-
-    def mean(self, stage: str, name: str) -> float:
-        values = self.values[stage][name]
-        return sum(values) / max(1, len(values))
+    records: list[ImageRecord] = field(default_factory=list)
+    """Images that got a mask, also a de-noised one, and are scored where there is truth."""
 
 
 def _read_reports(config: Config, dataset: Dataset) -> _Told:
@@ -312,20 +287,9 @@ def _read_reports(config: Config, dataset: Dataset) -> _Told:
             if stage in done:
                 done[stage].update(report.images)
         told.values[stage] = values
-    told.images = set.intersection(*done.values())
+    images = set.intersection(*done.values())
+    told.records = [record for record in dataset.index.records if record.image_id in images]
     return told
-
-
-def _failures(dataset: Dataset, told: _Told) -> tuple[tuple[str, str, str], ...]:
-    rows = [("index", image_id, reason) for image_id, reason in dataset.index.failures.items()]
-    return tuple(sorted(rows + told.failures))
-
-
-def _numbers(told: _Told) -> dict[str, dict[str, Distribution]]:
-    return {
-        stage: {name: Distribution.of(told.values[stage][name]) for name in names}
-        for stage, names in FIGURES.items()
-    }
 
 
 BASELINE_IMAGES, BASELINE_PICTURES = 24, 4
@@ -336,10 +300,11 @@ CELL_STEP = 4
 """Every so many pixels count for what the place predicts."""
 
 
-def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> Baselines | None:
+def _baselines(
+    config: Config, dataset: Dataset, told: _Told, main: KResult, classes: ClassTable | None
+) -> Baselines | None:
     """The run and k-means on colours, on the small pictures of some images."""
     from datus.inputs.decode import decode_image
-    from datus.inputs.labels import decode_labels, truth_classes
     from datus.method.baselines import colour_masks, renumbered
     from datus.method.consistency import place_kappa
     from datus.method.masks import labels_to_pixels
@@ -347,22 +312,17 @@ def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> 
 
     if not config.report.baselines:
         return None
-    classes = load_classes(Path(config.data.classes)) if config.data.truth else None
-    usable = [r for r in dataset.index.records if r.image_id in told.images]
-    if classes:
-        usable = [record for record in usable if record.truth_path is not None]
+    usable = [r for r in told.records if not classes or r.truth_path is not None]
     taken = {record.image_id: record for record in evenly(usable, BASELINE_IMAGES)}
-    limit, images, masks, truths = config.data.max_pixels, [], [], []
-    names = []
+    limit, names, images, masks, truths = config.data.max_pixels, [], [], [], []
     for _, data in dataset.data("masks", config.clusters.k[0], taken.keys()):
         for image_id in sorted(taken.keys() & data.arrays.keys()):
-            arrays, record = data.arrays[image_id], taken[image_id]
+            arrays = data.arrays[image_id]
             names.append(image_id)
             images.append(decode_image(arrays["preview"].tobytes(), limit))
             masks.append(decode_labels(arrays["small"].tobytes(), limit))
-            labels = read_truth(config, record) if classes else None
-            if classes and labels is not None:
-                truth = truth_classes(labels, classes, (record.height, record.width))
+            truth = true_classes(config, taken[image_id], classes) if classes else None
+            if truth is not None:
                 truths.append(labels_to_pixels(truth, *masks[-1].shape))
     if not names:
         return None
@@ -373,16 +333,15 @@ def _baselines(config: Config, dataset: Dataset, told: _Told, main: KResult) -> 
     rows = []
     for name, several in made.items():
         thinned = [mask[::CELL_STEP, ::CELL_STEP] for mask in several]
-        is_known = (
-            len(several) > 1 and len(np.unique(np.concatenate([*map(np.ravel, thinned)]))) > 1
-        )
-        place = place_kappa(thinned) if is_known else None
-        rows.append(Compared(name, place))
+        n_labels = len(np.unique(np.concatenate([mask.ravel() for mask in thinned])))
+        place = place_kappa(thinned) if len(several) > 1 and n_labels > 1 else None
         if classes and len(truths) == len(masks):
             pairs = zip(several, truths, strict=True)
             counts = add(count_pixels(*pair, main.k, classes.n_classes) for pair in pairs)
-            found_scores = score(counts, HEADLINE)
-            rows[-1] = Compared(name, place, found_scores.miou, found_scores.accuracy)
+            scores = score(counts, HEADLINE)
+            rows.append(Compared(name, place, scores.miou, scores.accuracy))
+        else:
+            rows.append(Compared(name, place))
     shown = evenly(list(range(len(names))), BASELINE_PICTURES)
     return Baselines(
         len(names),
@@ -395,21 +354,16 @@ EXAMPLES = 12
 """Images that the report shows with mask and truth; browse.html has all of them."""
 
 
-def _examples(config: Config, dataset: Dataset, told: _Told) -> Iterator[Example]:
+def _examples(
+    config: Config, dataset: Dataset, told: _Told, classes: ClassTable | None
+) -> Iterator[Example]:
     """Images spread evenly over the dataset; those with truth, where there is truth."""
-    from datus.inputs.labels import decode_labels, truth_classes
-
-    k = config.clusters.k[0]
+    k, limit = config.clusters.k[0], config.data.max_pixels
     stages = ("masks", "denoise") if config.denoise.enabled else ("masks",)
-    usable = [r for r in dataset.index.records if r.image_id in told.images]
-    classes = load_classes(Path(config.data.classes)) if config.data.truth else None
-    for record in evenly(usable, EXAMPLES):
-        name, limit = f"{record.image_id}.png", config.data.max_pixels
-        masks = [decode_labels(dataset.file(stage, k, name), limit) for stage in stages]
-        labels = read_truth(config, record) if classes else None
-        truth = None
-        if classes and labels is not None:
-            truth = truth_classes(labels, classes, (record.height, record.width))
+    for record in evenly(told.records, EXAMPLES):
+        files = (dataset.file(stage, k, f"{record.image_id}.png") for stage in stages)
+        masks = [decode_labels(file, limit) for file in files]
+        truth = true_classes(config, record, classes) if classes else None
         yield Example(record.image_id, read_image(config, record), masks[0], truth, *masks[1:])
 
 
@@ -419,15 +373,13 @@ def _gallery(
     """The most confident segments of each cluster, one from an image."""
     wanted = {one.image_id for row in best for one in row}
     records = {r.image_id: r for r in dataset.index.records if r.image_id in wanted}
-    return tuple(tuple(_item(config, records[one.image_id], one) for one in row) for row in best)
 
+    def item(one: Candidate) -> GalleryItem:
+        (top, left, bottom, right), record = one.box, records[one.image_id]
+        rows, columns = pixels_of(top, bottom, record.height), pixels_of(left, right, record.width)
+        return GalleryItem(one.image_id, read_image(config, record)[rows, columns], one.margin)
 
-def _item(config: Config, record: ImageRecord, one: Candidate) -> GalleryItem:
-    top, left, bottom, right = one.box
-    picture = read_image(config, record)[
-        pixels_of(top, bottom, record.height), pixels_of(left, right, record.width)
-    ]
-    return GalleryItem(record.image_id, picture, one.margin)
+    return tuple(tuple(item(one) for one in row) for row in best)
 
 
 def pixels_of(low: float, high: float, side: int) -> slice:

@@ -12,7 +12,7 @@ and segment int32 (m,), box float64 (m, 4), images (JSON text).
 
 import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -21,7 +21,7 @@ import numpy as np
 from datus.config import Config
 from datus.engine.dataset import Dataset
 from datus.engine.stage import Arrays, Context, Inputs, ShardWork, Stage, no_settings
-from datus.engine.workers import Advance
+from datus.engine.workers import Advance, no_progress
 from datus.errors import WorkError
 from datus.inputs.index import Shard
 from datus.types import WHOLE, Array, Confusion, ImageRecord, ShardData
@@ -78,12 +78,15 @@ def build(context: Context) -> ShardWork:
         usable = [record for record in shard.records if record.image_id in masks]
         if not usable:
             return ShardData(arrays={})
-        whole = {"pixels": _total(_of(usable, masks), "pixels")}
-        if "denoise" in inputs:
-            denoised = _of(usable, inputs["denoise"].arrays)
-            whole["denoised_pixels"] = _total(denoised, "pixels")
-        if "evaluate" in inputs:
-            whole |= _scored(_of(usable, inputs["evaluate"].arrays))
+        stored = {
+            stage: [data.arrays[r.image_id] for r in usable if r.image_id in data.arrays]
+            for stage, data in inputs.items()
+        }
+        whole = {"pixels": _total(stored["masks"], "pixels")}
+        if "denoise" in stored:
+            whole["denoised_pixels"] = _total(stored["denoise"], "pixels")
+        if stored.get("evaluate"):
+            whole |= _scored(stored["evaluate"])
         pairs = ((r, masks[r.image_id], segments[r.image_id]) for r in usable)
         found = (pair for one in pairs for pair in candidates(*one))
         best = surest(found, len(whole["pixels"]) - 1, GALLERY)
@@ -92,20 +95,13 @@ def build(context: Context) -> ShardWork:
     return work
 
 
-def _of(records: list[ImageRecord], arrays: Mapping[str, Arrays]) -> dict[str, Arrays]:
-    return {r.image_id: arrays[r.image_id] for r in records if r.image_id in arrays}
+def _total(arrays: Sequence[Arrays], name: str) -> Array:
+    return np.asarray(np.sum([one[name] for one in arrays], axis=0, dtype=np.int64))
 
 
-def _total(arrays: Mapping[str, Arrays], name: str) -> Array:
-    found = np.sum([one[name] for one in arrays.values()], axis=0, dtype=np.int64)
-    return np.asarray(found)
-
-
-def _scored(arrays: Mapping[str, Arrays]) -> dict[str, Array]:
-    if not arrays:
-        return {}
-    names = [name for name in ("counts", "denoised") if name in next(iter(arrays.values()))]
-    rows = np.concatenate([one["by_confidence"] for one in arrays.values()]).astype(np.int64)
+def _scored(arrays: Sequence[Arrays]) -> dict[str, Array]:
+    names = [name for name in ("counts", "denoised") if name in arrays[0]]
+    rows = np.concatenate([one["by_confidence"] for one in arrays]).astype(np.int64)
     places, where = np.unique(rows[:, :3], axis=0, return_inverse=True)
     pixels = np.zeros(len(places), np.int64)
     np.add.at(pixels, where.ravel(), rows[:, 3])
@@ -164,24 +160,19 @@ def _unpacked(whole: Arrays) -> Iterator[tuple[int, Candidate]]:
 
 
 def totals_of(
-    dataset: Dataset,
-    k: int,
-    n_labels: int,
-    n_best: int = 0,
-    advance: Callable[[int], None] = lambda n: None,
+    dataset: Dataset, k: int, n_labels: int, n_best: int = 0, advance: Advance = no_progress
 ) -> Totals:
     """n_best: segments of each label to keep, no more than the shards kept."""
     totals = Totals(np.zeros(n_labels + 1, np.int64), np.zeros(n_labels + 1, np.int64))
-    best: list[list[Candidate]] = [[] for _ in range(n_labels)]
+    totals.best = [[] for _ in range(n_labels)]
     for shard, data in dataset.data("tallies", k):
         if WHOLE in data.arrays:
             whole = data.arrays[WHOLE]
             _add(totals, whole)
             if n_best:
-                former = ((label, one) for label, some in enumerate(best) for one in some)
-                best = surest(chain(former, _unpacked(whole)), n_labels, n_best)
+                former = ((label, one) for label, some in enumerate(totals.best) for one in some)
+                totals.best = surest(chain(former, _unpacked(whole)), n_labels, n_best)
         advance(len(shard.records))
-    totals.best = best
     return totals
 
 
@@ -194,9 +185,9 @@ def _add(totals: Totals, whole: Arrays) -> None:
         if name in whole:
             totals.counts[name] = totals.counts.get(name, 0) + whole[name]
     if "by_confidence" in whole:
-        shape = (N_BINS, len(totals.pixels) - 1, whole["counts"].shape[1])
         if not len(totals.by_confidence):
-            totals.by_confidence = np.zeros(shape, np.int64)
+            n_labels, n_classes = len(totals.pixels) - 1, whole["counts"].shape[1]
+            totals.by_confidence = np.zeros((N_BINS, n_labels, n_classes), np.int64)
         bins, label, true_class, pixels = whole["by_confidence"].T
         totals.by_confidence[bins, label, true_class] += pixels  # no place is there twice
 

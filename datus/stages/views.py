@@ -8,7 +8,7 @@ come from the run's own clusters. Nothing is learned anew, and another K needs n
 Stored of the dataset, by VIEW/image id: what segments and embeddings store of an image.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from datus.config import Config
 from datus.engine.dataset import Dataset, DatasetWork
-from datus.engine.stage import Arrays, Context, Stage, always
-from datus.engine.workers import Advance
+from datus.engine.stage import Context, Stage, always
+from datus.engine.workers import Advance, no_progress
 from datus.inputs.index import Index, Shard
 from datus.method import consistency
 from datus.method.consistency import VIEWS
@@ -67,31 +67,24 @@ def cost(config: Config, n_images: int) -> float:
 
 def build(context: Context) -> DatasetWork:
     def look(dataset: Dataset, advance: Advance) -> ShardData:
-        shard, arrays = Shard("", _usable(dataset, context.k)), {}
-        over_dataset = context.config.graphs.over_dataset
-        center = {
-            name: data for name in ("center",) if over_dataset for _, data in dataset.data(name, 0)
-        }
+        records, center, arrays = viewed(dataset.index.records), {}, {}
+        # those that gave no segments are left out: their files may crash or hang the decoder
+        parts = dataset.data("segments", context.k, {record.image_id for record in records})
+        segmented = {image_id for _, data in parts for image_id in data.arrays}
+        shard = Shard("", tuple(r for r in records if r.image_id in segmented))
+        if context.config.graphs.over_dataset:
+            _, center["center"] = next(iter(dataset.data("center", 0)))
         for view in VIEWS:
             made: dict[str, ShardData] = dict(center)
             for stage in PASSED:
                 work = stage.build(replace(context, view=view))
-                made[stage.name] = work(shard, made, lambda n: None)
-            for image_id in made["embeddings"].arrays:
-                parts = (made[name].arrays[image_id] for name in READ)
-                arrays[f"{view}/{image_id}"] = {k: v for part in parts for k, v in part.items()}
+                made[stage.name] = work(shard, made, no_progress)
+            for image_id, embedded in made["embeddings"].arrays.items():
+                arrays[f"{view}/{image_id}"] = {**made["segments"].arrays[image_id], **embedded}
         advance(len(dataset.index.records))
         return ShardData(arrays=arrays)
 
     return look
-
-
-def _usable(dataset: Dataset, k: int) -> tuple[ImageRecord, ...]:
-    """Without those that gave no segments: their files may crash or hang the decoder."""
-    records = viewed(dataset.index.records)
-    wanted = {record.image_id for record in records}
-    found = {name for _, data in dataset.data("segments", k, wanted) for name in data.arrays}
-    return tuple(record for record in records if record.image_id in found)
 
 
 # --- what the report says -------------------------------------------------------------------------
@@ -103,24 +96,24 @@ def figures_of(config: Config, dataset: Dataset, k: int) -> dict[str, float]:
     masks = replace(config.masks, noise="nearest", min_confidence=0.0)
     config, records = replace(config, masks=masks), dataset.index.records
     _, views = next(iter(dataset.data("views", k)))
-    taken = {
-        name: data
-        for name in ("clusters", *(("edits",) if config.clusters.edits else ()))
-        for _, data in dataset.data(name, k)
-    }
-    stored = {
-        record.image_id: _labels(config, record, arrays, taken)
-        for record, arrays in _stored(dataset, k, (*viewed(records), *placed(records)))
-    }
+    names = ("clusters", "edits") if config.clusters.edits else ("clusters",)
+    taken = {name: data for name in names for _, data in dataset.data(name, k)}
+    wanted = {record.image_id: record for record in (*viewed(records), *placed(records))}
+    stored = {}
+    parts = (dataset.data(stage, k, wanted.keys()) for stage in READ)
+    for (_, segmented), (_, embedded) in zip(*parts, strict=True):
+        for image_id in sorted(wanted.keys() & embedded.arrays.keys()):
+            arrays = {**segmented.arrays[image_id], **embedded.arrays[image_id]}
+            stored[image_id] = _labels(config, wanted[image_id], arrays, taken)
     others = [stored[one.image_id] for one in placed(records) if one.image_id in stored]
     figures = consistency.figures_of(others)
     for view in VIEWS:
         expected, found = [np.zeros(0, np.uint8)], [np.zeros(0, np.uint8)]
         for record in viewed(records):
-            arrays = views.arrays.get(f"{view}/{record.image_id}")
-            if arrays is not None and record.image_id in stored:
+            seen = views.arrays.get(f"{view}/{record.image_id}")
+            if seen is not None and record.image_id in stored:
                 expected.append(consistency.labels_in(stored[record.image_id], view).ravel())
-                found.append(_labels(config, record, arrays, taken).ravel())
+                found.append(_labels(config, record, seen, taken).ravel())
         figures[view] = consistency.kappa(np.concatenate(expected), np.concatenate(found))
     return figures
 
@@ -134,18 +127,6 @@ def _labels(
     cluster, _, _ = labelled(config, record, inputs, None)
     labels: Array = cluster.astype(np.uint8)[arrays["labels"]]  # -1 becomes 255 = IGNORE
     return labels
-
-
-def _stored(
-    dataset: Dataset, k: int, records: Sequence[ImageRecord]
-) -> Iterator[tuple[ImageRecord, Arrays]]:
-    """What segments and embeddings store of each image that has both."""
-    wanted = {record.image_id: record for record in records}
-    parts = (dataset.data(stage, k, wanted.keys()) for stage in READ)
-    for (_, segmented), (_, embedded) in zip(*parts, strict=True):
-        for image_id in sorted(wanted.keys() & embedded.arrays.keys()):
-            arrays = {**segmented.arrays[image_id], **embedded.arrays[image_id]}
-            yield wanted[image_id], arrays
 
 
 STAGE = Stage(

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from datus.method.metrics import add, count_pixels, score_all
-from datus.report import Distribution, Example, GalleryItem, KResult, ReportInputs, build_report
+from datus.report import build_report
+from datus.report.records import Distribution, Example, GalleryItem, KResult, ReportInputs
 from datus.types import ClassTable
 
 N_CLASSES = 3

@@ -9,9 +9,10 @@ import pytest
 from report_cases import N_CLASSES, Page, classes_of, inputs_of, summary
 
 from datus.method.metrics import RULES
-from datus.report import Distribution, GalleryItem, KResult, ReportInputs, build_report
+from datus.report import build_report
 from datus.report.markdown import plain
 from datus.report.page import MAX_FAILURES, MAX_LEGEND, MAX_OPEN_CLUSTERS
+from datus.report.records import Distribution, GalleryItem, KResult, ReportInputs
 from datus.report.summary import RULES as DESCRIBED
 from datus.report.summary import portable
 from datus.types import Verdict

@@ -12,19 +12,18 @@ from report_cases import Page, classes_of, decoded, example_of, inputs_of, resul
 
 from datus.method.masks import PALETTE
 from datus.method.metrics import RULES, score_all
-from datus.report import (
+from datus.report import build_report, view
+from datus.report.figures import box, chart, scale_of
+from datus.report.numbers import short
+from datus.report.pictures import class_colours, cluster_colours, layer, photo, small_size
+from datus.report.records import (
+    Denoised,
     Distribution,
     Example,
     GalleryItem,
     KResult,
     ReportInputs,
-    build_report,
-    view,
 )
-from datus.report.figures import box, chart, scale_of
-from datus.report.numbers import short
-from datus.report.pictures import class_colours, cluster_colours, layer, photo, small_size
-from datus.report.records import Denoised
 from datus.types import Confusion
 
 # --- the page -----------------------------------------------------------------------------------
