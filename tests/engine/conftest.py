@@ -9,6 +9,7 @@ import pytest
 @pytest.fixture(scope="module")
 def one_backbone() -> Iterator[None]:
     """Runs of a module load the same model once: loading it takes longer than a tiny run."""
+    import datus.segmenter.model  # noqa: F401  # has the function itself: training changes its model
     from datus.models import vit
 
     with pytest.MonkeyPatch.context() as patch:
