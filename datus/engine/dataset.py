@@ -62,8 +62,8 @@ class Dataset:
     ) -> Iterator[tuple[Shard, ShardData]]:
         """What a stage made, in order; `images`: only of the shards that hold one of these."""
         node = find_node(self.plan.nodes, stage, k)
-        if node.is_dataset:  # read once by a process, see `Maker`
-            yield (whole := Shard(DATASET_KEY, ())), self._made(node, whole)
+        if node.is_dataset:
+            yield Shard(DATASET_KEY, ()), self.whole(stage, k)
             return
         shards = self.plan.shards
         if images is not None:
@@ -76,6 +76,10 @@ class Dataset:
             for shard, data in zip(shards, found, strict=True):
                 yield shard, data or self._made(node, shard)
                 del data
+
+    def whole(self, stage: str, k: int = 0) -> ShardData:
+        """What a stage over the dataset made. A process reads it once, see `Maker`."""
+        return self._made(find_node(self.plan.nodes, stage, k), Shard(DATASET_KEY, ()))
 
     def _read(self, node: Node, shard: Shard) -> ShardData | None:
         try:

@@ -78,8 +78,7 @@ def build(context: Context) -> DatasetWork:
 
 
 def cluster_arrays_of(dataset: Dataset, k: int) -> Arrays:
-    _, data = next(iter(dataset.data("clusters", k)))
-    return data.arrays[WHOLE]
+    return dataset.whole("clusters", k).arrays[WHOLE]
 
 
 def warn(reports: Iterable[ShardReport]) -> list[str]:

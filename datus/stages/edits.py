@@ -63,8 +63,7 @@ def label_centroids(config: Config, dataset: Dataset, k: int) -> Array:
     """float32 (L, P): of the clusters, or where they were edited, of each label."""
     if not config.clusters.edits:
         return cluster_arrays_of(dataset, k)["centroids"]
-    _, data = next(iter(dataset.data("edits", k)))
-    return data.arrays[WHOLE]["centroids"]
+    return dataset.whole("edits", k).arrays[WHOLE]["centroids"]
 
 
 def warn(reports: Iterable[ShardReport]) -> list[str]:

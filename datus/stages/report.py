@@ -152,8 +152,7 @@ def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
     if section == "graphs" and not config.graphs.by_density:
         del settings["density"]
     if section == "graphs" and config.graphs.over_dataset:
-        _, data = next(iter(dataset.data("center", 0)))
-        found = data.arrays[WHOLE]
+        found = dataset.whole("center").arrays[WHOLE]
         if config.graphs.center == "auto":
             settings["center"] = f"auto ({choice_of(found)})"
         if config.graphs.by_density:
@@ -220,7 +219,7 @@ def _denoised(dataset: Dataset, k: int, totals: Totals, centroids: Array) -> Den
     """How learning went and what the masks it drew score."""
     from datus.method.metrics import score_all
 
-    _, fitted = next(iter(dataset.data("denoise-fit", k)))
+    fitted = dataset.whole("denoise-fit", k)
     confusion = totals.confusion("denoised") if dataset.config.data.truth else None
     figures = fitted.numbers[WHOLE]
     return Denoised(

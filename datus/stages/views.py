@@ -73,7 +73,7 @@ def build(context: Context) -> DatasetWork:
         segmented = {image_id for _, data in parts for image_id in data.arrays}
         shard = Shard("", tuple(r for r in records if r.image_id in segmented))
         if context.config.graphs.over_dataset:
-            _, center["center"] = next(iter(dataset.data("center", 0)))
+            center["center"] = dataset.whole("center")
         for view in VIEWS:
             made: dict[str, ShardData] = dict(center)
             for stage in PASSED:
@@ -95,9 +95,9 @@ def figures_of(config: Config, dataset: Dataset, k: int) -> dict[str, float]:
     leave out of the masks would count neither for nor against them."""
     masks = replace(config.masks, noise="nearest", min_confidence=0.0)
     config, records = replace(config, masks=masks), dataset.index.records
-    _, views = next(iter(dataset.data("views", k)))
+    views = dataset.whole("views", k)
     names = ("clusters", "edits") if config.clusters.edits else ("clusters",)
-    taken = {name: data for name in names for _, data in dataset.data(name, k)}
+    taken = {name: dataset.whole(name, k) for name in names}
     wanted = {record.image_id: record for record in (*viewed(records), *placed(records))}
     stored = {}
     parts = (dataset.data(stage, k, wanted.keys()) for stage in READ)
