@@ -80,7 +80,7 @@ def dino(name: str) -> tuple[Tensors, Any]:
     [
         ("resnet18.mocov2", "resnet18", moco),
         pytest.param("resnet50.mocov2", "resnet50", moco, marks=pytest.mark.slow),
-        ("resnet50.dino", "resnet50", dino),
+        pytest.param("resnet50.dino", "resnet50", dino, marks=pytest.mark.slow),
     ],
 )
 def test_files_of_the_authors_give_the_pooled_feature(

@@ -29,6 +29,9 @@ TABLE_I = (
     "vit_large_patch14_336.unicom",
 )
 
+LARGE = 10**8
+"""Parameters: even without memory for weights, a model of 24 blocks takes a while to build."""
+
 
 def empty_model(row: Row) -> Any:
     """The model without memory for its weights."""
@@ -38,7 +41,11 @@ def empty_model(row: Row) -> Any:
         return vit._table_model(row)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow) if row.parameters > LARGE else row for row in ROWS],
+    ids=lambda row: row.name,
+)
 def test_shapes_and_parameters_are_those_of_the_model(row: Row) -> None:
     model = empty_model(row)
     assert sum(value.numel() for value in model.parameters()) == row.parameters
