@@ -204,6 +204,7 @@ def test_of_many_segments_a_sample_is_kept_and_shares_are_exact(
     assert drift_tables.as_json(found) == drift_tables.as_json(gathered(known, *new).drift())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datus.method.drift.KEPT", 2000)
     monkeypatch.setattr("datus.method.drift.KEPT_OF_CLUSTER", 500)

@@ -68,6 +68,7 @@ def test_best_of_8_is_never_below_scikit_network_on_1000_graphs() -> None:
     assert np.mean(differences) > 0.004
 
 
+@pytest.mark.slow
 def test_best_of_8_is_on_average_above_the_best_of_8_of_scikit_network() -> None:
     differences = []
     for seed in range(1000, 1100):
@@ -190,6 +191,7 @@ def test_without_a_folder_for_machine_code_it_still_runs() -> None:
     assert done.stdout == "4\n"
 
 
+@pytest.mark.slow
 def test_machine_code_goes_where_numba_cache_dir_says(tmp_path: Path) -> None:
     code = (
         "from datus.compute.compiled import mirror; import numpy; mirror(numpy.zeros((3, 1), 'u8'))"

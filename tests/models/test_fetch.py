@@ -73,6 +73,7 @@ def nothing_is_kept() -> bool:
 # --- what is fetched is found -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_later_run_without_network_has_exactly_the_weights(
     server: Hub, weights: Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -193,7 +194,10 @@ def test_a_hub_that_does_not_answer(server: Hub, monkeypatch: pytest.MonkeyPatch
         ("403", "the hub refuses {page} (403); accept its terms on that page, log in with hf auth"),
         ("404", "no weights at {page} (404); check HF_ENDPOINT if it is set, or put dino_deit"),
         ("410", "the hub answered 410 for {page}; try again later, or put dino_deitsmall8"),
-        ("short", "the hub answered 500 for {page}; try again later, or put dino_deitsmall8"),
+        pytest.param(
+            *("short", "the hub answered 500 for {page}; try again later, or put dino_deitsmall8"),
+            marks=pytest.mark.slow,
+        ),
         ("lies", "the download broke off (OSError) and nothing of it was kept; run the same comm"),
     ],
 )
