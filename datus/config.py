@@ -537,7 +537,7 @@ def _value(name: str, hint: Any, value: Any) -> Any:
         return tuple(_value(name, typing.get_args(hint)[0], item) for item in items)
     try:
         return msgspec.convert(value, hint)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the bytes of a path may be no UTF-8
         words = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
         near = difflib.get_close_matches(str(value), words, n=1)
         text = f"{name}: expected {_expected(hint, value)}, got {value!r}"

@@ -220,6 +220,8 @@ def test_a_section_that_is_none(file: Write) -> None:
         ("seed", True, "seed: expected int, got True"),
         ("seed", {"x": 1}, "seed: expected int, got {'x': 1}"),
         ("clusters.spherical", 1, "clusters.spherical: expected bool, got 1"),
+        ("preset", "\udcdb", "preset: expected best or paper, got '\\udcdb'"),
+        ("clusters.spherical", "\udcdb", "clusters.spherical: expected bool, got '\\udcdb'"),
         ("clusters.k", "3", "clusters.k: expected int, got '3'"),
         ("clusters.k", [3, 4.5], "clusters.k: expected int, got 4.5"),
         ("graphs.density", "1", "graphs.density: expected float, got '1'"),

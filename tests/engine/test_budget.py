@@ -13,6 +13,7 @@ from datus.engine.plan import Plan, wanted_groups
 from datus.errors import BackboneError, WorkError, size_text
 from datus.inputs.index import Index, read_index
 from datus.pipeline import make_plan, run
+from datus.stages import features
 from datus.stages.features import model_shape
 from datus.store.store import Store
 
@@ -138,7 +139,7 @@ def test_names_mean_in_timm_what_they_mean_here() -> None:
 
     families: dict[tuple[str, str], str] = {}
     for name in timm.list_models():
-        match = datus.engine.budget._NAME.search(name)
+        match = features._NAME.search(name)
         if match:
             families.setdefault((name.partition("_")[0], match[1]), name)
     assert len(families) > 8

@@ -150,14 +150,14 @@ from datus.segmenter import train
 from tiny_runs import Dataset, go
 from pathlib import Path
 
-save = denoise._Learner.save
+save = train._Learner.save
 
 def save_and_die(learner):
     save(learner)
     if len(learner.curve) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-denoise._Learner.save = save_and_die
+train._Learner.save = save_and_die
 go(Dataset(Path({root!r})).config({run!r}, {more!r}))
 """
 
