@@ -479,11 +479,13 @@ class Share:
         return self.number == 0
 
     def keys(self, keys: Iterable[str]) -> frozenset[str]:
-        """Those of `keys` that are this share's, which is not `none`."""
+        """Those of `keys` that are this share's."""
+        if self.is_none:
+            return frozenset()
         return frozenset(sorted(set(keys))[self.number - 1 :: self.of])
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
+        return "none" if self.is_none else f"{self.number}/{self.of}"
 
 
 def parse_share(text: str) -> Share | None:
@@ -537,7 +539,7 @@ def _value(name: str, hint: Any, value: Any) -> Any:
         return tuple(_value(name, typing.get_args(hint)[0], item) for item in items)
     try:
         return msgspec.convert(value, hint)
-    except (msgspec.ValidationError, UnicodeEncodeError):  # the bytes of a path may be no UTF-8
+    except (msgspec.ValidationError, UnicodeEncodeError):  # a word that is not UTF-8
         words = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
         near = difflib.get_close_matches(str(value), words, n=1)
         text = f"{name}: expected {_expected(hint, value)}, got {value!r}"

@@ -74,6 +74,8 @@ def test_every_key_is_in_one_share_whatever_their_order_and_shares_are_even(
 def test_keys_are_dealt_like_cards() -> None:
     assert Share(2, 3).keys("gfedcba") == {"b", "e"}
     assert parse_share("none") == Share(0, 1)
+    assert Share(0, 1).keys("abc") == frozenset()
+    assert str(Share(0, 1)) == "none"
     assert parse_share("") is None
     assert parse_share("2/3") == Share(2, 3)
 
