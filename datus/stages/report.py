@@ -21,7 +21,7 @@ from datus.inputs.index import Index
 from datus.inputs.labels import decode_labels, load_classes
 from datus.inputs.read import read_image
 from datus.method.consistency import judge
-from datus.method.drift import warning
+from datus.method.drift import Drift, warning
 from datus.models.image_size import denoise_size, input_size
 from datus.models.weights import better_backbone
 from datus.report.records import (
@@ -104,15 +104,10 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
     shares = told.values["embeddings"]["valid_patch_share"]
     share = sum(shares) / max(1, len(shares))
     sweep = tuple(_result(config, dataset, k, tallies[k], share) for k in config.clusters.k)
-    drift, said = None, list(dataset.warnings)
+    drift = None
     if config.clusters.frozen:
         clusters = cluster_arrays_of(dataset, main)
         drift = frozen.drift_of(clusters, dataset.data("embeddings", main))
-        said += [drift.words] if drift.words else []
-    if config.clusters.edits:
-        left_out = dataset.file("edits", main, "conflicts.txt").decode().splitlines()
-        renames = replay.named(config, cluster_arrays_of(dataset, main)).conflicts
-        said += [f"edits: {one}" for one in dict.fromkeys([*left_out, *renames])]
     unusable = [("index", image_id, why) for image_id, why in dataset.index.failures.items()]
     sections = ["features", "graphs", "segments", "embeddings", "clusters", "masks"]
     sections += ["denoise"] if config.denoise.enabled else []
@@ -125,7 +120,7 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
         | {"run": {"seed": config.seed}},
         provenance=_provenance(config, sweep[0].library),
         failures=tuple(sorted(unusable + told.failures)),
-        warnings=tuple(said),
+        warnings=_warnings(config, dataset, drift),
         numbers={
             stage: {name: Distribution.of(told.values[stage][name]) for name in names}
             for stage, names in FIGURES.items()
@@ -138,6 +133,18 @@ def _inputs(config: Config, dataset: Dataset, advance: Advance) -> ReportInputs:
         baselines=_baselines(config, dataset, told, sweep[0], classes),
         better_backbone=better_backbone(config),
     )
+
+
+def _warnings(config: Config, dataset: Dataset, drift: Drift | None) -> tuple[str, ...]:
+    """Those of all stages, what drift there is, and edits that could not be replayed."""
+    said, main = list(dataset.warnings), config.clusters.k[0]
+    if drift and drift.words:
+        said.append(drift.words)
+    if config.clusters.edits:
+        left_out = dataset.file("edits", main, "conflicts.txt").decode().splitlines()
+        renames = replay.named(config, cluster_arrays_of(dataset, main)).conflicts
+        said += [f"edits: {one}" for one in dict.fromkeys([*left_out, *renames])]
+    return tuple(said)
 
 
 def _shown(config: Config, dataset: Dataset, section: str) -> dict[str, object]:
